@@ -1,0 +1,45 @@
+# Every target runs from a fresh clone: the virtualenv .venv is made when it is missing or out of date.
+SHELL := /bin/bash
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
+
+.PHONY: help demo demo-down test lint unit molecule demo-test readme clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/.installed: requirements-dev.txt app/requirements.txt
+	@echo "Setting up .venv (about a minute) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: .venv/.installed ## One Debian 13 "instance" in a container, deployed over SSH, asked a question
+	@tools/demo.sh up
+
+demo-down: ## Remove the demo's instance
+	@tools/demo.sh down
+
+test: lint unit demo-test molecule ## Everything: lint, unit tests, the demo, every Molecule scenario
+
+lint: .venv/.installed ## Style and documentation: yamllint, ansible-lint, ruff, mypy, docsmith, shellcheck
+	@tools/lint.sh
+
+unit: .venv/.installed ## Unit tests of modules, plugins, templates and the example app
+	@pytest -q
+
+demo-test: .venv/.installed ## The README's quick start on a fresh instance, over SSH
+	@tools/demo_test.sh
+
+molecule: .venv/.installed ## Every Molecule scenario, or one: make molecule SCENARIOS=default
+	@tools/molecule.sh $(SCENARIOS)
+
+readme: .venv/.installed ## Regenerate the README's table of variables from the argument specs
+	@ansible-docsmith generate roles/api_endpoint
+
+clean: ## Remove the virtualenv and caches
+	rm -rf .venv .cache .ansible .mypy_cache .ruff_cache .pytest_cache

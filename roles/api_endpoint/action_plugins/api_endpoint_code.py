@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Send the app's folder from the laptop to the host, packed, and only when the host does not have it."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+from ansible.module_utils.api_endpoint_layout import lay_out  # noqa: E402
+from ansible.module_utils.api_endpoint_local import local_path  # noqa: E402
+from ansible.module_utils.api_endpoint_store import StoreError, tree_digest  # noqa: E402
+
+# Options that say what to take from the laptop; the module on the host does not need them then.
+LOCAL_OPTIONS = ("folder", "exclude", "subdir", "requirements_file", "wsgi")
+
+
+def revision(folder: Path) -> str:
+    """Return the git commit that a folder on the laptop is at, marked when it has changes; empty without git."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        return ""
+    return f"{commit}+changes" if git("status", "--porcelain", "--", ".") else commit
+
+
+class ActionModule(ActionBase):
+    """Pack, compare, send."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the action."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        arguments = dict(self._task.args)
+        if arguments.get("git_url"):
+            arguments.pop("folder", None)
+            return self._execute_module(module_args=arguments, task_vars=variables)
+
+        try:
+            folder = local_path(arguments.get("folder") or "", variables, "api_endpoint_app_dir")
+            with tempfile.TemporaryDirectory() as temporary:
+                laid_out = Path(temporary, "code")
+                laid_out.mkdir()
+                lay_out(
+                    folder,
+                    laid_out,
+                    arguments.get("subdir") or "",
+                    arguments.get("requirements_file") or "",
+                    arguments.get("wsgi") or "wsgi:app",
+                    arguments.get("exclude") or [],
+                )
+                result = self._send(laid_out, temporary, arguments, variables)
+        except (StoreError, OSError) as error:
+            raise AnsibleActionFail(str(error)) from error
+        result["revision"] = revision(folder)
+        return result
+
+    def _send(
+        self, laid_out: Path, temporary: str, arguments: dict[str, Any], variables: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Ask the host whether it has this code, and send it when it has not."""
+        remote = {name: value for name, value in arguments.items() if name not in LOCAL_OPTIONS}
+        remote["digest"] = tree_digest(laid_out)
+        result = self._execute_module(module_name="api_endpoint_code", module_args=remote, task_vars=variables)
+        if not result.pop("missing", False) or self._task.check_mode:
+            return result
+        packed = Path(temporary, "code.tar.gz")
+        with tarfile.open(packed, "w:gz") as tar:
+            for entry in sorted(laid_out.iterdir()):
+                tar.add(entry, arcname=entry.name)
+        self._make_tmp_path()
+        archive = self._connection._shell.join_path(self._connection._shell.tmpdir, "code.tar.gz")
+        self._transfer_file(str(packed), archive)
+        return self._execute_module(
+            module_name="api_endpoint_code", module_args={**remote, "archive": archive}, task_vars=variables
+        )

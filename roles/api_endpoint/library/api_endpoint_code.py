@@ -1,0 +1,265 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bring an app's code into the store on the host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: api_endpoint_code
+short_description: Bring an app's code into the store on the host
+description:
+  - Puts one version of an app's code under O(root)C(/code/<digest>), from where releases take it.
+  - The code comes from a git repository, or from a folder on the controller. For the latter the action plugin of the
+    same name selects and packs the files and sends them only when the host does not have them.
+  - An entry holds C(app/), the files that become a release, and C(requirements/), the requirements file together with
+    the files that it includes.
+  - Nothing is built or run here. An entry is never changed once it has its name.
+options:
+  root:
+    description: Absolute path of the endpoint's folder on the host.
+    type: path
+    required: true
+  group:
+    description: Group that may read the code.
+    type: str
+    default: www-data
+  folder:
+    description: Folder on the controller that holds the code, instead of O(git_url). Handled by the action plugin.
+    type: path
+  exclude:
+    description: Patterns of files to leave out, in the shell's style, from a folder or from git.
+    type: list
+    elements: str
+    default: []
+  subdir:
+    description: Folder within the source that holds the WSGI module; its content becomes the release.
+    type: str
+    default: ""
+  requirements_file:
+    description:
+      - The requirements file, relative to the source. When empty, C(requirements.txt) beside the WSGI module, else the
+        one at the top of the source, else none.
+    type: str
+    default: ""
+  wsgi:
+    description: The WSGI application as C(module:callable); the module must exist in the code.
+    type: str
+    default: wsgi:app
+  git_url:
+    description: URL of a git repository to take the code from.
+    type: str
+  git_version:
+    description: Branch, tag or commit.
+    type: str
+    default: HEAD
+  git_key:
+    description: Private key (the key itself, not a path) that may read the repository.
+    type: str
+  archive:
+    description: Packed code on the host. Set by the action plugin.
+    type: path
+  digest:
+    description: Digest of the packed code. Set by the action plugin.
+    type: str
+author:
+  - The api_endpoint authors
+"""
+
+EXAMPLES = r"""
+- name: Take the code from the laptop
+  api_endpoint_code:
+    root: /var/lib/api-endpoint
+    folder: app
+
+- name: Take the code from git
+  api_endpoint_code:
+    root: /var/lib/api-endpoint
+    git_url: https://gitlab.wikimedia.org/me/my-api.git
+    git_version: v1.2
+    subdir: model
+"""
+
+RETURN = r"""
+digest:
+  description: SHA-256 of the code (64 hexadecimal digits); its name in the store.
+  type: str
+  returned: when it can be told without changing anything
+revision:
+  description: The git commit, with C(+changes) behind it when the folder has uncommitted changes; empty without git.
+  type: str
+  returned: always
+"""
+
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.api_endpoint_layout import lay_out
+from ansible.module_utils.api_endpoint_store import StoreError, building, own, tree_digest
+from ansible.module_utils.basic import AnsibleModule
+
+def unpack(archive: str, target: Path) -> None:
+    """Unpack a tar archive below `target`, refusing members that would land elsewhere."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="data")
+
+
+class Git:
+    """A bare repository on the host, used as a cache of the remote one."""
+
+    def __init__(self, folder: Path, url: str, key: str | None) -> None:
+        self.folder = folder
+        self.url = url
+        self.key = key
+
+    def run(self, *arguments: str, output: str | None = None) -> str:
+        """Run git and return what it prints; raise StoreError with its words when it fails."""
+        environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+        with tempfile.TemporaryDirectory() as temporary:
+            ssh = f"ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.folder}.known_hosts"
+            if self.key:
+                key = Path(temporary, "key")
+                key.touch(mode=0o600)
+                key.write_text(self.key.rstrip("\n") + "\n", encoding="utf-8")
+                ssh += f" -i {key} -o IdentitiesOnly=yes"
+            environment["GIT_SSH_COMMAND"] = ssh
+            done = subprocess.run(
+                ["git", *arguments], env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            )
+        if done.returncode != 0:
+            raise StoreError(
+                f"git could not read {self.url}: {done.stderr.strip()[-1000:]}\n"
+                "Check api_endpoint_git_url, and for a private repository api_endpoint_git_key."
+            )
+        return done.stdout.strip()
+
+    def commit(self, version: str) -> str:
+        """Fetch what is missing, and return the commit that a branch, tag or commit stands for."""
+        if not (self.folder / "HEAD").exists():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.run("init", "--quiet", "--bare", str(self.folder))
+        remote = self.remote_commit(version)
+        if not remote or not self.has(remote):
+            self.run(
+                "-C", str(self.folder), "fetch", "--quiet", "--force", "--prune", self.url,
+                "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*",
+            )  # fmt: skip
+        commit = remote or version
+        if not self.has(commit):
+            raise StoreError(
+                f"{self.url} has no branch, tag or commit {version!r}. Correct api_endpoint_git_version."
+            )
+        return self.run("-C", str(self.folder), "rev-parse", f"{commit}^{{commit}}")
+
+    def remote_commit(self, version: str) -> str:
+        """Ask the remote which commit a branch or tag stands for now; empty for a version that is itself a commit."""
+        refs = dict(
+            reversed(line.split("\t", 1)) for line in self.run("ls-remote", self.url).splitlines() if "\t" in line
+        )
+        for ref in (f"refs/heads/{version}", f"refs/tags/{version}^{{}}", f"refs/tags/{version}", version):
+            if ref in refs:
+                return str(refs[ref])
+        return ""
+
+    def has(self, commit: str) -> bool:
+        """Tell whether a commit is here."""
+        done = subprocess.run(
+            ["git", "-C", str(self.folder), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True, check=False
+        )
+        return done.returncode == 0
+
+    def export(self, commit: str, target: Path) -> None:
+        """Write the files of a commit to `target`."""
+        archive = target.with_name(target.name + ".tar")
+        self.run("-C", str(self.folder), "archive", "--format=tar", f"--output={archive}", commit)
+        unpack(str(archive), target)
+        archive.unlink()
+
+
+def store(module: AnsibleModule, source: Path, ready: bool) -> tuple[str, bool]:
+    """Put the code in `source` into the store; return its digest and whether it was new there."""
+    given = module.params
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary, "laid-out")
+        if ready:
+            target = source
+        else:
+            target.mkdir()
+            lay_out(
+                source, target, given["subdir"], given["requirements_file"], given["wsgi"], given["exclude"]
+            )
+        digest = tree_digest(target)
+        final = Path(given["root"], "code", digest)
+        if final.is_dir():
+            return digest, False
+        if not module.check_mode:
+            with building(final) as folder:
+                shutil.copytree(target, folder, symlinks=True, dirs_exist_ok=True)
+                own(folder, "root", given["group"])
+        return digest, True
+
+
+def from_git(module: AnsibleModule) -> dict[str, object]:
+    """Take the code from git."""
+    given = module.params
+    if module.check_mode and not (shutil.which("git") and Path(given["root"]).is_dir()):
+        return {"changed": True, "revision": ""}
+    git = Git(Path(given["root"], "git", "code.git"), given["git_url"], given["git_key"])
+    commit = git.commit(given["git_version"])
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary, "source")
+        source.mkdir()
+        git.export(commit, source)
+        digest, changed = store(module, source, ready=False)
+    return {"changed": changed, "digest": digest, "revision": commit}
+
+
+def from_archive(module: AnsibleModule) -> dict[str, object]:
+    """Take the code from the archive that the action plugin sent, or say whether it is needed."""
+    given = module.params
+    if Path(given["root"], "code", given["digest"]).is_dir():
+        return {"changed": False, "digest": given["digest"]}
+    if module.check_mode or not given["archive"]:
+        return {"changed": True, "digest": given["digest"], "missing": True}
+    with tempfile.TemporaryDirectory() as temporary:
+        unpack(given["archive"], Path(temporary))
+        digest, changed = store(module, Path(temporary), ready=True)
+    if digest != given["digest"]:
+        raise StoreError(f"The code changed on its way: expected {given['digest']}, found {digest}. Run again.")
+    return {"changed": changed, "digest": digest}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "group": {"type": "str", "default": "www-data"},
+            "folder": {"type": "path"},
+            "exclude": {"type": "list", "elements": "str", "default": []},
+            "subdir": {"type": "str", "default": ""},
+            "requirements_file": {"type": "str", "default": ""},
+            "wsgi": {"type": "str", "default": "wsgi:app"},
+            "git_url": {"type": "str"},
+            "git_version": {"type": "str", "default": "HEAD"},
+            "git_key": {"type": "str", "no_log": True},
+            "archive": {"type": "path"},
+            "digest": {"type": "str"},
+        },
+        required_one_of=[("git_url", "digest")],
+        supports_check_mode=True,
+    )
+    os.umask(0o077)
+    try:
+        result = from_git(module) if module.params["git_url"] else from_archive(module)
+    except (StoreError, OSError, tarfile.TarError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Put a release together from code, virtualenv, settings and data."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: api_endpoint_release
+short_description: Put a release together from code, virtualenv, settings and data
+description:
+  - Makes O(root)C(/releases/<id>), where the id is a digest of all that goes in. Equal inputs are the same release.
+  - A release holds the app's code, a link to each artifact at its C(dest), the settings files, C(p3env) (a link to its
+    virtualenv) and C(release.json). It is built under another name and renamed when it is whole; then it never changes.
+  - A component that is not given is taken from the live release. So new data alone means the live code with new data.
+options:
+  root:
+    description: Absolute path of the endpoint's folder on the host.
+    type: path
+    required: true
+  data_dir:
+    description: Absolute path of the store of artifacts.
+    type: path
+    required: true
+  user:
+    description: User who runs the app, and group who may read the release.
+    type: str
+    default: www-data
+  components:
+    description:
+      - What the release consists of. Leave a component out to keep the live one.
+      - V(null) for a value means that it is not known yet, as happens in check mode on a clean host.
+    type: dict
+    required: true
+    suboptions:
+      code:
+        description: Digest of the code.
+        type: str
+      virtualenv:
+        description: Key of the virtualenv.
+        type: str
+      artifacts:
+        description: The artifacts, as returned by M(api_endpoint_artifacts).
+        type: list
+        elements: dict
+      settings:
+        description: Settings files, content by name, written beside the WSGI module.
+        type: dict
+      writable_paths:
+        description: Paths, relative to the app's folder, that the app may write. They outlive the release.
+        type: list
+        elements: str
+  revision:
+    description: The git commit of the code, for C(release.json).
+    type: str
+    default: ""
+  by:
+    description: Who deploys, for C(release.json).
+    type: str
+    default: ""
+author:
+  - The api_endpoint authors
+"""
+
+EXAMPLES = r"""
+- name: Put the release together
+  api_endpoint_release:
+    root: /var/lib/api-endpoint
+    data_dir: /srv/api-endpoint/data
+    components:
+      code: "{{ code.digest }}"
+      virtualenv: "{{ venv.key }}"
+      artifacts: "{{ data.artifacts }}"
+      settings:
+        gunicorn.conf.py: "{{ lookup('template', 'gunicorn.conf.py.j2') }}"
+"""
+
+RETURN = r"""
+release:
+  description: Id of the release, 12 hexadecimal digits.
+  type: str
+  returned: when it can be told without changing anything
+differs:
+  description: The components in which the release differs from the live one.
+  type: list
+  elements: str
+  returned: when the release can be told
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.api_endpoint_store import (
+    StoreError,
+    building,
+    inside,
+    own,
+    read_json,
+    value_digest,
+    write_json,
+)
+from ansible.module_utils.basic import AnsibleModule
+
+COMPONENTS = ("code", "virtualenv", "artifacts", "settings", "writable_paths")
+RESERVED = ("release.json", "gunicorn.conf.py", "service.conf", "p3env")
+
+
+class Builder:
+    """Builds the release that the parameters describe."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.root = Path(module.params["root"])
+        self.data = Path(module.params["data_dir"])
+        self.user: str = module.params["user"]
+        self.live = self.root / "current"
+        self.live_record = read_json(self.live / "release.json") or {}
+        self.components = self._components(module.params["components"])
+
+    def _components(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the components, those that are not given from the live release."""
+        known = self.live_record.get("components", {})
+        components = dict(given)
+        for name in COMPONENTS:
+            if name in components:
+                continue
+            if name not in known:
+                raise StoreError(
+                    f"There is no live release on this host to take the {name} from. "
+                    "Run site.yml without tags first; afterwards --tags app and --tags model work alone."
+                )
+            components[name] = known[name]
+            if name == "settings":
+                components[name] = {
+                    file: (self.live / file).read_text(encoding="utf-8") for file in known[name]
+                }
+        return components
+
+    def record(self) -> dict[str, Any]:
+        """Return what identifies the release: everything that goes in, settings by digest."""
+        settings = {name: value_digest(content) for name, content in self.components["settings"].items()}
+        return {**self.components, "settings": settings}
+
+    def write(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write the release into an empty folder."""
+        shutil.copytree(
+            self.root / "code" / self.components["code"] / "app", folder, symlinks=True, dirs_exist_ok=True
+        )
+        for name in RESERVED:
+            if (folder / name).exists():
+                self.module.warn(f"The app's own {name} is not used: that file is written from the role's variables.")
+                remove(folder / name)
+        for name, content in self.components["settings"].items():
+            remove(folder / name)
+            (folder / name).write_text(content, encoding="utf-8")
+        for artifact in self.components["artifacts"]:
+            self.link(folder, artifact["dest"], self.place_of(artifact))
+        for path in self.components["writable_paths"]:
+            self.link(folder, os.path.normpath(path), self.state(folder, path))
+        os.symlink(self.root / "venvs" / self.components["virtualenv"], folder / "p3env")
+        write_json(folder / "release.json", record, 0o640)
+        own(folder, "root", self.user)
+
+    def link(self, folder: Path, path: str, target: Path) -> None:
+        """Make `path` in the release a link to `target`, in place of what the code has there."""
+        link = folder / path
+        if not inside(folder, path) or not link.parent.resolve().is_relative_to(folder.resolve()):
+            raise StoreError(f"{path!r} does not stay inside the release.")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        remove(link)
+        os.symlink(target, link)
+
+    def place_of(self, artifact: dict[str, Any]) -> Path:
+        """Return where an artifact lies: in the shared store, or a copy for the app to write."""
+        shared = self.data / artifact["digest"] / "artifact"
+        if not shared.exists():
+            raise StoreError(
+                f"The artifact {artifact['dest']!r} ({artifact['digest']}) is not in {self.data}. "
+                "Run site.yml without tags, or with --tags model."
+            )
+        if not artifact["writable"]:
+            return shared
+        folder = self.root / "state" / "artifacts" / artifact["digest"]
+        if not folder.is_dir():
+            with building(folder) as new:
+                shutil.copyfile(shared, new / "artifact")
+                own(new, self.user, self.user)
+        return folder / "artifact"
+
+    def state(self, folder: Path, path: str) -> Path:
+        """Return where a writable path lives, with the code's own file or folder as its first content."""
+        place = self.root / "state" / "app" / os.path.normpath(path)
+        if not os.path.lexists(place):
+            new = next(step for step in [*reversed(place.parents), place] if not step.exists())
+            place.parent.mkdir(parents=True, exist_ok=True)
+            first = folder / path
+            if first.is_dir():
+                shutil.copytree(first, place)
+            elif first.exists():
+                shutil.copy2(first, place)
+            elif path.endswith("/"):
+                place.mkdir()
+            if new.exists():
+                own(new, self.user, self.user)
+        return place
+
+    def build(self) -> dict[str, Any]:
+        """Build the release when it is not there."""
+        if any(self.components[name] is None for name in COMPONENTS):
+            if self.module.check_mode:
+                return {"changed": True}
+            raise StoreError("A component of the release is unknown. Run site.yml without tags.")
+        components = self.record()
+        release = value_digest(components, 12)
+        known = self.live_record.get("components", {})
+        differs = [name for name in COMPONENTS if components[name] != known.get(name)]
+        final = self.root / "releases" / release
+        changed = not final.is_dir()
+        if changed and not self.module.check_mode:
+            record = {
+                "id": release,
+                "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "by": self.module.params["by"],
+                "revision": self.module.params["revision"] or self.live_record.get("revision", ""),
+                "differs": differs,
+                "components": components,
+            }
+            with building(final) as folder:
+                self.write(folder, record)
+        return {
+            "changed": changed,
+            "release": release,
+            "differs": differs,
+            "diff": {
+                "before_header": "live release",
+                "after_header": f"release {release}",
+                "before": known,
+                "after": components,
+            },
+        }
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "data_dir": {"type": "path", "required": True},
+            "user": {"type": "str", "default": "www-data"},
+            "components": {"type": "dict", "required": True},
+            "revision": {"type": "str", "default": ""},
+            "by": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    os.umask(0o027)
+    try:
+        result = Builder(module).build()
+    except (StoreError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role's variables must fulfil beyond their types: ranges, combinations, the platform, known names.
+
+Each problem is a sentence that names the variable, its value and the remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.api_endpoint_local import local_path
+from ansible.module_utils.api_endpoint_store import StoreError, inside
+
+SUPPORTED = {"Debian": ("12", "13")}
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
+WSGI = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.\w+)*(\(\))?")
+SIZE = re.compile(r"[1-9]\d{0,15}[kKmMgG]?")
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PATH = re.compile(r"/[A-Za-z0-9._/+@-]*")
+
+# Least and most of every number, and what it counts.
+RANGES = {
+    "api_endpoint_port": (1, 65535, "ports"),
+    "api_endpoint_workers": (1, 256, "workers"),
+    "api_endpoint_threads": (1, 1024, "threads"),
+    "api_endpoint_timeout": (1, 3600, "seconds"),
+    "api_endpoint_graceful_timeout": (1, 3600, "seconds"),
+    "api_endpoint_max_requests": (0, 1_000_000_000, "requests"),
+    "api_endpoint_client_timeout": (1, 3600, "seconds"),
+    "api_endpoint_proxy_timeout": (1, 3600, "seconds"),
+    "api_endpoint_health_timeout": (1, 600, "seconds"),
+    "api_endpoint_start_timeout": (1, 7200, "seconds"),
+    "api_endpoint_drain": (0, 3600, "seconds"),
+    "api_endpoint_log_days": (1, 90, "days"),
+}
+
+Settings = dict[str, Any]
+
+
+def unknown_names(given: list[str], known: list[str]) -> list[str]:
+    """Return a problem for every name that is not one of the role's variables, with the nearest that is."""
+    found = []
+    for name in sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f"Did you mean {near[0]}?" if near else "The README lists the variables there are."
+        found.append(f"{name} is set, but the role has no such variable. {hint}")
+    return found
+
+
+def number(value: Any) -> int | None:
+    """Return a whole number, also from text (as -e gives it); None when it is none."""
+    try:
+        return None if isinstance(value, (bool, float)) else int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def ranges(settings: Settings) -> list[str]:
+    """Check every number."""
+    found = []
+    for name, (least, most, what) in RANGES.items():
+        value = settings.get(name)
+        whole = number(value)
+        if value is not None and (whole is None or not least <= whole <= most):
+            found.append(f"{name} is {value!r}. Give {what} from {least:,} to {most:,}.")
+    timeout, proxy = (number(settings.get(f"api_endpoint_{name}")) for name in ("timeout", "proxy_timeout"))
+    if timeout is not None and proxy is not None and proxy <= timeout:
+        found.append(
+            f"api_endpoint_proxy_timeout is {proxy}, and api_endpoint_timeout {timeout}: nginx would give up on answers "
+            "that the app still works on. Make api_endpoint_proxy_timeout the longer one."
+        )
+    return found
+
+
+def patterns(settings: Settings) -> list[str]:
+    """Check every text that must have a certain form."""
+    forms = {
+        "api_endpoint_name": (NAME, "lower-case letters, digits and hyphens, a letter first, at most 31"),
+        "api_endpoint_wsgi": (WSGI, "module:callable, such as wsgi:app"),
+        "api_endpoint_max_body_size": (SIZE, "bytes, or a number with k, m or g, such as 10m"),
+    }
+    found = []
+    for name, (form, what) in forms.items():
+        value = settings.get(name)
+        if value is not None and not form.fullmatch(str(value)):
+            found.append(f"{name} is {value!r}. Give {what}.")
+    path = settings.get("api_endpoint_health_path")
+    if path is not None and not re.fullmatch(r"/[!-~]*", str(path)):
+        found.append(f"api_endpoint_health_path is {path!r}. Give a path that begins with a slash, without spaces.")
+    for status in settings.get("api_endpoint_health_status") or []:
+        if not 100 <= (number(status) or 0) <= 599:
+            found.append(f"api_endpoint_health_status has {status!r}. Give HTTP statuses, such as 200.")
+    for name in settings.get("api_endpoint_environment") or {}:
+        if not VARIABLE.fullmatch(str(name)):
+            found.append(f"api_endpoint_environment has the name {name!r}. Use letters, digits and underscores.")
+    for name, value in (settings.get("api_endpoint_environment") or {}).items():
+        if not isinstance(value, (str, int, float)) or "\n" in str(value):
+            found.append(f"api_endpoint_environment[{name!r}] is {value!r}. Give one line of text, or a number in quotes.")
+    return found
+
+
+def server_names(settings: Settings) -> list[str]:
+    """Check the public names."""
+    names = settings.get("api_endpoint_server_names")
+    if not names:
+        return [
+            f"api_endpoint_server_names is {names!r}. "
+            "Give the public names of the API, such as [language.wmcloud.org], in group_vars/api_endpoints.yml."
+        ]
+    return [
+        f"api_endpoint_server_names has {name!r}, which is not a host name. "
+        "Give names such as language.wmcloud.org: no scheme, no port, no path."
+        for name in names
+        if not isinstance(name, str) or not HOST_NAME.fullmatch(name)
+    ]
+
+
+def host_paths(settings: Settings) -> list[str]:
+    """Check the paths on the host."""
+    given = [(name, settings.get(name)) for name in ("api_endpoint_root", "api_endpoint_data_dir", "api_endpoint_python")]
+    mounts = settings.get("api_endpoint_release_mounts") or []
+    given += [("api_endpoint_release_mounts", mount) for mount in mounts]
+    found = []
+    for name, value in given:
+        if value is None:
+            continue
+        text = str(value)
+        if not PATH.fullmatch(text) or text != os.path.normpath(text) or text.count("/") < 1 or text == "/":
+            found.append(
+                f"{name} is {text!r}. Give an absolute path on the host, of letters, digits and ._+@-, "
+                "without .. and without a slash at its end."
+            )
+    for mount in mounts:
+        for name in ("api_endpoint_root", "api_endpoint_data_dir"):
+            inner = str(settings.get(name))
+            if inner == str(mount) or inside(Path(str(mount)), os.path.relpath(inner, str(mount))):
+                found.append(
+                    f"api_endpoint_release_mounts has {mount!r}, which would hide {name} ({inner}) from the app. "
+                    f"Move {name} elsewhere, or mount the release elsewhere."
+                )
+    return found
+
+
+def artifacts(settings: Settings, playbook_dir: str) -> list[str]:
+    """Check the model data, and that what the app writes does not collide with it."""
+    found = []
+    taken: dict[str, str] = {}
+    for index, artifact in enumerate(settings.get("api_endpoint_artifacts") or []):
+        label = f"api_endpoint_artifacts[{index}]"
+        dest = str(artifact.get("dest") or "")
+        if not dest or not inside(Path("/release"), dest):
+            found.append(f"{label}.dest is {dest!r}, which leaves the release. Give a path below the app's folder.")
+        dest = os.path.normpath(dest)
+        for other, owner in taken.items():
+            if dest == other or f"{other}/".startswith(f"{dest}/") or f"{dest}/".startswith(f"{other}/"):
+                found.append(f"{label}.dest is {dest!r}, where {owner} is already. Give each a place of its own.")
+        taken[dest] = label
+        found += source(artifact, label, playbook_dir)
+    for path in settings.get("api_endpoint_writable_paths") or []:
+        if not isinstance(path, str) or not inside(Path("/release"), path):
+            found.append(
+                f"api_endpoint_writable_paths has {path!r}, which leaves the release. Give paths below the app's folder."
+            )
+            continue
+        for other, owner in taken.items():
+            if f"{other}/".startswith(f"{os.path.normpath(path)}/"):
+                found.append(
+                    f"api_endpoint_writable_paths has {path!r}, where {owner} is. "
+                    "Set writable: true on the artifact instead; the app then gets a copy of its own."
+                )
+    return found
+
+
+def source(artifact: Settings, label: str, playbook_dir: str) -> list[str]:
+    """Check where an artifact comes from."""
+    found = []
+    sources = [name for name in ("src", "url") if artifact.get(name)]
+    sha256 = artifact.get("sha256")
+    if len(sources) != 1:
+        found.append(
+            f"{label} ({artifact.get('dest')}) has {' and '.join(sources) or 'no source'}. "
+            "Give exactly one source: src (a file on the laptop) or url."
+        )
+    if sha256 and not SHA256.fullmatch(str(sha256)):
+        found.append(f"{label}.sha256 is {sha256!r}. Give 64 hexadecimal digits, the output of sha256sum.")
+    if sources == ["url"]:
+        if not re.match(r"https?://[^/\s]+/", str(artifact["url"])):
+            found.append(f"{label}.url is {artifact['url']!r}. Give an http or https URL.")
+        if not sha256 and not artifact.get("allow_unverified"):
+            found.append(
+                f"{label}.url is {artifact['url']!r}, without a sha256: a damaged download could not be told from a good "
+                "one. Give sha256 (sha256sum FILE prints it), or allow_unverified: true."
+            )
+    if sources == ["src"]:
+        found += on_laptop(str(artifact["src"]), playbook_dir, f"{label}.src", Path.is_file, "a file")
+    return found
+
+
+def on_laptop(given: str, playbook_dir: str, name: str, is_kind: Callable[[Path], bool], kind: str) -> list[str]:
+    """Check that a path of the laptop exists and is of the right kind."""
+    try:
+        path = local_path(given, {"playbook_dir": playbook_dir}, name)
+    except StoreError as error:
+        return [str(error)]
+    return [] if is_kind(path) else [f"{name} is {given!r} ({path}), which is not {kind}."]
+
+
+def code(settings: Settings, playbook_dir: str) -> list[str]:
+    """Check where the code comes from, and that the WSGI module is in it when it lies on the laptop."""
+    subdir = str(settings.get("api_endpoint_app_subdir") or "")
+    if subdir and not inside(Path("/code"), subdir):
+        return [f"api_endpoint_app_subdir is {subdir!r}. Give a folder within the code, relative to its top."]
+    if settings.get("api_endpoint_git_url"):
+        return []
+    given = str(settings.get("api_endpoint_app_dir") or "")
+    found = on_laptop(given, playbook_dir, "api_endpoint_app_dir", Path.is_dir, "a folder")
+    if found:
+        return found
+    folder = local_path(given, {"playbook_dir": playbook_dir}, "api_endpoint_app_dir") / subdir
+    module = str(settings.get("api_endpoint_wsgi") or "wsgi:app").partition(":")[0].replace(".", "/")
+    if not (folder / f"{module}.py").is_file() and not (folder / module / "__init__.py").is_file():
+        found.append(
+            f"api_endpoint_app_dir is {given!r}, and {folder} has no {module}.py. Correct api_endpoint_app_dir, "
+            "api_endpoint_app_subdir (the folder within) or api_endpoint_wsgi (module:callable)."
+        )
+    return found
+
+
+def platform(facts: dict[str, Any]) -> list[str]:
+    """Check the host's operating system."""
+    name = str(facts.get("distribution", "an unknown system"))
+    version = str(facts.get("distribution_major_version", ""))
+    if version in SUPPORTED.get(name, ()):
+        return []
+    return [f"The host runs {name} {version}. Use Debian 12 or 13."]
+
+
+def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str) -> list[str]:
+    """Return every problem there is with the settings and the host's facts."""
+    return [
+        *platform(facts),
+        *server_names(settings),
+        *patterns(settings),
+        *ranges(settings),
+        *host_paths(settings),
+        *code(settings, playbook_dir),
+        *artifacts(settings, playbook_dir),
+    ]

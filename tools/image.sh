@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Build the test-host images that are missing: tools/image.sh 12 13. Prints nothing when there is nothing to do.
+# The base comes from an image registry where one answers, else it is bootstrapped from Debian's packages.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+codename() {
+  case "$1" in
+    12) echo bookworm ;;
+    13) echo trixie ;;
+    *) echo "image.sh: Debian $1 is not supported; choose 12 or 13" >&2; return 1 ;;
+  esac
+}
+
+bootstrap() { # bootstrap CODENAME TAG
+  if ! command -v mmdebstrap >/dev/null; then
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+      echo "No image registry answers, and mmdebstrap is not installed: connect to a registry, or install mmdebstrap." >&2
+      return 1
+    fi
+    echo "  installing mmdebstrap ..."
+    { apt-get update && apt-get install -y --no-install-recommends mmdebstrap; } >"$work/apt.log" 2>&1 \
+      || { tail -n 20 "$work/apt.log" >&2; return 1; }
+  fi
+  echo "  no image registry answers: bootstrapping Debian $1 from its packages (about 20 s) ..."
+  mmdebstrap --variant=minbase --include=ca-certificates "$1" "$work/base.tar" 2>"$work/bootstrap.log" \
+    || { tail -n 20 "$work/bootstrap.log" >&2; return 1; }
+  docker import "$work/base.tar" "$2" >/dev/null
+}
+
+for release in "$@"; do
+  image="api-endpoint-testhost:debian$release"
+  recipe=$(cat "$here/testhost/Dockerfile" "$here/image.sh" | cksum | cut -d' ' -f1)
+  have=$(docker image inspect --format '{{ index .Config.Labels "recipe" }}' "$image" 2>/dev/null || true)
+  if [ "$have" = "$recipe" ]; then continue; fi
+
+  echo "Building the test host $image ..."
+  name=$(codename "$release")
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  base="debian:$name-slim"
+  if ! docker image inspect "$base" >/dev/null 2>&1 && ! docker pull --quiet "$base" >/dev/null 2>&1; then
+    base="api-endpoint-base:$name"
+    docker image inspect "$base" >/dev/null 2>&1 || bootstrap "$name" "$base"
+  fi
+  cp "$here/testhost/Dockerfile" "$work/"
+  mkdir "$work/authorities"
+  bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+  if [ -f "$bundle" ]; then cp "$bundle" "$work/authorities/build-machine.crt"; fi
+  if ! docker build --label "recipe=$recipe" --build-arg "base=$base" --tag "$image" "$work" >"$work/build.log" 2>&1; then
+    tail -n 30 "$work/build.log" >&2
+    exit 1
+  fi
+  rm -rf "$work"
+done
