@@ -94,7 +94,6 @@ revision:
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -103,9 +102,15 @@ from ansible.module_utils.api_endpoint_store import StoreError, building, own, t
 from ansible.module_utils.basic import AnsibleModule
 
 def unpack(archive: str, target: Path) -> None:
-    """Unpack a tar archive below `target`, refusing members that would land elsewhere."""
-    with tarfile.open(archive) as tar:
-        tar.extractall(target, filter="data")
+    """Unpack a tar archive below `target`; GNU tar refuses members that would land elsewhere."""
+    done = subprocess.run(
+        ["tar", "--extract", "--no-same-owner", "--file", archive, "--directory", str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise StoreError(f"The code could not be unpacked: {done.stderr.strip()}")
 
 
 class Git:
@@ -256,7 +261,7 @@ def main() -> None:
     os.umask(0o077)
     try:
         result = from_git(module) if module.params["git_url"] else from_archive(module)
-    except (StoreError, OSError, tarfile.TarError) as error:
+    except (StoreError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

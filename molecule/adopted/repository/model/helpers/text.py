@@ -1,0 +1,5 @@
+"""A helper package beside wsgi.py."""
+
+
+def normalise(title):
+    return title.strip().replace(" ", "_")

@@ -1,0 +1,103 @@
+"""An app made for the old template runs unchanged."""
+
+import time
+
+from outcomes import MARKED_ADDRESS, MARKED_AGENT, ROOT, assert_json_error, assert_readable_by_a_browser
+
+
+def test_it_answers_from_all_its_data(api):
+    answer = api.get("/api/v1/title?title=Marie%20Curie")
+    assert answer.status == 200, answer.body
+    assert answer.json == {
+        "title": "Marie_Curie",
+        "topic": "physics",
+        "found": ["Marie_Curie"],
+        "bytes": 100_000,
+        "notes": "kept on the old volume",
+    }
+
+
+def test_its_own_cors_headers_and_ours_do_not_add_up(api):
+    for path in ("/api/v1/title?title=Marie%20Curie", "/api/v1/title?title=x", "/nowhere"):
+        assert_readable_by_a_browser(api.get(path))
+
+
+def test_both_names_lead_to_it(api):
+    assert api.get("/api/v1/seen", headers={"Host": "titles-old.wmcloud.org"}).status == 200
+    assert_json_error(api.get("/api/v1/seen", headers={"Host": "language.wmcloud.org"}), 404)
+
+
+def test_its_queue_and_its_database_are_written_and_outlive_a_release(api, playbook):
+    def seen():
+        return api.get("/api/v1/seen").json["seen"]
+
+    before = seen()
+    assert api.get("/api/v1/title?title=Ada%20Lovelace").status == 200
+    deadline = time.monotonic() + 10
+    while seen() == before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    after = seen()
+    assert after > before
+    slot = api.slot
+    run = playbook("-e", f"@{__file__.rsplit('/', 2)[0]}/vars.yml", "-e", "api_endpoint_max_requests=999")
+    assert run.status == 0, run.output
+    assert api.slot != slot
+    assert seen() >= after
+
+
+def test_it_writes_nothing_else(api):
+    assert api.get("/api/v1/overwrite?path=queue/own").json["written"]
+    api.host.check_output(f"rm {ROOT}/state/app/queue/own")
+    for path in ("wsgi.py", "flask_config.yaml", "new", "resources/titles.tsv.gz", "weights.bin", "p3env/new",
+                 "/etc/api-endpoint/wsgi.py", "/extrastorage/notes.txt"):  # fmt: skip
+        assert not api.get(f"/api/v1/overwrite?path={path}").json["written"], path
+    assert api.host.file("/srv/models").user == "root"
+
+
+def test_the_settings_arrive(api):
+    assert api.get("/api/v1/seen").json["mode"] == "from the vars file"
+    assert len(api.host.check_output(f"pgrep --parent {api.main_pid()}").split()) == 2
+    environment = api.host.check_output(f"tr '\\0' '\\n' < /proc/{api.main_pid()}/environ")
+    assert 'GREETING=100% "quoted" ünïcode $HOME' in environment.splitlines()
+    settings = api.host.file(f"{ROOT}/current/gunicorn.conf.py").content_string
+    assert "preload_app = False\n" in settings
+    assert "backlog = 256\n" in settings
+    assert "reuse_port = False\n" in settings
+    assert_json_error(api.ask("POST", "/api/v1/seen", b"x" * 11_000), 413)
+    assert "rotate 30" in api.host.file("/etc/logrotate.d/api-endpoint").content_string
+
+
+def test_the_unwanted_requirement_was_left_out_and_the_compiled_one_was_compiled(api):
+    installed = api.host.check_output(f"{ROOT}/p3env/bin/python -m pip freeze").lower()
+    assert "uwsgi" not in installed
+    assert "pyyaml==6.0.3" in installed
+    assert "flask==3.1" in installed
+    assert "pyahocorasick==2.2.0" in installed
+    owner = api.host.check_output(f"stat --dereference --format=%U {ROOT}/p3env")
+    assert owner == "www-data"
+
+
+def test_the_app_does_not_learn_who_called(api):
+    told = api.get("/api/v1/caller").json
+    assert not told["address"]
+    text = str(told)
+    assert MARKED_ADDRESS not in text
+    assert MARKED_AGENT not in text
+    assert told["threads"] == "2"
+
+
+def test_the_revision_is_the_repositorys(api):
+    commit = api.host.check_output("git -c safe.directory=* -C /home/git/titles.git rev-parse main")
+    assert f'"revision": "{commit}"' in api.host.file(f"{ROOT}/current/release.json").content_string
+
+
+def test_new_code_in_git_goes_live_by_its_tag_alone(api, playbook):
+    host = api.host
+    host.check_output(
+        "cd /srv/working && sed -i 's/no such title/unknown title/' model/wsgi.py && "
+        "git -c user.name=somebody -c user.email=somebody@example.org commit --quiet --all --message Better && "
+        "git -c safe.directory=* push --quiet /home/git/titles.git main && chown -R git: /home/git"
+    )
+    run = playbook("-e", f"@{__file__.rsplit('/', 2)[0]}/vars.yml", "--tags", "app")
+    assert run.status == 0, run.output
+    assert api.get("/api/v1/title?title=x").json["error"] == "unknown title"

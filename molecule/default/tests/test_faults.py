@@ -1,0 +1,60 @@
+"""What dies comes back."""
+
+import subprocess
+import time
+
+import pytest
+
+
+def workers(api, unit):
+    return [int(pid) for pid in api.host.check_output(f"pgrep --parent {api.main_pid(unit)}").split()]
+
+
+def kill_and_wait(api, pid):
+    api.host.check_output(f"kill -9 {pid}")
+    time.sleep(0.3)
+    api.wait_until_it_answers("/readyz", 30)
+
+
+def test_a_worker_is_killed(api):
+    unit = api.unit
+    before = workers(api, unit)
+    kill_and_wait(api, before[0])
+    deadline = time.monotonic() + 30
+    while len(workers(api, unit)) < len(before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert len(workers(api, unit)) == len(before)
+    assert before[0] not in workers(api, unit)
+
+
+@pytest.mark.parametrize("which", ["gunicorn", "nginx"])
+def test_a_master_is_killed(api, which):
+    unit = api.unit if which == "gunicorn" else "nginx.service"
+    before = api.main_pid(unit)
+    kill_and_wait(api, before)
+    assert api.main_pid(unit) not in (0, before)
+
+
+def test_a_worker_of_nginx_is_killed(api):
+    kill_and_wait(api, workers(api, "nginx.service")[0])
+
+
+def test_the_host_restarts(api):
+    subprocess.run(["docker", "restart", "--time", "20", api.container], check=True, capture_output=True)
+    api.wait_until_it_answers("/readyz")
+    running = api.host.check_output("systemctl list-units --state=active --plain --no-legend 'api-endpoint@*'")
+    assert len(running.splitlines()) == 1
+    assert api.host.run("systemctl is-active rsyslog").stdout.strip() == "active"
+
+
+def test_rotation_leaves_nobody_writing_to_an_old_file(api):
+    host = api.host
+    host.check_output("logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint")
+    time.sleep(1)
+    api.get("/rotated")
+    api.ask("POST", "/rotated", b"x" * 2_000_000)
+    time.sleep(1)
+    for log in ("nginx/access", "nginx/error", "gunicorn/access"):
+        assert "/rotated" in host.check_output(f"cat /var/log/{log}.log"), f"{log}.log is not written after a rotation"
+        assert "/rotated" not in host.check_output(f"cat /var/log/{log}.log.1"), f"{log}.log.1 is still written"
+    assert host.file("/var/log/gunicorn/access.log").mode == 0o640

@@ -1,0 +1,136 @@
+"""Asking a test host's API from outside, and judging the answers."""
+
+import http.client
+import json
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+
+import pytest
+
+ROOT = "/var/lib/api-endpoint"
+
+# Marks that no log may show: what a caller sends along with every request of these tests.
+MARKED_AGENT = "marked-user-agent/7.7"
+MARKED_ADDRESS = "203.0.113.77"
+
+
+@dataclass
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def all(self, name: str) -> list[str]:
+        """Return every value of a header."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+    @property
+    def json(self):
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class Api:
+    """The API on one test host, asked from outside of it."""
+
+    def __init__(self, host, name: str) -> None:
+        self.host = host
+        self.container = host.backend.get_hostname()
+        self.name = name
+
+    @property
+    def port(self) -> int:
+        """The port of this machine that leads to the host's port 80; a restart of the container changes it."""
+        shown = subprocess.run(["docker", "port", self.container, "80"], capture_output=True, text=True, check=True)
+        return int(shown.stdout.split()[0].rsplit(":", 1)[1])
+
+    def ask(self, method: str, path: str, body=None, headers=None, timeout: float = 15) -> Answer:
+        """Send one request, with the marks that no log may show."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        sent = {
+            "Host": self.name,
+            "Origin": "https://page.example",
+            "User-Agent": MARKED_AGENT,
+            "X-Forwarded-For": MARKED_ADDRESS,
+            "X-Real-IP": MARKED_ADDRESS,
+            "Forwarded": f"for={MARKED_ADDRESS}",
+            **(headers or {}),
+        }
+        try:
+            connection.request(method, path, body=body, headers=sent)
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.getheaders(), answer.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **more) -> Answer:
+        """GET a path."""
+        return self.ask("GET", path, **more)
+
+    def wait_until_it_answers(self, path: str, seconds: float = 60) -> float:
+        """Ask until the answer is below 500; return the seconds that it took."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            try:
+                if self.get(path).status < 500:
+                    return time.monotonic() - begun
+            except (OSError, http.client.HTTPException):
+                pass
+            time.sleep(0.1)
+        state = self.host.run(
+            "systemctl status nginx 'api-endpoint@*' --no-pager; tail -n 30 /var/log/gunicorn/error.log; "
+            "tail -n 10 /var/log/nginx/error.log; journalctl -n 40 --no-pager"
+        ).stdout
+        pytest.fail(f"{path} did not answer within {seconds} s.\n{state}")
+
+    @property
+    def slot(self) -> str:
+        """The live slot."""
+        return self.host.run(f"basename $(readlink {ROOT}/live)").stdout.strip()
+
+    @property
+    def unit(self) -> str:
+        """The unit of the live slot."""
+        return f"api-endpoint@{self.slot}.service"
+
+    def main_pid(self, unit: str | None = None) -> int:
+        """Return the process id of a unit's main process."""
+        return int(self.host.check_output(f"systemctl show --property=MainPID --value {unit or self.unit}"))
+
+    def as_service(self, command: str):
+        """Run a command as the app would: its user, its view of the files."""
+        return self.host.run(
+            f"nsenter --target {self.main_pid()} --mount setpriv --reuid www-data --regid www-data --clear-groups "
+            f"sh -c '{command}'"
+        )
+
+
+@dataclass
+class Run:
+    """How a run of site.yml ended."""
+
+    status: int
+    output: str
+
+    @property
+    def changed(self) -> list[int]:
+        """The number of changes, for each host."""
+        return [int(number) for number in re.findall(r"changed=(\d+)", self.output)]
+
+
+def assert_readable_by_a_browser(answer: Answer) -> None:
+    """A page of another origin can read this answer: exactly one header allows it."""
+    assert answer.all("Access-Control-Allow-Origin") == ["*"]
+
+
+def assert_json_error(answer: Answer, status: int) -> None:
+    """An error that a program on another origin can read and understand."""
+    assert answer.status == status
+    assert_readable_by_a_browser(answer)
+    assert answer.all("Content-Type") == ["application/json"]
+    assert answer.json["error"]["status"] == status
+    assert answer.json["error"]["message"]
