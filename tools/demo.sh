@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# demo.sh up: a Debian 13 "instance" in a container, the API on it, and a question to the API. demo.sh down: remove it.
+# demo.sh up: a Debian 13 "instance" in a container, the API on it, and a question to the API.
+# demo.sh dry-run: the instance, and what would be done to it. demo.sh down: remove it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,7 +41,8 @@ start_instance() {
     rm -rf "$keys"
   fi
   if [ ! -f "$keys/id_ed25519" ]; then
-    mkdir -p -m 0700 "$keys"
+    rm -rf "$keys"
+    mkdir -m 0700 "$keys"
     ssh-keygen -q -t ed25519 -N '' -C "$container" -f "$keys/id_ed25519"
     docker exec --interactive "$container" sh -c \
       'umask 077; mkdir -p ~researcher/.ssh; cat >~researcher/.ssh/authorized_keys; chown -R researcher: ~researcher/.ssh' \
@@ -70,7 +72,14 @@ The API is live: $url (that page shows how to call it).
 TEXT
 }
 
+dry_run() {
+  tools/engine.sh
+  start_instance
+  ansible-playbook -i inventory/demo.yml site.yml --check --diff
+}
+
 case "${1:-}" in
   up | down) "$1" ;;
-  *) echo "usage: tools/demo.sh up|down" >&2; exit 2 ;;
+  dry-run) dry_run ;;
+  *) echo "usage: tools/demo.sh up|dry-run|down" >&2; exit 2 ;;
 esac

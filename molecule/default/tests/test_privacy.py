@@ -9,7 +9,7 @@ HOSTILE = r"""
 import socket
 for family, address in ((socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "::1")):
     for host in ("language.wmcloud.org", "unknown.example", ""):
-        for head in ("GET /?a=203.0.113.77 HTTP/1.1", "POST / HTTP/1.1\r\nContent-Length: 9999999", "BROKEN", "GET /%00 HTTP/1.1"):
+        for head in ("GET /?a=203.0.113.77 HTTP/1.1", "POST / HTTP/1.1\r\nContent-Length: 9999999", "BROKEN", "GET /%00"):
             with socket.socket(family) as client:
                 if family == socket.AF_INET:
                     client.bind((address, 0))
@@ -50,7 +50,9 @@ def test_nobody_is_named_in_any_log(api):
         assert search(host, mark) == [], f"{mark} is in a log"
     # In request lines and referrers the access log keeps what clients wrote there; as a caller's it is nowhere.
     assert MARKED_ADDRESS not in written
-    headers = host.run(f"grep -rhF '{MARKED_ADDRESS}' /var/log/nginx/ /var/log/gunicorn/ | grep -vE '\\?a=|//{MARKED_ADDRESS}/'")
+    headers = host.run(
+        f"grep -rhF '{MARKED_ADDRESS}' /var/log/nginx/ /var/log/gunicorn/ | grep -vE '\\?a=|//{MARKED_ADDRESS}/'"
+    )
     assert headers.stdout == ""
 
 

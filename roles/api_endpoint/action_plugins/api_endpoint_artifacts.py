@@ -12,8 +12,8 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint_local import local_path  # noqa: E402
-from ansible.module_utils.api_endpoint_store import StoreError, file_digest  # noqa: E402
+from ansible.module_utils.api_endpoint_local import local_path
+from ansible.module_utils.api_endpoint_store import StoreError, file_digest
 
 
 class ActionModule(ActionBase):
@@ -50,9 +50,7 @@ class ActionModule(ActionBase):
             return result
         return self._execute_module(module_args={**arguments, "artifacts": artifacts}, task_vars=variables)
 
-    def _hash(
-        self, given: list[dict[str, Any]], variables: dict[str, Any]
-    ) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    def _hash(self, given: list[dict[str, Any]], variables: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
         """Return the artifacts with the digests of those on the laptop, and where these lie by digest."""
         artifacts: list[dict[str, Any]] = []
         local: dict[str, Path] = {}

@@ -15,9 +15,9 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint_layout import lay_out  # noqa: E402
-from ansible.module_utils.api_endpoint_local import local_path  # noqa: E402
-from ansible.module_utils.api_endpoint_store import StoreError, tree_digest  # noqa: E402
+from ansible.module_utils.api_endpoint_layout import lay_out
+from ansible.module_utils.api_endpoint_local import local_path
+from ansible.module_utils.api_endpoint_store import StoreError, tree_digest
 
 # Options that say what to take from the laptop; the module on the host does not need them then.
 LOCAL_OPTIONS = ("folder", "exclude", "subdir", "requirements_file", "wsgi")
@@ -72,9 +72,7 @@ class ActionModule(ActionBase):
         result["revision"] = revision(folder)
         return result
 
-    def _send(
-        self, laid_out: Path, temporary: str, arguments: dict[str, Any], variables: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _send(self, laid_out: Path, temporary: str, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Ask the host whether it has this code, and send it when it has not."""
         remote = {name: value for name, value in arguments.items() if name not in LOCAL_OPTIONS}
         remote["digest"] = tree_digest(laid_out)

@@ -101,6 +101,7 @@ from ansible.module_utils.api_endpoint_layout import lay_out
 from ansible.module_utils.api_endpoint_store import StoreError, building, own, tree_digest
 from ansible.module_utils.basic import AnsibleModule
 
+
 def unpack(archive: str, target: Path) -> None:
     """Unpack a tar archive below `target`; GNU tar refuses members that would land elsewhere."""
     done = subprocess.run(
@@ -121,7 +122,7 @@ class Git:
         self.url = url
         self.key = key
 
-    def run(self, *arguments: str, output: str | None = None) -> str:
+    def run(self, *arguments: str) -> str:
         """Run git and return what it prints; raise StoreError with its words when it fails."""
         environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
         with tempfile.TemporaryDirectory() as temporary:
@@ -133,7 +134,12 @@ class Git:
                 ssh += f" -i {key} -o IdentitiesOnly=yes"
             environment["GIT_SSH_COMMAND"] = ssh
             done = subprocess.run(
-                ["git", *arguments], env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+                ["git", *arguments],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                stdin=subprocess.DEVNULL,
             )
         if done.returncode != 0:
             raise StoreError(
@@ -155,19 +161,16 @@ class Git:
             )  # fmt: skip
         commit = remote or version
         if not self.has(commit):
-            raise StoreError(
-                f"{self.url} has no branch, tag or commit {version!r}. Correct api_endpoint_git_version."
-            )
+            raise StoreError(f"{self.url} has no branch, tag or commit {version!r}. Correct api_endpoint_git_version.")
         return self.run("-C", str(self.folder), "rev-parse", f"{commit}^{{commit}}")
 
     def remote_commit(self, version: str) -> str:
         """Ask the remote which commit a branch or tag stands for now; empty for a version that is itself a commit."""
-        refs = dict(
-            reversed(line.split("\t", 1)) for line in self.run("ls-remote", self.url).splitlines() if "\t" in line
-        )
+        lines = (line.partition("\t") for line in self.run("ls-remote", self.url).splitlines())
+        refs = {ref: commit for commit, _tab, ref in lines}
         for ref in (f"refs/heads/{version}", f"refs/tags/{version}^{{}}", f"refs/tags/{version}", version):
             if ref in refs:
-                return str(refs[ref])
+                return refs[ref]
         return ""
 
     def has(self, commit: str) -> bool:
@@ -194,9 +197,7 @@ def store(module: AnsibleModule, source: Path, ready: bool) -> tuple[str, bool]:
             target = source
         else:
             target.mkdir()
-            lay_out(
-                source, target, given["subdir"], given["requirements_file"], given["wsgi"], given["exclude"]
-            )
+            lay_out(source, target, given["subdir"], given["requirements_file"], given["wsgi"], given["exclude"])
         digest = tree_digest(target)
         final = Path(given["root"], "code", digest)
         if final.is_dir():

@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: api_endpoint_nginx
 short_description: Replace nginx's configuration as a whole, or not at all
 description:
-  - Puts the wanted files into a copy of the configuration folder, lets C(nginx -t) judge the copy, and only then writes them.
-    A configuration that nginx rejects never reaches the disk, where the next start of nginx would find it.
+  - Puts the wanted files into a copy of the configuration folder, lets C(nginx -t) judge the copy, and only then
+    writes them. A configuration that nginx rejects never reaches the disk, where the next start of nginx would find it.
   - A file that was there with other content is kept beside it with the ending C(.before-api-endpoint), once.
   - Including other files works when their paths are relative to the folder, as in the role's C(nginx.conf).
 options:

@@ -134,9 +134,7 @@ class Builder:
                 )
             components[name] = known[name]
             if name == "settings":
-                components[name] = {
-                    file: (self.live / file).read_text(encoding="utf-8") for file in known[name]
-                }
+                components[name] = {file: (self.live / file).read_text(encoding="utf-8") for file in known[name]}
         return components
 
     def record(self) -> dict[str, Any]:
@@ -146,9 +144,7 @@ class Builder:
 
     def write(self, folder: Path, record: dict[str, Any]) -> None:
         """Write the release into an empty folder."""
-        shutil.copytree(
-            self.root / "code" / self.components["code"] / "app", folder, symlinks=True, dirs_exist_ok=True
-        )
+        shutil.copytree(self.root / "code" / self.components["code"] / "app", folder, symlinks=True, dirs_exist_ok=True)
         for name in RESERVED:
             if (folder / name).exists():
                 self.module.warn(f"The app's own {name} is not used: that file is written from the role's variables.")
@@ -185,6 +181,7 @@ class Builder:
             return shared
         folder = self.root / "state" / "artifacts" / artifact["digest"]
         if not folder.is_dir():
+            self.make_state_folder(folder.parent)
             with building(folder) as new:
                 shutil.copyfile(shared, new / "artifact")
                 own(new, self.user, self.user)
@@ -194,8 +191,7 @@ class Builder:
         """Return where a writable path lives, with the code's own file or folder as its first content."""
         place = self.root / "state" / "app" / os.path.normpath(path)
         if not os.path.lexists(place):
-            new = next(step for step in [*reversed(place.parents), place] if not step.exists())
-            place.parent.mkdir(parents=True, exist_ok=True)
+            self.make_state_folder(place.parent)
             first = folder / path
             if first.is_dir():
                 shutil.copytree(first, place)
@@ -203,9 +199,17 @@ class Builder:
                 shutil.copy2(first, place)
             elif path.endswith("/"):
                 place.mkdir()
-            if new.exists():
-                own(new, self.user, self.user)
+            if place.exists():
+                own(place, self.user, self.user)
         return place
+
+    def make_state_folder(self, folder: Path) -> None:
+        """Make a folder below state/ that belongs, like all those above it, to the user who runs the app."""
+        top = self.root / "state"
+        for level in [*reversed(folder.relative_to(top).parents), folder.relative_to(top)]:
+            if not (top / level).is_dir():
+                (top / level).mkdir(parents=True)
+                own(top / level, self.user, self.user)
 
     def build(self) -> dict[str, Any]:
         """Build the release when it is not there."""

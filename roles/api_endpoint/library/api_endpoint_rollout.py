@@ -142,7 +142,7 @@ class Rollout:
             "links": self.links_differ(),
             "not enabled for the next boot": state.get("UnitFileState") != "enabled",
             "not running": state.get("ActiveState") != "active",
-            "the other slot was left on": "inactive" != idle_state.get("ActiveState")
+            "the other slot was left on": idle_state.get("ActiveState") != "inactive"
             or idle_state.get("UnitFileState") == "enabled",
         }
         mended = [what for what, is_so in amiss.items() if is_so]

@@ -205,7 +205,7 @@ class Virtualenv:
         shutil.rmtree(folder, ignore_errors=True)
         for path in (folder, home):
             path.mkdir(exist_ok=True)
-            os.chmod(path, 0o750)
+            os.chmod(path, 0o750)  # noqa: S103
             os.chown(path, account.pw_uid, account.pw_gid)
         (folder / "requirements.txt").write_text("\n".join(self.requirements) + "\n", encoding="utf-8")
         (folder / "constraints.txt").write_text("\n".join(self.constraints) + "\n", encoding="utf-8")

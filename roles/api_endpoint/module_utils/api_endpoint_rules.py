@@ -225,8 +225,9 @@ def code(settings: Settings, playbook_dir: str) -> list[str]:
     if found:
         return found
     folder = local_path(given, {"playbook_dir": playbook_dir}, "api_endpoint_app_dir") / subdir
-    module = str(settings.get("api_endpoint_wsgi") or "wsgi:app").partition(":")[0].replace(".", "/")
-    if not (folder / f"{module}.py").is_file() and not (folder / module / "__init__.py").is_file():
+    wsgi = str(settings.get("api_endpoint_wsgi") or "wsgi:app")
+    module = wsgi.partition(":")[0].replace(".", "/")
+    if WSGI.fullmatch(wsgi) and not (folder / f"{module}.py").is_file() and not (folder / module / "__init__.py").is_file():
         found.append(
             f"api_endpoint_app_dir is {given!r}, and {folder} has no {module}.py. Correct api_endpoint_app_dir, "
             "api_endpoint_app_subdir (the folder within) or api_endpoint_wsgi (module:callable)."

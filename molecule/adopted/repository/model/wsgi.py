@@ -73,7 +73,9 @@ def get_seen():
 
 @app.route("/api/v1/caller", methods=["GET"])
 def get_caller():
-    return jsonify({"address": request.remote_addr, "headers": dict(request.headers), "threads": os.environ["OMP_NUM_THREADS"]})
+    return jsonify(
+        {"address": request.remote_addr, "headers": dict(request.headers), "threads": os.environ["OMP_NUM_THREADS"]}
+    )
 
 
 @app.route("/api/v1/overwrite", methods=["GET"])

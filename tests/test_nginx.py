@@ -1,0 +1,71 @@
+"""nginx's configuration is replaced as a whole or not at all."""
+
+import os
+
+import pytest
+from ansible.module_utils.api_endpoint_store import StoreError
+from conftest import Stub, load
+
+nginx = load("api_endpoint_nginx")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A configuration folder, and an nginx that rejects the word BROKEN anywhere in the configuration it is given."""
+    folder = tmp_path / "nginx"
+    (folder / "sites-enabled").mkdir(parents=True)
+    (folder / "nginx.conf").write_text("# Debian's\n")
+    (folder / "sites-enabled" / "default").symlink_to("../sites-available/default")
+    program = tmp_path / "bin" / "nginx"
+    program.parent.mkdir()
+    program.write_text(
+        '#!/bin/sh\nshift 3\nif grep -rq BROKEN "$(dirname "$1")"; then echo "unknown directive in $1" >&2; exit 1; fi\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return folder
+
+
+def ensure(folder, check_mode=False, **files):
+    wanted = {"nginx.conf": "# Managed by Ansible\n", "sites-available/api": "# Managed by Ansible\nserver\n", **files}
+    return nginx.ensure(
+        Stub(
+            check_mode, folder=str(folder), files=wanted, links={"sites-enabled/api": "../sites-available/api"},
+            absent=["sites-enabled/default"],
+        )
+    )  # fmt: skip
+
+
+def test_files_links_and_removals_and_then_nothing(folder):
+    result = ensure(folder)
+    assert result["written"] == ["nginx.conf", "sites-available/api", "sites-enabled/api", "sites-enabled/default"]
+    assert (folder / "sites-enabled" / "api").read_text() == "# Managed by Ansible\nserver\n"
+    assert not (folder / "sites-enabled" / "default").is_symlink()
+    assert (folder / "nginx.conf.before-api-endpoint").read_text() == "# Debian's\n"
+    assert ensure(folder) == {"changed": False, "written": [], "diff": []}
+
+
+def test_our_own_older_file_is_not_kept(folder):
+    ensure(folder)
+    ensure(folder, **{"sites-available/api": "# Managed by Ansible\nother\n"})
+    assert not (folder / "sites-available" / "api.before-api-endpoint").exists()
+
+
+def test_what_nginx_rejects_never_reaches_the_folder(folder):
+    before = sorted(os.listdir(folder))
+    with pytest.raises(StoreError, match=rf"nginx rejects the new configuration.*\n.*in {folder}/nginx.conf"):
+        ensure(folder, **{"sites-available/api": "BROKEN"})
+    assert sorted(os.listdir(folder)) == before
+    assert (folder / "nginx.conf").read_text() == "# Debian's\n"
+
+
+def test_check_mode_judges_and_writes_nothing(folder):
+    assert ensure(folder, check_mode=True)["changed"]
+    assert (folder / "nginx.conf").read_text() == "# Debian's\n"
+    with pytest.raises(StoreError):
+        ensure(folder, check_mode=True, **{"sites-available/api": "BROKEN"})
+
+
+def test_check_mode_on_a_clean_host(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert ensure(tmp_path / "nginx", check_mode=True)["changed"]

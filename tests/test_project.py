@@ -1,0 +1,53 @@
+"""The project's own promises: what is documented exists, and the demo's host is nobody else's."""
+
+import json
+import re
+import subprocess
+
+import pytest
+import yaml
+from conftest import PROJECT, ROLE
+
+MODULES = sorted((ROLE / "library").glob("*.py"))
+
+
+def test_the_inventory_of_real_hosts_does_not_have_the_demos():
+    def hosts(inventory):
+        shown = subprocess.run(
+            ["ansible-inventory", "-i", inventory, "--list"], cwd=PROJECT, capture_output=True, text=True, check=True
+        )
+        return json.loads(shown.stdout)["api_endpoints"]["hosts"]
+
+    assert hosts("inventory/demo.yml") == ["api-endpoint-demo"]
+    assert "api-endpoint-demo" not in hosts("inventory")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_modules_documentation_has_the_options_that_it_takes(path):
+    text = path.read_text()
+    documentation = yaml.safe_load(re.search(r'DOCUMENTATION = r"""(.*?)"""', text, re.S)[1])
+    assert documentation["module"] == path.stem
+    spec = text[text.index("argument_spec={") :]
+    taken = re.findall(r'^            "(\w+)": (?:\{|texts)', spec, re.M)
+    assert set(taken) == set(documentation["options"])
+    for name, option in documentation["options"].items():
+        assert option["type"], name
+        assert option["description"], name
+    assert yaml.safe_load(re.search(r'EXAMPLES = r"""(.*?)"""', text, re.S)[1])
+    assert yaml.safe_load(re.search(r'RETURN = r"""(.*?)"""', text, re.S)[1])
+
+
+def test_every_template_and_every_default_is_used():
+    files = [path for kind in ("tasks", "templates", "vars", "handlers") for path in (ROLE / kind).iterdir()]
+    used = "".join(path.read_text() for path in files)
+    for template in (ROLE / "templates").iterdir():
+        assert f"{template.name}" in used, template.name
+    for name in yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()):
+        assert name in used, name
+
+
+def test_the_tags_are_the_documented_ones():
+    index = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text())
+    tags = {tag for task in index for tag in task["tags"]} - {"always"}
+    readme = (PROJECT / "README.md").read_text()
+    assert {tag for tag in tags if f"`--tags {tag}`" in readme} == tags

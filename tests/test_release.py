@@ -1,0 +1,163 @@
+"""A release is what its id says, whole, and the same for the same inputs."""
+
+import json
+import os
+import shutil
+
+import pytest
+from ansible.module_utils.api_endpoint_store import StoreError
+from conftest import Stub, load
+
+release = load("api_endpoint_release")
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A host that has code c1 and c2, virtualenv v1 and artifact d1."""
+    root = tmp_path / "root"
+    for code in ("c1", "c2"):
+        (root / "code" / code / "app").mkdir(parents=True)
+        (root / "code" / code / "app" / "wsgi.py").write_text(f"# {code}\n")
+        (root / "code" / code / "app" / "gunicorn.conf.py").write_text("# the app's own\n")
+        (root / "code" / code / "app" / "cache").mkdir()
+        (root / "code" / code / "app" / "cache" / "seed").write_text("seed")
+    (root / "venvs" / "v1").mkdir(parents=True)
+    (tmp_path / "data" / "d1").mkdir(parents=True)
+    (tmp_path / "data" / "d1" / "artifact").write_text("model")
+    return tmp_path
+
+
+def build(host, check_mode=False, **components):
+    module = Stub(
+        check_mode, root=str(host / "root"), data_dir=str(host / "data"), user="any", by="me", revision="abc",
+        components=components,
+    )  # fmt: skip
+    return release.Builder(module).build(), module
+
+
+WHOLE = {
+    "code": "c1",
+    "virtualenv": "v1",
+    "settings": {"gunicorn.conf.py": "workers = 1\n", "service.conf": "[Service]\n"},
+    "artifacts": [{"dest": "models/model.bin", "digest": "d1", "writable": False}],
+    "writable_paths": [],
+}
+
+
+def make_live(host, release_id):
+    (host / "root" / "current").unlink(missing_ok=True)
+    (host / "root" / "current").symlink_to(host / "root" / "releases" / release_id)
+
+
+def test_a_release_has_all_its_parts(host):
+    result, module = build(host, **WHOLE)
+    folder = host / "root" / "releases" / result["release"]
+    assert result["changed"]
+    assert (folder / "wsgi.py").read_text() == "# c1\n"
+    assert (folder / "models" / "model.bin").read_text() == "model"
+    assert (folder / "gunicorn.conf.py").read_text() == "workers = 1\n"
+    assert os.readlink(folder / "p3env") == str(host / "root" / "venvs" / "v1")
+    record = json.loads((folder / "release.json").read_text())
+    assert (record["id"], record["by"], record["revision"]) == (result["release"], "me", "abc")
+    assert module.warnings == ["The app's own gunicorn.conf.py is not used: that file is written from the role's variables."]
+
+
+def test_equal_inputs_are_the_same_release(host):
+    first, _ = build(host, **WHOLE)
+    second, _ = build(host, **WHOLE)
+    assert first["release"] == second["release"]
+    assert not second["changed"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"code": "c2"},
+        {"settings": {"gunicorn.conf.py": "workers = 2\n", "service.conf": "[Service]\n"}},
+        {"artifacts": []},
+        {"artifacts": [{"dest": "other.bin", "digest": "d1", "writable": False}]},
+        {"writable_paths": ["cache/"]},
+    ],
+)
+def test_every_input_makes_another_release(host, change):
+    assert build(host, **{**WHOLE, **change})[0]["release"] != build(host, **WHOLE)[0]["release"]
+
+
+def test_a_component_that_is_not_given_is_the_live_ones(host):
+    first, _ = build(host, **WHOLE)
+    make_live(host, first["release"])
+    code_alone, _ = build(host, code="c2", virtualenv="v1", settings=WHOLE["settings"], writable_paths=[])
+    folder = host / "root" / "releases" / code_alone["release"]
+    assert (folder / "wsgi.py").read_text() == "# c2\n"
+    assert (folder / "models" / "model.bin").exists()
+    assert code_alone["differs"] == ["code"]
+    data_alone, _ = build(host, artifacts=[])
+    folder = host / "root" / "releases" / data_alone["release"]
+    assert (folder / "wsgi.py").read_text() == "# c1\n"
+    assert (folder / "gunicorn.conf.py").read_text() == "workers = 1\n"
+    assert not (folder / "models").exists()
+
+
+def test_one_component_alone_needs_a_live_release(host):
+    with pytest.raises(StoreError, match="no live release on this host to take the code from"):
+        build(host, artifacts=[])
+
+
+def test_an_interrupted_build_leaves_no_release(host, monkeypatch):
+    monkeypatch.setattr(release, "write_json", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        build(host, **WHOLE)
+    assert os.listdir(host / "root" / "releases") == []
+
+
+def test_data_in_the_code_is_replaced_by_the_artifact(host):
+    (host / "root" / "code" / "c1" / "app" / "models").mkdir()
+    (host / "root" / "code" / "c1" / "app" / "models" / "model.bin").write_text("a sample")
+    result, _ = build(host, **WHOLE)
+    assert (host / "root" / "releases" / result["release"] / "models" / "model.bin").read_text() == "model"
+
+
+def test_a_writable_artifact_is_a_copy_that_survives_and_new_content_starts_anew(host):
+    artifact = {"dest": "model.bin", "digest": "d1", "writable": True}
+    first, _ = build(host, **{**WHOLE, "artifacts": [artifact]})
+    seen = host / "root" / "releases" / first["release"] / "model.bin"
+    seen.write_text("written by the app")
+    assert (host / "data" / "d1" / "artifact").read_text() == "model"
+    second, _ = build(host, **{**WHOLE, "code": "c2", "artifacts": [artifact]})
+    assert (host / "root" / "releases" / second["release"] / "model.bin").read_text() == "written by the app"
+    shutil.copytree(host / "data" / "d1", host / "data" / "d2")
+    third, _ = build(host, **{**WHOLE, "artifacts": [{**artifact, "digest": "d2"}]})
+    assert (host / "root" / "releases" / third["release"] / "model.bin").read_text() == "model"
+
+
+def test_writable_paths_outlive_releases_and_start_with_what_the_code_has(host):
+    paths = ["cache/", "queue/", "jobs/db.sqlite"]
+    first, _ = build(host, **{**WHOLE, "writable_paths": paths})
+    folder = host / "root" / "releases" / first["release"]
+    assert (folder / "cache" / "seed").read_text() == "seed"
+    (folder / "cache" / "seed").write_text("changed by the app")
+    (folder / "queue" / "job").write_text("1")
+    (folder / "jobs" / "db.sqlite").write_text("2")
+    second, _ = build(host, **{**WHOLE, "code": "c2", "writable_paths": paths})
+    folder = host / "root" / "releases" / second["release"]
+    assert (folder / "cache" / "seed").read_text() == "changed by the app"
+    assert (folder / "queue" / "job").read_text() == "1"
+    assert (folder / "jobs" / "db.sqlite").read_text() == "2"
+
+
+@pytest.mark.parametrize("dest", ["../x", "/etc/x", "a/../../x"])
+def test_nothing_leaves_the_release(host, dest):
+    with pytest.raises(StoreError, match="does not stay inside"):
+        build(host, **{**WHOLE, "artifacts": [{"dest": dest, "digest": "d1", "writable": False}]})
+
+
+def test_data_that_is_not_there(host):
+    with pytest.raises(StoreError, match=r"'x' \(d9\) is not in"):
+        build(host, **{**WHOLE, "artifacts": [{"dest": "x", "digest": "d9", "writable": False}]})
+
+
+def test_check_mode_builds_nothing(host):
+    result, _ = build(host, check_mode=True, **WHOLE)
+    assert result["changed"]
+    assert not (host / "root" / "releases").exists()
+    assert build(host, check_mode=True, **{**WHOLE, "code": None})[0] == {"changed": True}

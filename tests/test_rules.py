@@ -1,0 +1,149 @@
+"""Every rule says which variable is wrong, what it is, and what to do."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.module_utils.api_endpoint_rules import RANGES, problems, unknown_names
+from conftest import PROJECT, ROLE
+
+SPECS = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+FACTS = {"distribution": "Debian", "distribution_major_version": "13"}
+SHA = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
+
+
+def good():
+    """The defaults, with what everybody sets."""
+    defaults = {name: option["default"] for name, option in SPECS.items() if "default" in option}
+    return {
+        **defaults,
+        "api_endpoint_server_names": ["language.wmcloud.org"],
+        "api_endpoint_root": "/var/lib/api-endpoint",
+        "api_endpoint_data_dir": "/srv/api-endpoint/data",
+        "api_endpoint_release_mounts": ["/etc/api-endpoint"],
+        "api_endpoint_artifacts": [{"src": "app/lid.176.ftz", "dest": "lid.176.ftz"}],
+    }
+
+
+def found(facts=FACTS, **changes):
+    return problems({**good(), **changes}, facts, str(PROJECT / "playbooks"))
+
+
+def test_good_settings_have_no_problem():
+    assert found() == []
+
+
+def test_numbers_may_come_as_text():
+    assert found(api_endpoint_port="9000", api_endpoint_workers="2") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"api_endpoint_server_names": []}, ["api_endpoint_server_names is []", "group_vars/api_endpoints.yml"]),
+        ({"api_endpoint_server_names": [""]}, ["has ''", "not a host name"]),
+        ({"api_endpoint_server_names": ["https://a.example"]}, ["'https://a.example'", "no scheme"]),
+        ({"api_endpoint_server_names": ["a.example; return 200"]}, ["not a host name"]),
+        ({"api_endpoint_server_names": ["_"]}, ["not a host name"]),
+        ({"api_endpoint_port": 0}, ["api_endpoint_port is 0", "ports from 1 to 65,535"]),
+        ({"api_endpoint_port": "65536"}, ["api_endpoint_port is '65536'"]),
+        ({"api_endpoint_workers": 0}, ["api_endpoint_workers is 0", "workers from 1 to 256"]),
+        ({"api_endpoint_workers": 1.5}, ["api_endpoint_workers is 1.5"]),
+        ({"api_endpoint_timeout": -1}, ["api_endpoint_timeout is -1"]),
+        ({"api_endpoint_timeout": 60}, ["api_endpoint_proxy_timeout is 60", "the longer one"]),
+        ({"api_endpoint_log_days": 365}, ["api_endpoint_log_days is 365", "days from 1 to 90"]),
+        ({"api_endpoint_name": "My API"}, ["api_endpoint_name is 'My API'"]),
+        ({"api_endpoint_wsgi": "wsgi.py"}, ["api_endpoint_wsgi is 'wsgi.py'", "wsgi:app"]),
+        ({"api_endpoint_max_body_size": "10 MB"}, ["api_endpoint_max_body_size is '10 MB'", "such as 10m"]),
+        ({"api_endpoint_health_path": "readyz"}, ["api_endpoint_health_path is 'readyz'", "begins with a slash"]),
+        ({"api_endpoint_health_path": "/a\r\nX: y"}, ["without spaces"]),
+        ({"api_endpoint_health_status": [42]}, ["api_endpoint_health_status has 42"]),
+        ({"api_endpoint_environment": {"A-B": "x"}}, ["the name 'A-B'"]),
+        ({"api_endpoint_environment": {"A": "x\ny"}}, ["api_endpoint_environment['A']", "one line"]),
+        ({"api_endpoint_environment": {"A": None}}, ["api_endpoint_environment['A'] is None"]),
+        ({"api_endpoint_root": "lib"}, ["api_endpoint_root is 'lib'", "absolute path"]),
+        ({"api_endpoint_data_dir": "/srv/../etc"}, ["api_endpoint_data_dir is '/srv/../etc'"]),
+        ({"api_endpoint_root": "/"}, ["api_endpoint_root is '/'"]),
+        ({"api_endpoint_python": "python3"}, ["api_endpoint_python is 'python3'"]),
+        ({"api_endpoint_release_mounts": ["/srv"]}, ["'/srv'", "would hide api_endpoint_data_dir"]),
+        ({"api_endpoint_release_mounts": ["etc"]}, ["api_endpoint_release_mounts is 'etc'"]),
+        ({"api_endpoint_artifacts": [{"dest": "m"}]}, ["api_endpoint_artifacts[0] (m) has no source", "exactly one"]),
+        (
+            {"api_endpoint_artifacts": [{"dest": "m", "src": "app/lid.176.ftz", "url": "https://a.example/m"}]},
+            ["has src and url", "exactly one"],
+        ),
+        ({"api_endpoint_artifacts": [{"dest": "m", "url": "https://a.example/m"}]}, ["without a sha256", "sha256sum"]),
+        ({"api_endpoint_artifacts": [{"dest": "m", "url": "ftp://a/m", "sha256": SHA}]}, ["'ftp://a/m'", "http"]),
+        (
+            {"api_endpoint_artifacts": [{"dest": "m", "url": "https://a.example/m", "sha256": "abc"}]},
+            ["64 hexadecimal"],
+        ),
+        (
+            {"api_endpoint_artifacts": [{"dest": "../m", "src": "app/lid.176.ftz"}]},
+            ["dest is '../m'", "leaves the release"],
+        ),
+        (
+            {"api_endpoint_artifacts": [{"dest": "/m", "src": "app/lid.176.ftz"}]},
+            ["dest is '/m'", "leaves the release"],
+        ),
+        ({"api_endpoint_artifacts": [{"dest": "m", "src": "app/nope"}]}, ["[0].src is 'app/nope'", "Looked for"]),
+        ({"api_endpoint_artifacts": [{"dest": "m", "src": "app"}]}, ["which is not a file"]),
+        (
+            {
+                "api_endpoint_artifacts": [
+                    {"dest": "m/a", "src": "app/lid.176.ftz"},
+                    {"dest": "m", "src": "app/lid.176.ftz"},
+                ]
+            },
+            ["api_endpoint_artifacts[1].dest is 'm'", "api_endpoint_artifacts[0] is already"],
+        ),
+        ({"api_endpoint_writable_paths": ["../x"]}, ["'../x'", "leaves the release"]),
+        ({"api_endpoint_writable_paths": ["lid.176.ftz"]}, ["writable: true"]),
+        ({"api_endpoint_app_dir": "nope"}, ["api_endpoint_app_dir is 'nope'", "Looked for"]),
+        ({"api_endpoint_app_dir": "docs"}, ["api_endpoint_app_dir is 'docs'", "has no wsgi.py", "api_endpoint_wsgi"]),
+        ({"api_endpoint_app_subdir": "../x"}, ["api_endpoint_app_subdir is '../x'"]),
+        ({"api_endpoint_wsgi": "server.main:app"}, ["has no server/main.py"]),
+        ({"facts": {"distribution": "Ubuntu", "distribution_major_version": "24"}}, ["Ubuntu 24", "Debian 12 or 13"]),
+        (
+            {"facts": {"distribution": "Debian", "distribution_major_version": "11"}},
+            ["Debian 11", "Use Debian 12 or 13"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_remedy(changes, words):
+    said = found(**changes)
+    assert len(said) == 1, said
+    for word in words:
+        assert word in said[0]
+
+
+def test_every_problem_is_told_at_once():
+    said = found(api_endpoint_port=0, api_endpoint_workers=0, api_endpoint_app_dir="nope")
+    assert len(said) == 3
+
+
+def test_code_from_git_needs_no_folder():
+    assert found(api_endpoint_git_url="https://git.example/x.git", api_endpoint_app_dir="nope") == []
+
+
+def test_an_unverified_download_must_be_asked_for():
+    artifact = {"dest": "m", "url": "https://a.example/m", "allow_unverified": True}
+    assert found(api_endpoint_artifacts=[artifact]) == []
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    assert unknown_names(["api_endpoint_worker", "api_endpoint_port"], list(SPECS)) == [
+        "api_endpoint_worker is set, but the role has no such variable. Did you mean api_endpoint_workers?"
+    ]
+    assert "The README lists" in unknown_names(["api_endpoint_zzzzzzzzzzzzzzz"], list(SPECS))[0]
+
+
+def test_every_number_of_the_role_has_a_range():
+    numbers = {name for name, option in SPECS.items() if option["type"] == "int"}
+    assert numbers == set(RANGES)
+    for name, (least, most, _) in RANGES.items():
+        assert least <= SPECS[name]["default"] <= most
+
+
+def test_the_projects_folder_is_found_from_its_playbooks():
+    assert Path(PROJECT, "playbooks", "group_vars", "api_endpoints.yml").exists()

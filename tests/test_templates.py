@@ -1,0 +1,141 @@
+"""Every branch of the templates, rendered by Ansible itself, without a host."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import PROJECT, ROLE
+
+TEMPLATES = sorted(path.name for path in (ROLE / "templates").iterdir())
+BASE = {"api_endpoint_server_names": ["language.wmcloud.org", "lang.example"]}
+
+
+@pytest.fixture(scope="module")
+def render(tmp_path_factory):
+    """Return a function that renders templates with the role's defaults and the given variables."""
+    folder = tmp_path_factory.mktemp("render")
+
+    def run(*names, **variables):
+        play = [
+            {
+                "hosts": "localhost",
+                "gather_facts": False,
+                "vars_files": [str(ROLE / "defaults" / "main.yml"), str(ROLE / "vars" / "main.yml")],
+                "tasks": [
+                    {
+                        "ansible.builtin.template": {
+                            "src": str(ROLE / "templates" / name),
+                            "dest": str(folder / name),
+                            "mode": "0600",
+                        }
+                    }
+                    for name in names
+                ],
+            }
+        ]
+        (folder / "play.yml").write_text(yaml.safe_dump(play))
+        # The templates that look up another one find it beside the play.
+        link = folder / "templates"
+        if not link.exists():
+            link.symlink_to(ROLE / "templates")
+        given = json.dumps({**BASE, "ansible_python_interpreter": sys.executable, **variables})
+        command = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", given, str(folder / "play.yml")]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        rendered = [(folder / name).read_text() for name in names]
+        return rendered[0] if len(rendered) == 1 else rendered
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def defaults(render):
+    return dict(zip(TEMPLATES, render(*TEMPLATES), strict=True))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_file_says_whose_it_is_and_has_no_time_in_it(defaults, name):
+    assert defaults[name].startswith("# Managed by Ansible (role api_endpoint).")
+    assert "{{" not in defaults[name]
+    assert "{%" not in defaults[name]
+    assert "2026" not in defaults[name]
+
+
+def settings_of(text):
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(text).body}
+
+
+def test_gunicorns_settings(defaults):
+    settings = settings_of(defaults["gunicorn.conf.py.j2"])
+    assert settings["workers"] == 4
+    assert settings["threads"] == 4
+    assert settings["preload_app"] is True
+    assert settings["control_socket_disable"] is True
+    assert "%(h)s" not in settings["access_log_format"]
+    assert "%(a)s" not in settings["access_log_format"]
+    assert "bind" not in settings
+
+
+def test_gunicorns_settings_of_other_kinds(render):
+    settings = settings_of(
+        render(
+            "gunicorn.conf.py.j2",
+            api_endpoint_worker_class="sync",
+            api_endpoint_workers="2",
+            api_endpoint_preload=False,
+            api_endpoint_max_requests=1000,
+            api_endpoint_gunicorn_settings={
+                "backlog": 5,
+                "reuse_port": True,
+                "proc_name": 'it\'s "mine"',
+                "chdir": None,
+            },
+        )
+    )
+    assert "threads" not in settings
+    assert settings["workers"] == 2
+    assert settings["preload_app"] is False
+    assert settings["max_requests_jitter"] == 100
+    assert settings["backlog"] == 5
+    assert settings["reuse_port"] is True
+    assert settings["proc_name"] == 'it\'s "mine"'
+    assert settings["chdir"] is None
+
+
+def test_what_a_release_adds_to_its_unit(render):
+    text = render(
+        "service.conf.j2",
+        api_endpoint_environment={"B": '50% "ü" \\ $X', "A": 1},
+        api_endpoint_release_mounts=["/etc/api-endpoint", "/extrastorage"],
+        api_endpoint_start_timeout=20,
+    )
+    assert 'Environment="A=1"\nEnvironment="B=50%% \\"ü\\" \\\\ $X"\n' in text
+    assert "BindReadOnlyPaths=/var/lib/api-endpoint/slots/%i/release:/extrastorage\n" in text
+    assert "TimeoutStartSec=30\n" in text
+
+
+def test_a_second_endpoint_has_names_of_its_own(render):
+    unit, site, logrotate = render(
+        "api-endpoint@.service.j2", "site.conf.j2", "logrotate.j2", api_endpoint_name="two", api_endpoint_port=8081
+    )
+    assert "api-endpoint" not in unit.replace("role api_endpoint", "")
+    assert "ReadWritePaths=/var/lib/two/state /var/log/gunicorn/two\n" in unit
+    assert "server unix:/var/lib/two/live/gunicorn.sock;" in site
+    assert "listen 8081;" in site
+    assert "/var/log/gunicorn/two/*.log {" in logrotate
+
+
+def test_the_site_names_nobody_to_the_app(defaults):
+    site = defaults["site.conf.j2"]
+    assert "server_name language.wmcloud.org lang.example;" in site
+    for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "User-Agent"):
+        assert f'proxy_set_header {header} "";' in site
+    assert "add_header" not in site
+
+
+def test_flask_config_is_the_given_one(render):
+    text = render("flask_config.yaml.j2", api_endpoint_flask_config={"A": [1, "ü"], "B": {"c": True}})
+    assert yaml.safe_load(text) == {"A": [1, "ü"], "B": {"c": True}}

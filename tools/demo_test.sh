@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The quick start of README.md from scratch: a fresh instance, over SSH as a user with sudo, then once more.
+# A demo that somebody is using is not touched: the test fails and says so.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tools/engine.sh
+log=$(mktemp)
+
+if [ "$(docker inspect --format '{{ .State.Running }}' api-endpoint-demo 2>/dev/null)" = true ]; then
+  echo "demo: a demo is running, and this test needs its place: make demo-down, then again." >&2
+  exit 1
+fi
+
+run() { # run WHAT COMMAND...
+  local what=$1 begun=$SECONDS
+  shift
+  echo "demo: $what ..."
+  "$@" >"$log" 2>&1 || { cat "$log"; exit 1; }
+  echo "demo: $what took $((SECONDS - begun)) s, $(grep -c '^TASK' "$log" || true) tasks"
+}
+
+expect() { # expect WHAT PATTERN
+  grep -qE "$2" "$log" || { cat "$log"; echo "demo: expected $1"; exit 1; }
+}
+
+trap 'tools/demo.sh down >/dev/null; rm -f "$log"' EXIT
+run "a dry run on the clean instance" tools/demo.sh dry-run
+expect "a dry run without a failure" 'failed=0'
+run "the first run" tools/demo.sh up
+expect "an answer in French" '"language":"fr"'
+run "the second run" tools/demo.sh up
+expect "a second run that changes nothing" 'changed=0 +unreachable=0 +failed=0'
+run "a dry run on the deployed instance" tools/demo.sh dry-run
+expect "a dry run that reports nothing" 'changed=0 +unreachable=0 +failed=0'
+curl --silent --fail --max-time 10 http://127.0.0.1:8080/ | grep -q "Which language is it"
+echo "demo: passed"
