@@ -96,7 +96,7 @@ def test_new_code_in_git_goes_live_by_its_tag_alone(api, playbook):
     host.check_output(
         "cd /srv/working && sed -i 's/no such title/unknown title/' model/wsgi.py && "
         "git -c user.name=somebody -c user.email=somebody@example.org commit --quiet --all --message Better && "
-        "git -c safe.directory=* push --quiet /home/git/titles.git main && chown -R git: /home/git"
+        "git -c safe.directory=* -C /home/git/titles.git fetch --quiet /srv/working main:main && chown -R git: /home/git"
     )
     run = playbook("-e", f"@{__file__.rsplit('/', 2)[0]}/vars.yml", "--tags", "app")
     assert run.status == 0, run.output
