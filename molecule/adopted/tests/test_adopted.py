@@ -47,7 +47,7 @@ def test_its_queue_and_its_database_are_written_and_outlive_a_release(api, playb
 
 def test_it_writes_nothing_else(api):
     assert api.get("/api/v1/overwrite?path=queue/own").json["written"]
-    api.host.check_output(f"rm {ROOT}/state/app/queue/own")
+    api.host.check_output(f"rm {ROOT}/state/app/queue/queue/own")
     for path in ("wsgi.py", "flask_config.yaml", "new", "resources/titles.tsv.gz", "weights.bin", "p3env/new",
                  "/etc/api-endpoint/wsgi.py", "/extrastorage/notes.txt"):  # fmt: skip
         assert not api.get(f"/api/v1/overwrite?path={path}").json["written"], path

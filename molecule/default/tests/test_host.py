@@ -38,6 +38,8 @@ def test_a_release_is_whole_and_belongs_to_root(api):
         f"{ROOT}/current/lid.176.ftz",
         f"{ROOT}/p3env/bin/gunicorn",
         f"{ROOT}/releases/new",
+        f"{ROOT}/state/new",
+        f"{ROOT}/state/app/new",
         "/srv/api-endpoint/data/new",
         "/etc/api-endpoint/new",
         "/var/log/nginx/new",
@@ -52,7 +54,7 @@ def test_the_service_cannot_write(api, path):
 
 
 def test_the_service_can_write_its_state_and_sees_its_release_in_etc(api):
-    assert api.as_service(f"echo x > {ROOT}/state/test && rm {ROOT}/state/test").rc == 0
+    assert api.as_service(f"echo x > {ROOT}/state/home/test && rm {ROOT}/state/home/test").rc == 0
     assert api.as_service("head -c 1 /etc/api-endpoint/wsgi.py").rc == 0
 
 
@@ -132,3 +134,16 @@ def test_what_was_changed_by_hand_is_mended(api, playbook):
     assert host.service(api.unit).is_enabled
     assert "# by hand" not in host.file("/etc/nginx/sites-available/api-endpoint").content_string
     assert playbook().changed == [0]
+
+
+def test_two_endpoints_live_on_one_host(api, playbook):
+    second = '{"api_endpoint_name": "second", "api_endpoint_server_names": ["second.example"]}'
+    run = playbook("-e", second)
+    assert run.status == 0, run.output
+    assert playbook("-e", second).changed == [0]
+    assert playbook().changed == [0]
+    for name in (api.name, "second.example"):
+        assert api.get("/readyz", headers={"Host": name}).status == 200
+    units = api.host.check_output("systemctl list-units --plain --no-legend '*@blue.service' '*@green.service'")
+    assert len(units.splitlines()) == 2
+    assert api.host.file("/var/log/gunicorn/second/access.log").exists

@@ -28,3 +28,11 @@ def test_is_refused(playbook, given, said):
         assert words in run.output, run.output
     assert run.changed == [0]
     assert "setup |" not in run.output, "something ran on the host"
+
+
+@pytest.mark.parametrize("tag", ["app", "model", "nginx"])
+def test_a_part_is_refused_on_a_host_that_was_never_set_up(playbook, tag):
+    run = playbook("--tags", tag, "-e", "api_endpoint_name=never")
+    assert run.status != 0
+    assert f"This host was never set up for never, so {tag} alone has" in run.output, run.output
+    assert run.changed == [0]

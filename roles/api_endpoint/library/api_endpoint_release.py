@@ -92,6 +92,7 @@ import shutil
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ansible.module_utils.api_endpoint_store import (
     StoreError,
@@ -179,37 +180,31 @@ class Builder:
             )
         if not artifact["writable"]:
             return shared
-        folder = self.root / "state" / "artifacts" / artifact["digest"]
-        if not folder.is_dir():
-            self.make_state_folder(folder.parent)
-            with building(folder) as new:
-                shutil.copyfile(shared, new / "artifact")
-                own(new, self.user, self.user)
-        return folder / "artifact"
+        return self.writable(artifact["digest"], "artifact", shared)
 
     def state(self, folder: Path, path: str) -> Path:
         """Return where a writable path lives, with the code's own file or folder as its first content."""
-        place = self.root / "state" / "app" / os.path.normpath(path)
-        if not os.path.lexists(place):
-            self.make_state_folder(place.parent)
-            first = folder / path
-            if first.is_dir():
-                shutil.copytree(first, place)
-            elif first.exists():
-                shutil.copy2(first, place)
-            elif path.endswith("/"):
-                place.mkdir()
-            if place.exists():
-                own(place, self.user, self.user)
-        return place
+        clean = os.path.normpath(path)
+        first = folder / clean
+        if path.endswith("/") and not first.exists():
+            first.mkdir(parents=True)
+        return self.writable(quote(clean, safe=""), os.path.basename(clean), first)
 
-    def make_state_folder(self, folder: Path) -> None:
-        """Make a folder below state/ that belongs, like all those above it, to the user who runs the app."""
-        top = self.root / "state"
-        for level in [*reversed(folder.relative_to(top).parents), folder.relative_to(top)]:
-            if not (top / level).is_dir():
-                (top / level).mkdir(parents=True)
-                own(top / level, self.user, self.user)
+    def writable(self, entry: str, name: str, first: Path) -> Path:
+        """Return the path of something that the app may write, made with its first content when it is not there.
+
+        Each lies in a folder of its own, so that SQLite can put its journal beside it. Only that folder belongs to the
+        app: what is above belongs to root, and root never follows a path that the app could have bent.
+        """
+        place = self.root / "state" / "app" / entry
+        if not place.is_dir():
+            with building(place) as new:
+                if first.is_dir():
+                    shutil.copytree(first, new / name, symlinks=True)
+                elif first.exists():
+                    shutil.copyfile(first, new / name)
+                own(new, self.user, self.user)
+        return place / name
 
     def build(self) -> dict[str, Any]:
         """Build the release when it is not there."""

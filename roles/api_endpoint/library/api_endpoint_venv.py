@@ -203,14 +203,15 @@ class Virtualenv:
         """Make the virtualenv and install into it, as its owner."""
         account = pwd.getpwnam(self.given["user"])
         shutil.rmtree(folder, ignore_errors=True)
-        for path in (folder, home):
-            path.mkdir(exist_ok=True)
-            os.chmod(path, 0o750)  # noqa: S103
-            os.chown(path, account.pw_uid, account.pw_gid)
+        folder.mkdir()
         (folder / "requirements.txt").write_text("\n".join(self.requirements) + "\n", encoding="utf-8")
         (folder / "constraints.txt").write_text("\n".join(self.constraints) + "\n", encoding="utf-8")
         for name in ("requirements.txt", "constraints.txt"):
             os.chmod(folder / name, 0o644)
+        for path in (folder, home):
+            path.mkdir(exist_ok=True)
+            os.chmod(path, 0o750)  # noqa: S103
+            os.chown(path, account.pw_uid, account.pw_gid)
 
         def run(step: str, *command: str) -> None:
             done = subprocess.run(
