@@ -31,7 +31,7 @@ def ensure(folder, check_mode=False, **files):
     return nginx.ensure(
         Stub(
             check_mode, folder=str(folder), files=wanted, links={"sites-enabled/api": "../sites-available/api"},
-            absent=["sites-enabled/default"],
+            absent=["sites-enabled/default"], pending=str(folder.parent / "pending"),
         )
     )  # fmt: skip
 
@@ -42,7 +42,13 @@ def test_files_links_and_removals_and_then_nothing(folder):
     assert (folder / "sites-enabled" / "api").read_text() == "# Managed by Ansible\nserver\n"
     assert not (folder / "sites-enabled" / "default").is_symlink()
     assert (folder / "nginx.conf.before-api-endpoint").read_text() == "# Debian's\n"
+    (folder.parent / "pending").unlink()  # as the handler that reloads nginx does
     assert ensure(folder) == {"changed": False, "written": [], "diff": []}
+
+
+def test_a_reload_that_was_never_done_is_still_a_change(folder):
+    assert ensure(folder)["changed"]
+    assert ensure(folder) == {"changed": True, "written": [], "diff": []}
 
 
 def test_our_own_older_file_is_not_kept(folder):

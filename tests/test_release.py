@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
 from ansible.module_utils.api_endpoint_store import StoreError
@@ -29,8 +30,8 @@ def host(tmp_path):
 
 def build(host, check_mode=False, **components):
     module = Stub(
-        check_mode, root=str(host / "root"), data_dir=str(host / "data"), user="any", by="me", revision="abc",
-        components=components,
+        check_mode, name="api-endpoint-test", run="", root=str(host / "root"), data_dir=str(host / "data"), user="any",
+        audit_log=str(host / "deploys.log"), revision="abc", components=components,
     )  # fmt: skip
     return release.Builder(module).build(), module
 
@@ -58,7 +59,7 @@ def test_a_release_has_all_its_parts(host):
     assert (folder / "gunicorn.conf.py").read_text() == "workers = 1\n"
     assert os.readlink(folder / "p3env") == str(host / "root" / "venvs" / "v1")
     record = json.loads((folder / "release.json").read_text())
-    assert (record["id"], record["by"], record["revision"]) == (result["release"], "me", "abc")
+    assert (record["id"], record["by"], record["revision"]) == (result["release"], "unknown@unknown", "abc")
     assert module.warnings == ["The app's own gunicorn.conf.py is not used: that file is written from the role's variables."]
 
 
@@ -105,7 +106,7 @@ def test_one_component_alone_needs_a_live_release(host):
 
 def test_an_interrupted_build_leaves_no_release(host, monkeypatch):
     monkeypatch.setattr(release, "write_json", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StoreError, match=r'failed at the step "build": The host.s disk is full: .*No space left'):
         build(host, **WHOLE)
     assert os.listdir(host / "root" / "releases") == []
 
@@ -161,3 +162,53 @@ def test_check_mode_builds_nothing(host):
     assert result["changed"]
     assert not (host / "root" / "releases").exists()
     assert build(host, check_mode=True, **{**WHOLE, "code": None})[0] == {"changed": True}
+
+
+def plan(*commands):
+    return json.dumps({"build_commands": commands, "environment": {"A": "1"}, "mounts": ["/etc/api"], "command_timeout": 5})
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Run build commands without systemd; return the sandboxes that they asked for."""
+    asked = []
+
+    def run_command(command, sandbox):
+        asked.append(sandbox)
+        done = subprocess.run(["sh", "-c", command], cwd=sandbox.folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise StoreError(f"the command {command!r} ended with status {done.returncode}. {done.stderr}")
+
+    monkeypatch.setattr(release, "run_command", run_command)
+    return asked
+
+
+def test_what_build_commands_make_is_part_of_the_release(host, commands):
+    settings = {**WHOLE["settings"], "rollout.json": plan("cat models/model.bin > index", "mkdir empty")}
+    result, _ = build(host, **{**WHOLE, "settings": settings})
+    folder = host / "root" / "releases" / result["release"]
+    assert (folder / "index").read_text() == "model"
+    assert (folder / "empty").is_dir()
+    assert commands[0].environment["A"] == "1"
+    assert str(commands[0].folder) in commands[0].writable
+    assert commands[0].mounts == ["/etc/api"]
+
+
+def test_a_build_command_that_fails_leaves_no_release(host, commands):
+    settings = {**WHOLE["settings"], "rollout.json": plan("echo no such table >&2; exit 3")}
+    with pytest.raises(StoreError, match=r'failed at the step "build": the command .* status 3. no such table'):
+        build(host, **{**WHOLE, "settings": settings})
+    assert os.listdir(host / "root" / "releases") == []
+    assert "result=failed previous=none step=build" in (host / "deploys.log").read_text()
+
+
+def test_build_commands_cannot_replace_what_root_reads(host, commands):
+    tamper = "for f in service.conf release.json rollout.json p3env; do rm -f $f; ln -s /etc/passwd $f; done; mkfifo pipe"
+    settings = {**WHOLE["settings"], "rollout.json": plan(tamper)}
+    result, _ = build(host, **{**WHOLE, "settings": settings})
+    folder = host / "root" / "releases" / result["release"]
+    assert (folder / "service.conf").read_text() == "[Service]\n"
+    assert not (folder / "service.conf").is_symlink()
+    assert json.loads((folder / "release.json").read_text())["id"] == result["release"]
+    assert json.loads((folder / "rollout.json").read_text())["build_commands"] == [tamper]
+    assert os.readlink(folder / "p3env") == str(host / "root" / "venvs" / "v1")

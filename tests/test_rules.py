@@ -53,6 +53,7 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_timeout": 60}, ["api_endpoint_proxy_timeout is 60", "the longer one"]),
         ({"api_endpoint_log_days": 365}, ["api_endpoint_log_days is 365", "days from 1 to 90"]),
         ({"api_endpoint_name": "My API"}, ["api_endpoint_name is 'My API'"]),
+        ({"api_endpoint_name": "nginx"}, ["api_endpoint_name is 'nginx'", "a name of its own"]),
         ({"api_endpoint_wsgi": "wsgi.py"}, ["api_endpoint_wsgi is 'wsgi.py'", "wsgi:app"]),
         ({"api_endpoint_max_body_size": "10 MB"}, ["api_endpoint_max_body_size is '10 MB'", "such as 10m"]),
         ({"api_endpoint_health_path": "readyz"}, ["api_endpoint_health_path is 'readyz'", "begins with a slash"]),
@@ -99,6 +100,13 @@ def test_numbers_may_come_as_text():
         ),
         ({"api_endpoint_writable_paths": ["../x"]}, ["'../x'", "leaves the release"]),
         ({"api_endpoint_writable_paths": ["lid.176.ftz"]}, ["writable: true"]),
+        ({"api_endpoint_smoke_requests": [{"path": "x"}]}, ["api_endpoint_smoke_requests[0].path is 'x'", "begins with"]),
+        ({"api_endpoint_smoke_requests": [{"path": "/é"}]}, ["percent-encoded"]),
+        ({"api_endpoint_smoke_requests": [{"path": "/", "method": "GET /"}]}, ["[0].method is 'GET /'"]),
+        ({"api_endpoint_smoke_requests": [{"path": "/", "status": [42]}]}, ["[0].status has 42"]),
+        ({"api_endpoint_smoke_requests": [{"path": "/", "headers": {"X": "a\nb"}}]}, ["[0].headers has 'X'"]),
+        ({"api_endpoint_keep_releases": 0}, ["api_endpoint_keep_releases is 0", "releases from 1"]),
+        ({"api_endpoint_release": "0123456789ab"}, ["Only playbooks/rollback.yml takes it"]),
         ({"api_endpoint_app_dir": "nope"}, ["api_endpoint_app_dir is 'nope'", "Looked for"]),
         ({"api_endpoint_app_dir": "docs"}, ["api_endpoint_app_dir is 'docs'", "has no wsgi.py", "api_endpoint_wsgi"]),
         ({"api_endpoint_app_subdir": "../x"}, ["api_endpoint_app_subdir is '../x'"]),
@@ -120,6 +128,17 @@ def test_what_is_wrong_is_named_with_its_remedy(changes, words):
 def test_every_problem_is_told_at_once():
     said = found(api_endpoint_port=0, api_endpoint_workers=0, api_endpoint_app_dir="nope")
     assert len(said) == 3
+
+
+@pytest.mark.parametrize(("given", "is_good"), [("0123456789ab", True), ("current", False), ("../../etc", False)])
+def test_the_release_to_go_back_to(given, is_good):
+    said = problems({**good(), "api_endpoint_release": given}, FACTS, str(PROJECT / "playbooks"), rollback=True)
+    assert len(said) == (0 if is_good else 1)
+
+
+def test_going_back_needs_nothing_of_the_laptop():
+    given = {**good(), "api_endpoint_app_dir": "nope", "api_endpoint_artifacts": [{"src": "nope", "dest": "m"}]}
+    assert problems(given, FACTS, str(PROJECT / "playbooks"), rollback=True) == []
 
 
 def test_code_from_git_needs_no_folder():

@@ -118,14 +118,20 @@ def test_what_a_release_adds_to_its_unit(render):
 
 
 def test_a_second_endpoint_has_names_of_its_own(render):
-    unit, site, logrotate = render(
-        "api-endpoint@.service.j2", "site.conf.j2", "logrotate.j2", api_endpoint_name="two", api_endpoint_port=8081
+    unit, waiting, site, logrotate = render(
+        "api-endpoint@.service.j2",
+        "api-endpoint-waiting.service.j2",
+        "site.conf.j2",
+        "logrotate.j2",
+        api_endpoint_name="two",
+        api_endpoint_port=8081,
     )
     assert "api-endpoint" not in unit.replace("role api_endpoint", "")
-    assert "ReadWritePaths=/var/lib/two/state /var/log/gunicorn/two\n" in unit
+    assert "api-endpoint" not in waiting.replace("role api_endpoint", "")
+    assert "ReadWritePaths=/var/lib/two/state /var/log/gunicorn-two\n" in unit
     assert "server unix:/var/lib/two/live/gunicorn.sock;" in site
     assert "listen 8081;" in site
-    assert "/var/log/gunicorn/two/*.log {" in logrotate
+    assert "/var/log/gunicorn-two/*.log {" in logrotate
 
 
 def test_the_site_names_nobody_to_the_app(defaults):
@@ -134,6 +140,38 @@ def test_the_site_names_nobody_to_the_app(defaults):
     for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "User-Agent"):
         assert f'proxy_set_header {header} "";' in site
     assert "add_header" not in site
+
+
+def test_requests_that_may_wait_are_not_given_up(render, defaults):
+    assert "proxy_read_timeout 420s;" in defaults["site.conf.j2"]
+    quick = {"api_endpoint_strategy": "restart", "api_endpoint_start_timeout": "20", "api_endpoint_graceful_timeout": "10"}
+    assert "proxy_read_timeout 100s;" in render("site.conf.j2", **quick)
+    assert "proxy_read_timeout 60s;" in render("site.conf.j2", api_endpoint_strategy="blue_green")
+
+
+def test_the_plan_of_a_release(render, tmp_path):
+    template = tmp_path / "plan.j2"
+    template.write_text("{{ __api_endpoint_settings['rollout.json'] }}")
+    plan = json.loads(
+        render(
+            str(template),
+            api_endpoint_health_status=["200"],
+            api_endpoint_drain="3",
+            api_endpoint_workers="2",
+            api_endpoint_gunicorn_settings={"workers": 7},
+            api_endpoint_environment={"A": 1, "B": "x"},
+            api_endpoint_smoke_requests=[{"path": "/x", "body": {"n": 42}, "text": 42}],
+            api_endpoint_build_commands=["echo $HOME > x"],
+        )
+    )
+    assert plan["health"] == {"path": "/", "status": [200], "timeout": 5}
+    assert plan["drain"] == 3
+    assert plan["workers"] == 7
+    assert plan["environment"] == {"A": "1", "B": "x"}
+    assert plan["smoke"] == [{"path": "/x", "body": {"n": 42}, "text": 42}]
+    assert plan["build_commands"] == ["echo $HOME > x"]
+    assert plan["mounts"] == ["/etc/api-endpoint"]
+    assert plan["strategy"] == "auto"
 
 
 def test_flask_config_is_the_given_one(render):

@@ -34,10 +34,11 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
+        rollback = bool(self._task.args.get("rollback"))
         known = known_names()
         found = unknown_names([name for name in variables if name.startswith(PREFIX)], known)
         settings = {name: self._templar.template(variables[name]) for name in known if name in variables}
-        found += problems(settings, variables.get("ansible_facts") or {}, variables.get("playbook_dir") or ".")
+        found += problems(settings, variables.get("ansible_facts") or {}, variables.get("playbook_dir") or ".", rollback)
         if found:
             lines = "\n".join(f"  - {problem}" for problem in found)
             raise AnsibleActionFail(f"Nothing was touched. Please correct:\n{lines}")

@@ -59,6 +59,14 @@ options:
       upload:
         description: Where the action plugin put the file on the host.
         type: path
+  name:
+    description: Name of the endpoint.
+    type: str
+    required: true
+  run:
+    description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
+    type: str
+    default: ""
 author:
   - The api_endpoint authors
 """
@@ -66,6 +74,7 @@ author:
 EXAMPLES = r"""
 - name: Fetch the model
   api_endpoint_artifacts:
+    name: api-endpoint
     data_dir: /srv/api-endpoint/data
     artifacts:
       - dest: model.bin
@@ -104,12 +113,14 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ansible.module_utils.api_endpoint_lock import Lock
 from ansible.module_utils.api_endpoint_store import (
     BUILDING,
     CHUNK,
     StoreError,
     building,
     file_digest,
+    in_words,
     own,
     read_json,
     write_json,
@@ -237,6 +248,8 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            "name": {"type": "str", "required": True},
+            "run": {"type": "str", "default": ""},
             "data_dir": {"type": "path", "required": True},
             "group": {"type": "str", "default": "www-data"},
             "timeout": {"type": "int", "default": 60},
@@ -259,9 +272,10 @@ def main() -> None:
     )
     os.umask(0o077)
     try:
-        result = ensure(module)
+        with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
+            result = ensure(module)
     except (StoreError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=in_words(error))
     module.exit_json(**result)
 
 

@@ -62,6 +62,14 @@ options:
   digest:
     description: Digest of the packed code. Set by the action plugin.
     type: str
+  name:
+    description: Name of the endpoint.
+    type: str
+    required: true
+  run:
+    description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
+    type: str
+    default: ""
 author:
   - The api_endpoint authors
 """
@@ -69,11 +77,13 @@ author:
 EXAMPLES = r"""
 - name: Take the code from the laptop
   api_endpoint_code:
+    name: api-endpoint
     root: /var/lib/api-endpoint
     folder: app
 
 - name: Take the code from git
   api_endpoint_code:
+    name: api-endpoint
     root: /var/lib/api-endpoint
     git_url: https://gitlab.wikimedia.org/me/my-api.git
     git_version: v1.2
@@ -98,7 +108,8 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint_layout import lay_out
-from ansible.module_utils.api_endpoint_store import StoreError, building, own, tree_digest
+from ansible.module_utils.api_endpoint_lock import Lock
+from ansible.module_utils.api_endpoint_store import StoreError, building, in_words, own, tree_digest
 from ansible.module_utils.basic import AnsibleModule
 
 
@@ -243,6 +254,8 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            "name": {"type": "str", "required": True},
+            "run": {"type": "str", "default": ""},
             "root": {"type": "path", "required": True},
             "group": {"type": "str", "default": "www-data"},
             "folder": {"type": "path"},
@@ -261,9 +274,10 @@ def main() -> None:
     )
     os.umask(0o077)
     try:
-        result = from_git(module) if module.params["git_url"] else from_archive(module)
+        with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
+            result = from_git(module) if module.params["git_url"] else from_archive(module)
     except (StoreError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=in_words(error))
     module.exit_json(**result)
 
 

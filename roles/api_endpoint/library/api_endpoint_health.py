@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: api_endpoint_health
 short_description: Ask the endpoint through nginx, as a client would
 description:
-  - Sends the health request to nginx on this host and fails, with the last log lines, when the answer is not the expected
-    one in time. Changes nothing, and asks in check mode too when a release is live.
+  - Sends the live release's health request to nginx on this host and fails, with the last log lines, when the answer is not
+    the expected one in time. Changes nothing, and asks in check mode too when a release is live.
 options:
   name:
     description: Name of the endpoint.
@@ -76,6 +76,7 @@ import time
 
 from ansible.module_utils.api_endpoint_http import ask, healthy
 from ansible.module_utils.api_endpoint_service import Endpoint
+from ansible.module_utils.api_endpoint_store import read_json
 from ansible.module_utils.basic import AnsibleModule
 
 
@@ -100,6 +101,10 @@ def main() -> None:
     release = endpoint.release_of(slot)
     if module.check_mode and not release:
         module.exit_json(changed=False, release="")
+    # What proves a release is written in it: an older one may have had another health path.
+    plan = read_json(endpoint.root / "releases" / release / "rollout.json") or {} if release else {}
+    given.update(plan.get("health", {}))
+    given["timeout"] = max(10, given["timeout"])
     deadline = time.monotonic() + given["timeout"]
     while True:
         answer = ask(given["path"], given["server_name"], port=given["port"], timeout=given["timeout"])

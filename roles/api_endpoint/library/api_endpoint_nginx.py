@@ -31,6 +31,12 @@ options:
     type: list
     elements: str
     default: []
+  pending:
+    description:
+      - Absolute path of a mark that is set before anything is written, for whoever reloads nginx to remove. While it is
+        there the module reports a change, so that a run that was cut off before the reload is made up for.
+    type: path
+    required: true
 author:
   - The api_endpoint authors
 """
@@ -38,6 +44,7 @@ author:
 EXAMPLES = r"""
 - name: Configure nginx
   api_endpoint_nginx:
+    pending: /run/nginx-api-endpoint.pending
     files:
       nginx.conf: "{{ lookup('template', 'nginx.conf.j2') }}"
     absent:
@@ -120,14 +127,16 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
     installed = shutil.which("nginx") is not None and folder.is_dir()
     if changes and installed:
         judge(folder, changes, links)
+    pending = Path(module.params["pending"])
     if changes and not module.check_mode:
+        pending.touch()
         for name in changes:
             path, kept = folder / name, folder / f"{name}{KEPT}"
             if is_foreign(before[name], changes[name]) and not path.is_symlink() and not kept.exists():
                 shutil.copy2(path, kept)
         apply(folder, changes, links)
     return {
-        "changed": bool(changes),
+        "changed": bool(changes) or pending.exists(),
         "written": sorted(changes),
         "diff": [
             {
@@ -149,6 +158,7 @@ def main() -> None:
             "files": {"type": "dict", "required": True},
             "links": {"type": "dict", "default": {}},
             "absent": {"type": "list", "elements": "str", "default": []},
+            "pending": {"type": "path", "required": True},
         },
         supports_check_mode=True,
     )

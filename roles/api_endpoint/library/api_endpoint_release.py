@@ -13,6 +13,8 @@ description:
   - A release holds the app's code, a link to each artifact at its C(dest), the settings files, C(p3env) (a link to its
     virtualenv) and C(release.json). It is built under another name and renamed when it is whole; then it never changes.
   - A component that is not given is taken from the live release. So new data alone means the live code with new data.
+  - Before the release gets its name, the build commands in its settings (C(rollout.json)) run in its folder, as the app's
+    account; what they make is part of the release.
 options:
   root:
     description: Absolute path of the endpoint's folder on the host.
@@ -54,8 +56,16 @@ options:
     description: The git commit of the code, for C(release.json).
     type: str
     default: ""
-  by:
-    description: Who deploys, for C(release.json).
+  name:
+    description: Name of the endpoint.
+    type: str
+    required: true
+  audit_log:
+    description: Absolute path of the log of deployments, which gets a line when a build command fails.
+    type: path
+    required: true
+  run:
+    description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
     type: str
     default: ""
 author:
@@ -65,8 +75,11 @@ author:
 EXAMPLES = r"""
 - name: Put the release together
   api_endpoint_release:
+    name: api-endpoint
     root: /var/lib/api-endpoint
     data_dir: /srv/api-endpoint/data
+    audit_log: /var/log/api-endpoint/deploys.log
+    run: "{{ lock.token }}"
     components:
       code: "{{ code.digest }}"
       virtualenv: "{{ venv.key }}"
@@ -87,6 +100,8 @@ differs:
   returned: when the release can be told
 """
 
+import contextlib
+import json
 import os
 import shutil
 import time
@@ -94,9 +109,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, run_command
+from ansible.module_utils.api_endpoint_history import audit
+from ansible.module_utils.api_endpoint_lock import Lock
 from ansible.module_utils.api_endpoint_store import (
     StoreError,
     building,
+    in_words,
     inside,
     own,
     read_json,
@@ -106,7 +125,7 @@ from ansible.module_utils.api_endpoint_store import (
 from ansible.module_utils.basic import AnsibleModule
 
 COMPONENTS = ("code", "virtualenv", "artifacts", "settings", "writable_paths")
-RESERVED = ("release.json", "gunicorn.conf.py", "service.conf", "p3env")
+RESERVED = ("release.json", "rollout.json", "gunicorn.conf.py", "service.conf", "p3env")
 
 
 class Builder:
@@ -150,16 +169,48 @@ class Builder:
             if (folder / name).exists():
                 self.module.warn(f"The app's own {name} is not used: that file is written from the role's variables.")
                 remove(folder / name)
-        for name, content in self.components["settings"].items():
-            remove(folder / name)
-            (folder / name).write_text(content, encoding="utf-8")
         for artifact in self.components["artifacts"]:
             self.link(folder, artifact["dest"], self.place_of(artifact))
         for path in self.components["writable_paths"]:
             self.link(folder, os.path.normpath(path), self.state(folder, path))
-        os.symlink(self.root / "venvs" / self.components["virtualenv"], folder / "p3env")
-        write_json(folder / "release.json", record, 0o640)
+        self.write_settings(folder, record)
+        if commands := self.plan()["build_commands"]:
+            own(folder, self.user, self.user)
+            self.run_build_commands(folder, commands)
+            # Whatever the commands did to them, root reads these.
+            self.write_settings(folder, record)
         own(folder, "root", self.user)
+
+    def write_settings(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write the files of the release that the role, not the app, decides on."""
+        for name, content in self.components["settings"].items():
+            remove(folder / name)
+            (folder / name).write_text(content, encoding="utf-8")
+        remove(folder / "p3env")
+        os.symlink(self.root / "venvs" / self.components["virtualenv"], folder / "p3env")
+        remove(folder / "release.json")
+        write_json(folder / "release.json", record, 0o640)
+
+    def plan(self) -> dict[str, Any]:
+        """Return how the release is built, proven and rolled out."""
+        nothing: dict[str, Any] = {"build_commands": []}
+        return {**nothing, **json.loads(self.components["settings"].get("rollout.json", "{}"))}
+
+    def run_build_commands(self, folder: Path, commands: list[str]) -> None:
+        """Run the user's commands in a release that is being built."""
+        plan = self.plan()
+        virtualenv = self.root / "venvs" / self.components["virtualenv"]
+        sandbox = Sandbox(
+            unit=f"{self.module.params['name']}-build-{os.getpid()}",
+            user=self.user,
+            folder=folder,
+            environment=environment_of(self.root / "state" / "home", virtualenv, plan["environment"]),
+            writable=[str(folder), str(self.root / "state")],
+            mounts=plan["mounts"],
+            timeout=plan["command_timeout"],
+        )
+        for command in commands:
+            run_command(command, sandbox)
 
     def link(self, folder: Path, path: str, target: Path) -> None:
         """Make `path` in the release a link to `target`, in place of what the code has there."""
@@ -222,13 +273,16 @@ class Builder:
             record = {
                 "id": release,
                 "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "by": self.module.params["by"],
+                "by": Lock(self.module.params["name"]).signature(),
                 "revision": self.module.params["revision"] or self.live_record.get("revision", ""),
                 "differs": differs,
                 "components": components,
             }
-            with building(final) as folder:
-                self.write(folder, record)
+            try:
+                with building(final) as folder:
+                    self.write(folder, record)
+            except (StoreError, OSError) as error:
+                raise StoreError(self.failed(release, error)) from error
         return {
             "changed": changed,
             "release": release,
@@ -240,6 +294,15 @@ class Builder:
                 "after": components,
             },
         }
+
+    def failed(self, release: str, error: Exception) -> str:
+        """Note that a release could not be built, and say so."""
+        live = self.live_record.get("id", "")
+        words = {"release": release, "result": "failed", "previous": live or "none", "step": "build"}
+        with contextlib.suppress(OSError):  # the disk may be full, which is what the message says
+            audit(self.module.params["audit_log"], self.module.params["name"], "rollout", words)
+        serving = f"Release {live} goes on serving." if live else "No release is live on this host yet."
+        return f'Release {release} was not brought live. It failed at the step "build": {in_words(error)}\n{serving}'
 
 
 def remove(path: Path) -> None:
@@ -259,15 +322,18 @@ def main() -> None:
             "user": {"type": "str", "default": "www-data"},
             "components": {"type": "dict", "required": True},
             "revision": {"type": "str", "default": ""},
-            "by": {"type": "str", "default": ""},
+            "name": {"type": "str", "required": True},
+            "audit_log": {"type": "path", "required": True},
+            "run": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     os.umask(0o027)
     try:
-        result = Builder(module).build()
+        with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
+            result = Builder(module).build()
     except (StoreError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=in_words(error))
     module.exit_json(**result)
 
 

@@ -1,20 +1,24 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bring a release live: start it beside the old one, prove it, switch."""
+"""Bring a release live: start it, prove it, switch to it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: api_endpoint_rollout
-short_description: Bring a release live, without failing a request
+short_description: Bring a release live, or go back to one, without failing a request
 description:
-  - Starts the release in the idle one of two slots, asks its health path over its own socket until it answers as expected,
-    and only then turns C(live), one link, to that slot. nginx connects through the link, so nothing is reloaded. The old
-    slot is drained and stopped.
-  - When the release does not become healthy in time it is stopped, its last log lines are shown, and the module fails.
-    The old release has not noticed.
-  - A release that is live already is left alone; its unit is started, enabled or mended where that is needed.
+  - Starts the release in the idle one of two slots, waits until its health path answers as expected over its own socket,
+    puts the smoke requests to each of its workers, runs the warm-up command, and only then turns C(live), one link, to that
+    slot. nginx connects through the link, so nothing is reloaded. The old slot is drained and stopped.
+  - With the strategy C(restart) the old version is stopped first, for hosts without memory for two. Meanwhile requests wait
+    on a socket that systemd holds; they are answered by the new version, or by the old one when the new one is refused.
+  - How a release is proven stands in its C(rollout.json), so that a roll-back asks what was asked then.
+  - A release that is refused is stopped and marked, its last log lines are shown, and the module fails. The old release
+    goes on serving.
+  - The work is done by a process of its own on the host, which ends whatever becomes of the connection.
+  - A release that is live already is left alone; what an interrupted run left amiss is put right.
 options:
   name:
     description: Name of the endpoint.
@@ -24,39 +28,40 @@ options:
     description: Absolute path of the endpoint's folder on the host.
     type: path
     required: true
+  data_dir:
+    description: Absolute path of the store of artifacts.
+    type: path
+    required: true
   release:
-    description: Id of the release, as returned by M(api_endpoint_release). Not needed in check mode on a clean host.
+    description:
+      - Id of the release, as returned by M(api_endpoint_release). Not needed in check mode on a clean host.
+      - With O(rollback), the one to go back to; when empty, the good one that was deployed before the live one.
     type: str
     default: ""
-  server_name:
-    description: Name to send as Host header with the health request.
+  rollback:
+    description: Go back to a release that was built before.
+    type: bool
+    default: false
+  keep:
+    description: How many good releases to keep, with the virtualenvs and data that they need.
+    type: int
+    default: 3
+  user:
+    description: Account of the app.
     type: str
-    default: localhost
-  health_path:
-    description: Path that is asked.
-    type: str
-    default: /
-  health_status:
-    description: Statuses that mean healthy. When empty, any below 500.
-    type: list
-    elements: int
-    default: []
-  health_timeout:
-    description: Seconds to wait for one answer.
-    type: int
-    default: 5
-  start_timeout:
-    description: Seconds within which a release must become healthy.
-    type: int
-    default: 60
-  drain:
-    description: Seconds between the switch and the stop of the old slot.
-    type: int
-    default: 1
+    default: www-data
   error_log:
     description: Absolute path of gunicorn's error log, to quote from.
     type: path
     required: true
+  audit_log:
+    description: Absolute path of the file that gets a line for each roll-out and each roll-back.
+    type: path
+    required: true
+  run:
+    description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
+    type: str
+    default: ""
 author:
   - The api_endpoint authors
 """
@@ -66,13 +71,28 @@ EXAMPLES = r"""
   api_endpoint_rollout:
     name: api-endpoint
     root: /var/lib/api-endpoint
+    data_dir: /srv/api-endpoint/data
     release: "{{ built.release }}"
-    health_path: /readyz
-    health_status: [200]
     error_log: /var/log/gunicorn/error.log
+    audit_log: /var/log/api-endpoint/deploys.log
+    run: "{{ lock.token }}"
+
+- name: Go back to the previous release
+  api_endpoint_rollout:
+    name: api-endpoint
+    root: /var/lib/api-endpoint
+    data_dir: /srv/api-endpoint/data
+    rollback: true
+    error_log: /var/log/gunicorn/error.log
+    audit_log: /var/log/api-endpoint/deploys.log
+    run: "{{ lock.token }}"
 """
 
 RETURN = r"""
+release:
+  description: Id of the release that was asked for, or found.
+  type: str
+  returned: always
 slot:
   description: The slot that is live now.
   type: str
@@ -81,9 +101,22 @@ previous:
   description: Id of the release that was live before; empty when none was.
   type: str
   returned: always
+strategy:
+  description: C(blue_green) or C(restart).
+  type: str
+  returned: when a slot was started
+why:
+  description: Why that strategy.
+  type: str
+  returned: when a slot was started
 seconds:
-  description: Seconds from the start of the slot until it was healthy.
+  description: Seconds from the start of the slot until it was proven.
   type: float
+  returned: when a slot was started
+removed:
+  description: Ids of the releases that were removed because they are no longer kept.
+  type: list
+  elements: str
   returned: when a slot was started
 mended:
   description: What was put right on a release that was live already.
@@ -92,141 +125,394 @@ mended:
   returned: when the release was live already
 """
 
+import contextlib
 import os
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint_http import ask, healthy
-from ansible.module_utils.api_endpoint_service import SLOTS, Endpoint, systemctl
-from ansible.module_utils.api_endpoint_store import StoreError, point, write_file
+from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, run_command
+from ansible.module_utils.api_endpoint_detached import detached
+from ansible.module_utils.api_endpoint_history import RELEASE, History, audit
+from ansible.module_utils.api_endpoint_lock import Lock
+from ansible.module_utils.api_endpoint_proof import Proof, RefusedError
+from ansible.module_utils.api_endpoint_service import (
+    SLOTS,
+    Endpoint,
+    available_memory,
+    must,
+    queued,
+    systemctl,
+    wait_until_accepted,
+)
+from ansible.module_utils.api_endpoint_store import StoreError, in_words, point, read_json, write_file
 from ansible.module_utils.basic import AnsibleModule
 
-POLL = 0.1  # seconds between two health requests
+# What is assumed of a release that does not say it.
+UNKNOWN: dict[str, Any] = {
+    "server_name": "localhost", "health": {"path": "/", "status": [], "timeout": 5}, "start_timeout": 120, "workers": 1,
+    "smoke": [], "warm_up": "", "strategy": "auto", "drain": 1, "graceful_timeout": 30, "command_timeout": 600,
+    "environment": {}, "mounts": [],
+}  # fmt: skip
+LONGEST_ANSWER = 600.0  # seconds that a request which has waited may take until it is cut off
+MARGIN = 64 * 1024 * 1024  # bytes of memory that a second version may take beyond what the first one does
 
 
 class Rollout:
-    """One roll-out."""
+    """One roll-out or roll-back."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.check_mode: bool = module.check_mode
         self.given = module.params
         self.endpoint = Endpoint(self.given["name"], self.given["root"])
+        self.history = History(self.given["root"])
+        self.live = self.endpoint.live_slot
+        self.previous = self.endpoint.release_of(self.live)
         self.release: str = self.given["release"]
+        self.slot = SLOTS[1] if self.live == SLOTS[0] else SLOTS[0]
+        self.step = "start"
+        self.offset = 0  # where gunicorn's error log ended before the start
+        self.started = 0.0  # when the slot was started (epoch); 0 before
 
     def run(self) -> dict[str, Any]:
         """Bring the release live, or leave things as they are."""
-        live = self.endpoint.live_slot
-        previous = self.endpoint.release_of(live)
-        if self.release and previous == self.release:
-            return {**self.mend(live), "previous": previous}
-        diff = {"before": f"live: {previous or 'nothing'}\n", "after": f"live: {self.release or 'a new release'}\n"}
-        if self.check_mode:
-            return {"changed": True, "previous": previous, "diff": diff}
-        if not (self.endpoint.root / "releases" / self.release).is_dir() or not self.release:
-            raise StoreError(f"There is no release {self.release!r} on this host.")
-        slot = SLOTS[1] if live == SLOTS[0] else SLOTS[0]
-        seconds = self.start(slot)
-        self.switch(slot, live)
-        return {"changed": True, "previous": previous, "slot": slot, "seconds": seconds, "diff": diff}
-
-    def mend(self, slot: str) -> dict[str, Any]:
-        """Put right what is amiss with a release that is live already."""
-        state = self.endpoint.properties(slot, "ActiveState", "UnitFileState")
-        drop_in = self.endpoint.drop_in_of(slot)
-        settings = self.settings()
-        idle = SLOTS[1 - SLOTS.index(slot)]
-        idle_state = self.endpoint.properties(idle, "ActiveState", "UnitFileState")
-        amiss = {
-            "settings of the unit": not drop_in.exists() or drop_in.read_text(encoding="utf-8") != settings,
-            "links": self.links_differ(),
-            "not enabled for the next boot": state.get("UnitFileState") != "enabled",
-            "not running": state.get("ActiveState") != "active",
-            "the other slot was left on": idle_state.get("ActiveState") != "inactive"
-            or idle_state.get("UnitFileState") == "enabled",
+        if self.given["rollback"]:
+            self.release = self.target()
+        found = {"release": self.release, "previous": self.previous}
+        if self.release and self.previous == self.release:
+            return {**found, **self.mend()}
+        found["diff"] = {
+            "before": f"live: {self.previous or 'nothing'}\n",
+            "after": f"live: {self.release or 'a new one'}\n",
         }
-        mended = [what for what, is_so in amiss.items() if is_so]
-        if mended and not self.check_mode:
-            self.write_drop_in(slot, settings)
-            self.write_links()
-            systemctl("enable", self.endpoint.unit_of(slot))
-            if amiss["not running"]:
-                self.start_unit(slot)
-            self.retire(idle)
-        return {"changed": bool(mended), "slot": slot, "mended": mended}
+        if self.check_mode:
+            return {**found, "changed": True}
+        if not self.release or not self.folder(self.release).is_dir():
+            raise StoreError(self.unknown())
+        try:
+            told = self.bring_live()
+        except Exception as error:
+            raise StoreError(self.failed(error)) from error
+        return {**found, **told, "changed": True, "slot": self.slot}
 
-    def settings(self) -> str:
-        """Return what the release adds to the unit of its slot."""
-        return (self.endpoint.root / "releases" / self.release / "service.conf").read_text(encoding="utf-8")
+    @property
+    def is_live(self) -> bool:
+        """Whether the release gets the requests."""
+        return self.endpoint.live_slot == self.slot
 
-    def write_drop_in(self, slot: str, settings: str) -> None:
+    def folder(self, release: str) -> Path:
+        """Return a release's folder."""
+        return self.endpoint.root / "releases" / release
+
+    def target(self) -> str:
+        """Return the release to go back to."""
+        if self.release:
+            if not RELEASE.fullmatch(self.release) or not self.folder(self.release).is_dir():
+                raise StoreError(self.unknown())
+            return self.release
+        if found := self.history.previous(self.previous):
+            return found
+        raise StoreError(
+            f"There is no good release to go back to: {self.previous or 'none'} is the oldest. {self.overview()}"
+        )
+
+    def unknown(self) -> str:
+        """Say that a release is not there, and which ones are."""
+        return f"There is no release {self.release!r} on this host. {self.overview()}"
+
+    def overview(self) -> str:
+        """Say which releases there are, with their state."""
+        there = [f"{name} ({self.history.state(name, self.previous)})" for name in self.history.releases()]
+        return f"There are: {', '.join(there) or 'none'}."
+
+    # --- bringing a release live
+
+    def bring_live(self) -> dict[str, Any]:
+        """Start, prove and switch by the strategy that suits."""
+        plan = self.plan(self.release)
+        strategy, why = self.choose(plan)
+        live_plan = self.plan(self.previous) if self.previous else {}
+        begun = time.monotonic()
+        self.prepare()
+        if strategy == "restart":
+            self.stop_the_old_one(live_plan)
+        proof = self.start(self.slot, plan)
+        proof.every_worker_answers()
+        self.warm_up(plan)
+        seconds = round(time.monotonic() - begun, 1)
+        proof.last_look()
+        self.switch()
+        if self.live and strategy == "blue_green":
+            time.sleep(live_plan["drain"])
+            wait_until_accepted(self.endpoint.socket_of(self.live), live_plan["graceful_timeout"])
+            self.retire(self.live)
+        self.let_go()
+        # Who has just gone back may want to look at what was wrong: only a deployment removes anything.
+        removed = [] if self.given["rollback"] else self.collect()
+        self.audit("live", strategy=strategy, seconds=str(seconds))
+        return {"strategy": strategy, "why": why, "seconds": seconds, "removed": removed}
+
+    def plan(self, release: str) -> dict[str, Any]:
+        """Return how a release is proven and rolled out."""
+        plan = read_json(self.folder(release) / "rollout.json")
+        if plan is None and release == self.release:
+            raise RefusedError("start", "it has no rollout.json; it was made before there was one. Deploy its code again")
+        return {**UNKNOWN, **(plan or {})}
+
+    def choose(self, plan: dict[str, Any]) -> tuple[str, str]:
+        """Return the strategy, and why."""
+        if not self.live or not self.runs(self.live):
+            return "blue_green", "no version is running"
+        if plan["strategy"] != "auto":
+            return str(plan["strategy"]), f"api_endpoint_strategy is {plan['strategy']}"
+        used, available = self.endpoint.memory(self.live), available_memory()
+        needed = int(used * 1.1) + MARGIN
+        figures = f"a second version needs about {needed / 1e6:,.0f} MB of memory, {available / 1e6:,.0f} MB are available"
+        return ("blue_green" if needed <= available else "restart"), figures
+
+    def runs(self, slot: str) -> bool:
+        """Tell whether a slot's version runs; one that starts is waited for, one that only comes and goes is stopped."""
+        deadline = time.monotonic() + self.plan(self.previous)["start_timeout"]
+        while time.monotonic() < deadline:
+            state = self.endpoint.properties(slot, "ActiveState", "SubState", "NRestarts")
+            if state.get("ActiveState") in ("active", "inactive", "failed"):
+                return state.get("ActiveState") == "active"
+            if state.get("SubState") == "auto-restart" or state.get("NRestarts", "0") != "0":
+                break
+            time.sleep(0.5)
+        systemctl("stop", self.endpoint.unit_of(slot))
+        return False
+
+    def prepare(self) -> None:
+        """Put the release into the idle slot."""
+        systemctl("stop", self.endpoint.unit_of(self.slot))
+        self.endpoint.link_of(self.slot).parent.mkdir(parents=True, exist_ok=True)
+        point(self.endpoint.link_of(self.slot), self.endpoint.socket_of(self.slot))
+        point(self.endpoint.root / "slots" / self.slot / "release", f"../../releases/{self.release}")
+        self.write_drop_in(self.slot, self.release)
+
+    def write_drop_in(self, slot: str, release: str) -> None:
         """Give a slot's unit the settings of its release."""
         drop_in = self.endpoint.drop_in_of(slot)
         drop_in.parent.mkdir(exist_ok=True, mode=0o755)
-        write_file(drop_in, settings, 0o644)
-        systemctl("daemon-reload")
+        write_file(drop_in, self.settings(release), 0o644)
+        must("daemon-reload")
 
-    def start(self, slot: str) -> float:
-        """Start the release in an idle slot and wait until it is healthy; return the seconds that it took."""
-        systemctl("stop", self.endpoint.unit_of(slot))
-        folder = self.endpoint.root / "slots" / slot
-        folder.mkdir(parents=True, exist_ok=True)
-        point(folder / "gunicorn.sock", self.endpoint.socket_of(slot))
-        point(folder / "release", f"../../releases/{self.release}")
-        self.write_drop_in(slot, self.settings())
-        try:
-            return self.start_unit(slot)
-        except StoreError:
-            self.retire(slot)
-            raise
+    def settings(self, release: str) -> str:
+        """Return what a release adds to the unit of its slot."""
+        return (self.folder(release) / "service.conf").read_text(encoding="utf-8")
 
-    def start_unit(self, slot: str) -> float:
-        """Start a slot's unit and wait until it is healthy; return the seconds that it took."""
+    def start(self, slot: str, plan: dict[str, Any]) -> Proof:
+        """Start a slot's unit and wait until it is healthy; raise RefusedError when it does not get so."""
         error_log = Path(self.given["error_log"])
-        offset = error_log.stat().st_size if error_log.exists() else 0
+        self.offset = error_log.stat().st_size if error_log.exists() else 0
+        self.started = time.time()
         unit = self.endpoint.unit_of(slot)
-        begun = time.monotonic()
         systemctl("reset-failed", unit)
-        systemctl("start", "--no-block", unit)
-        answer = None
-        reason = ""
-        while not reason:
-            answer = ask(
-                self.given["health_path"],
-                self.given["server_name"],
-                unix_socket=self.endpoint.socket_of(slot),
-                timeout=self.given["health_timeout"],
-            )
-            if healthy(answer, self.given["health_status"]):
-                return round(time.monotonic() - begun, 1)
-            state = self.endpoint.properties(slot, "ActiveState", "NRestarts", "Result")
-            if state.get("ActiveState") == "failed" or state.get("NRestarts", "0") != "0":
-                reason = f"it stopped (result: {state.get('Result')})"
-            elif time.monotonic() - begun > self.given["start_timeout"]:
-                reason = f"it was not healthy within api_endpoint_start_timeout = {self.given['start_timeout']} s"
-            time.sleep(POLL)
-        expected = self.given["health_status"] or "any status below 500"
-        live = self.endpoint.release_of(self.endpoint.live_slot)
-        serving = f"Release {live} goes on serving." if live else "No release is live on this host yet."
-        raise StoreError(
-            f"Release {self.release} did not become healthy: {reason}. {serving}\n"
-            f"GET {self.given['health_path']} over its socket: {answer}; expected: {expected}.\n"
-            f"{self.endpoint.last_words(slot, str(error_log), offset)}"
+        must("start", "--no-block", unit)
+        proof = Proof(
+            plan, self.endpoint.socket_of(slot), lambda: self.endpoint.workers(slot), lambda: self.how_it_stopped(slot)
         )
+        proof.wait_until_healthy()
+        return proof
 
-    def switch(self, slot: str, old: str) -> None:
-        """Turn the requests to a slot, drain the old one and stop it."""
-        systemctl("enable", self.endpoint.unit_of(slot))
-        point(self.endpoint.root / "live", f"slots/{slot}")
+    def how_it_stopped(self, slot: str) -> str:
+        """Say how a slot's unit stopped by itself since it was started; empty while it runs or starts."""
+        state = self.endpoint.properties(slot, "ActiveState", "SubState", "NRestarts", "Result", "ExecMainStatus", "Job")
+        has_restarted = state.get("NRestarts", "") not in ("", "0")
+        if state.get("ActiveState") == "failed" or state.get("SubState") == "auto-restart" or has_restarted:
+            if state.get("Result") == "exit-code":
+                return f"it stopped with status {state.get('ExecMainStatus')}"
+            return f"it stopped (result: {state.get('Result')})"
+        never_started = state.get("ActiveState") == "inactive" and state.get("Job", "0") in ("", "0")
+        if never_started and time.time() - self.started > 3:
+            return f"systemd did not start it (result: {state.get('Result')})"
+        return ""
+
+    def warm_up(self, plan: dict[str, Any]) -> None:
+        """Run the warm-up command."""
+        if not plan.get("warm_up"):
+            return
+        self.step = "warm-up"
+        root = self.endpoint.root
+        sandbox = Sandbox(
+            unit=f"{self.endpoint.name}-warm-up-{os.getpid()}",
+            user=self.given["user"],
+            folder=self.folder(self.release),
+            environment=environment_of(
+                root / "state" / "home",
+                self.folder(self.release) / "p3env",
+                {**plan["environment"], "API_ENDPOINT_SOCKET": self.endpoint.socket_of(self.slot)},
+            ),
+            writable=[str(root / "state")],
+            mounts=plan["mounts"],
+            timeout=plan["command_timeout"],
+        )
+        run_command(plan["warm_up"], sandbox)
+
+    def switch(self) -> None:
+        """Turn the requests to the new slot, for now and after a reboot."""
+        self.step = "switch"
+        must("enable", self.endpoint.unit_of(self.slot))
+        point(self.endpoint.root / "live", f"slots/{self.slot}")
+        if self.live:
+            systemctl("disable", self.endpoint.unit_of(self.live))
+        self.history.went_live(self.release, self.previous, by_rollback=self.given["rollback"])
         self.write_links()
-        if old:
-            time.sleep(self.given["drain"])
-            self.retire(old)
 
     def retire(self, slot: str) -> None:
         """Stop a slot, and keep it from starting at the next boot."""
         systemctl("disable", "--now", self.endpoint.unit_of(slot))
         systemctl("reset-failed", self.endpoint.unit_of(slot))
+
+    # --- requests that wait while no version runs
+
+    def is_waiting(self) -> bool:
+        """Tell whether the socket on which requests wait is open."""
+        return systemctl("is-active", "--quiet", f"{self.endpoint.waiting_room}.socket").returncode == 0
+
+    def may_go(self) -> Path:
+        """Return the file whose presence lets waiting requests go on to the live slot."""
+        return Path("/run", self.endpoint.name, "let-go")
+
+    def stop_the_old_one(self, live_plan: dict[str, Any]) -> None:
+        """Let requests wait, and stop the live version."""
+        self.may_go().unlink(missing_ok=True)
+        self.set_rescue(live_plan)
+        must("start", f"{self.endpoint.waiting_room}.socket")
+        point(self.endpoint.link_of(self.live), self.endpoint.waiting_socket)
+        time.sleep(0.2)
+        wait_until_accepted(self.endpoint.socket_of(self.live), live_plan["graceful_timeout"])
+        must("stop", self.endpoint.unit_of(self.live))
+
+    def set_rescue(self, live_plan: dict[str, Any]) -> None:
+        """Have systemd start the old version again and let requests go, should this process be killed meanwhile."""
+        plan = self.plan(self.release)
+        longest = 2 * plan["start_timeout"] + plan["command_timeout"] + live_plan["graceful_timeout"] + 60
+        self.call_off_rescue()
+        unit = self.endpoint.unit_of(self.live)
+        done = subprocess.run(
+            [
+                "systemd-run", "--quiet", f"--unit={self.rescue}", f"--on-active={longest}", "/bin/sh", "-c",
+                f"systemctl start {unit} && touch {self.may_go()}",
+            ],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise StoreError(f"systemd-run failed: {done.stderr.strip()}")
+
+    @property
+    def rescue(self) -> str:
+        """The name, without ending, of the units that bring the old version back."""
+        return f"{self.endpoint.name}-rescue"
+
+    def call_off_rescue(self) -> None:
+        """End the timer of the rescue; nothing happens when there is none."""
+        systemctl("stop", f"{self.rescue}.timer", f"{self.rescue}.service")
+        systemctl("reset-failed", f"{self.rescue}.service")
+
+    def let_go(self) -> None:
+        """Let waiting requests go on to the live slot, and close the socket when the last one is answered."""
+        if not self.is_waiting():
+            return
+        self.call_off_rescue()
+        live = self.endpoint.live_slot
+        point(self.endpoint.link_of(live), self.endpoint.socket_of(live))
+        time.sleep(0.5)
+        self.may_go().touch()
+        service = f"{self.endpoint.waiting_room}.service"
+        deadline = time.monotonic() + LONGEST_ANSWER
+        while time.monotonic() < deadline:
+            state = systemctl("show", "--property=ActiveState", "--value", service).stdout.strip()
+            if state in ("inactive", "failed") and not queued(self.endpoint.waiting_socket):
+                break
+            time.sleep(0.2)
+        systemctl("stop", f"{self.endpoint.waiting_room}.socket", service)
+        self.may_go().unlink(missing_ok=True)
+
+    # --- when it does not work
+
+    def failed(self, error: Exception) -> str:
+        """Stop the new version, make sure that the old one serves, and say all that."""
+        step = error.step if isinstance(error, RefusedError) else self.step
+        reason = in_words(error).rstrip(".")
+        if self.is_live:
+            self.attempt(lambda: self.audit("live", unfinished=step))
+            return f"Release {self.release} is live, but what follows the switch failed: {reason}. Run again to finish it."
+        words = ""
+        if self.started:
+            words = "\n" + self.endpoint.last_words(self.slot, str(self.given["error_log"]), self.offset, self.started)
+        self.retire(self.slot)
+        serving = self.serve_again()
+        self.attempt(lambda: self.history.has_failed(self.release, step, reason))
+        self.attempt(lambda: self.audit("failed", step=step))
+        if not self.given["rollback"]:
+            self.attempt(self.collect)
+        return f'Release {self.release} was not brought live. It failed at the step "{step}": {reason}. {serving}{words}'
+
+    def attempt(self, note: Callable[[], object]) -> None:
+        """Do something that must not hide the failure it is about, such as a note on a full disk."""
+        with contextlib.suppress(Exception):
+            note()
+
+    def serve_again(self) -> str:
+        """Make sure that the release that was live serves, and say whether it does."""
+        if not self.live:
+            return "No release is live on this host yet."
+        try:
+            if not self.endpoint.is_active(self.live):
+                self.start(self.live, self.plan(self.previous))
+        except (StoreError, OSError) as error:
+            return f"Release {self.previous}, which is live, does not serve either: {in_words(error).rstrip('.')}."
+        finally:
+            # Whether it is well or not: who waits learns it from the version itself.
+            self.let_go()
+        return f"Release {self.previous} goes on serving."
+
+    # --- what an interrupted run left
+
+    def mend(self) -> dict[str, Any]:
+        """Put right what is amiss with a release that is live already."""
+        slot, idle = self.live, self.slot
+        state = self.endpoint.properties(slot, "ActiveState", "UnitFileState")
+        drop_in = self.endpoint.drop_in_of(slot)
+        idle_state = self.endpoint.properties(idle, "ActiveState", "UnitFileState")
+        link = self.endpoint.link_of(slot)
+        amiss = {
+            "settings of the unit": not drop_in.exists()
+            or drop_in.read_text(encoding="utf-8") != self.settings(self.release),
+            "links": self.links_differ() or not link.is_symlink() or os.readlink(link) != self.endpoint.socket_of(slot),
+            "requests were left waiting": self.is_waiting(),
+            "not enabled for the next boot": state.get("UnitFileState") != "enabled",
+            "not running": state.get("ActiveState") != "active",
+            "the other slot was left on": idle_state.get("ActiveState") != "inactive"
+            or idle_state.get("UnitFileState") == "enabled",
+            "not in the history": "live" not in self.history.entries.get(self.release, {}),
+        }
+        mended = [what for what, is_so in amiss.items() if is_so]
+        if mended and not self.check_mode:
+            plan = self.plan(self.release)
+            if amiss["settings of the unit"]:
+                self.write_drop_in(slot, self.release)
+            self.write_links()
+            must("enable", self.endpoint.unit_of(slot))
+            if amiss["not running"]:
+                try:
+                    self.start(slot, plan)
+                except RefusedError as error:
+                    words = self.endpoint.last_words(slot, str(self.given["error_log"]), self.offset, self.started)
+                    raise StoreError(
+                        f'Release {self.release} is live and does not run. It failed at the step "{error.step}": '
+                        f"{error}.\n{words}"
+                    ) from error
+            self.let_go()
+            point(link, self.endpoint.socket_of(slot))
+            self.retire(idle)
+            if amiss["not in the history"]:
+                self.history.went_live(self.release, self.endpoint.release_of(idle), by_rollback=False)
+        return {"changed": bool(mended), "slot": slot, "mended": mended}
 
     def links(self) -> dict[Path, str]:
         """Return the links that lead people to what is live; they follow `live` and so never change."""
@@ -247,6 +533,21 @@ class Rollout:
             link.parent.mkdir(parents=True, exist_ok=True)
             point(link, target)
 
+    # --- notes
+
+    def collect(self) -> list[str]:
+        """Remove what no release that is worth keeping needs; return the ids of the releases that went."""
+        live = self.release if self.is_live else self.previous
+        return self.history.collect(
+            self.given["data_dir"], self.history.worth_keeping(live, self.given["keep"], also=self.release)
+        )
+
+    def audit(self, result: str, **more: str) -> None:
+        """Write a line into the log of deployments."""
+        action = "rollback" if self.given["rollback"] else "rollout"
+        words = {"release": self.release, "result": result, "previous": self.previous or "none", **more}
+        audit(self.given["audit_log"], self.endpoint.name, action, words)
+
 
 def main() -> None:
     """Run the module."""
@@ -254,22 +555,23 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "root": {"type": "path", "required": True},
+            "data_dir": {"type": "path", "required": True},
             "release": {"type": "str", "default": ""},
-            "server_name": {"type": "str", "default": "localhost"},
-            "health_path": {"type": "str", "default": "/"},
-            "health_status": {"type": "list", "elements": "int", "default": []},
-            "health_timeout": {"type": "int", "default": 5},
-            "start_timeout": {"type": "int", "default": 60},
-            "drain": {"type": "int", "default": 1},
+            "rollback": {"type": "bool", "default": False},
+            "keep": {"type": "int", "default": 3},
+            "user": {"type": "str", "default": "www-data"},
             "error_log": {"type": "path", "required": True},
+            "audit_log": {"type": "path", "required": True},
+            "run": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     os.umask(0o022)
     try:
-        result = Rollout(module).run()
+        with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
+            result = Rollout(module).run() if module.check_mode else detached(Rollout(module).run)
     except (StoreError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=in_words(error))
     module.exit_json(**result)
 
 

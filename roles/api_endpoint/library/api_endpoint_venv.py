@@ -62,6 +62,14 @@ options:
     description: User and group who own the virtualenv and who run pip.
     type: str
     default: www-data
+  name:
+    description: Name of the endpoint.
+    type: str
+    required: true
+  run:
+    description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
+    type: str
+    default: ""
 author:
   - The api_endpoint authors
 """
@@ -69,6 +77,7 @@ author:
 EXAMPLES = r"""
 - name: Build the virtualenv
   api_endpoint_venv:
+    name: api-endpoint
     root: /var/lib/api-endpoint
     code: "{{ code.digest }}"
     gunicorn: gunicorn==27.0.1
@@ -97,7 +106,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from ansible.module_utils.api_endpoint_store import StoreError, value_digest
+from ansible.module_utils.api_endpoint_lock import Lock
+from ansible.module_utils.api_endpoint_store import StoreError, in_words, value_digest
 from ansible.module_utils.basic import AnsibleModule
 
 COMPLETE = ".complete"
@@ -278,6 +288,8 @@ def main() -> None:
     texts = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
+            "name": {"type": "str", "required": True},
+            "run": {"type": "str", "default": ""},
             "root": {"type": "path", "required": True},
             "code": {"type": "str", "default": ""},
             "python": {"type": "path", "default": "/usr/bin/python3"},
@@ -293,9 +305,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        result = ensure(module)
+        with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
+            result = ensure(module)
     except (StoreError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=in_words(error))
     module.exit_json(**result)
 
 

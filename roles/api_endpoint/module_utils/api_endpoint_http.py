@@ -5,7 +5,12 @@ from __future__ import annotations
 
 import http.client
 import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+
+MOST = 1024 * 1024  # bytes of an answer that are looked at
 
 
 @dataclass(frozen=True)
@@ -34,20 +39,51 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(path: str, host: str, *, unix_socket: str = "", port: int = 80, timeout: float = 5.0) -> Answer:
-    """Send one GET over a unix socket, or to 127.0.0.1:`port`, with `host` as Host header; `timeout` in seconds."""
+def ask(
+    path: str,
+    host: str,
+    *,
+    unix_socket: str = "",
+    port: int = 80,
+    timeout: float = 5.0,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    when_sent: Callable[[], None] | None = None,
+) -> Answer:
+    """Send one request over a unix socket, or to 127.0.0.1:`port`, with `host` as Host header.
+
+    `timeout` is the seconds for all of it, however slowly the answer comes. `when_sent` is called between request and
+    answer.
+    """
     connection = (
         _UnixConnection(unix_socket, timeout)
         if unix_socket
         else http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     )
+    late = threading.Event()
+
+    def give_up(used: socket.socket) -> None:
+        late.set()
+        with suppress(OSError):
+            used.shutdown(socket.SHUT_RDWR)
+
+    timer = None
     try:
-        connection.request("GET", path, headers={"Host": host, "Connection": "close"})
+        connection.connect()
+        timer = threading.Timer(timeout, give_up, [connection.sock])
+        timer.start()
+        connection.request(method, path, body=body, headers={"Host": host, "Connection": "close", **(headers or {})})
+        if when_sent:
+            when_sent()
         answer = connection.getresponse()
-        return Answer(answer.status, answer.read(2000).decode(errors="replace"))
-    except (OSError, http.client.HTTPException) as error:
-        return Answer(None, str(error) or type(error).__name__)
+        text = answer.read(MOST).decode(errors="replace")
+        return Answer(None, "timed out") if late.is_set() else Answer(answer.status, text)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Answer(None, "timed out" if late.is_set() else str(error) or type(error).__name__)
     finally:
+        if timer:
+            timer.cancel()
         connection.close()
 
 

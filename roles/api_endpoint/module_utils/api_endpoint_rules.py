@@ -18,12 +18,21 @@ from ansible.module_utils.api_endpoint_store import StoreError, inside
 
 SUPPORTED = {"Debian": ("12", "13")}
 
+# Names of folders that other packages have in /etc, /var/lib, /var/log or /srv.
+RESERVED = {
+    "apt", "dpkg", "git", "gunicorn", "journal", "logrotate", "nginx", "private", "python3", "rsyslog", "ssh", "sudo",
+    "systemd",
+}  # fmt: skip
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
 WSGI = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.\w+)*(\(\))?")
 SIZE = re.compile(r"[1-9]\d{0,15}[kKmMgG]?")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RELEASE = re.compile(r"[0-9a-f]{12}")
+METHOD = re.compile(r"[A-Za-z]{1,20}")
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+HEADER_VALUE = re.compile(r"[ -~]*")
 PATH = re.compile(r"/[A-Za-z0-9._/+@-]*")
 
 # Least and most of every number, and what it counts.
@@ -39,6 +48,8 @@ RANGES = {
     "api_endpoint_health_timeout": (1, 600, "seconds"),
     "api_endpoint_start_timeout": (1, 7200, "seconds"),
     "api_endpoint_drain": (0, 3600, "seconds"),
+    "api_endpoint_command_timeout": (1, 86_400, "seconds"),
+    "api_endpoint_keep_releases": (1, 100, "releases"),
     "api_endpoint_log_days": (1, 90, "days"),
 }
 
@@ -92,6 +103,11 @@ def patterns(settings: Settings) -> list[str]:
         value = settings.get(name)
         if value is not None and not form.fullmatch(str(value)):
             found.append(f"{name} is {value!r}. Give {what}.")
+    if settings.get("api_endpoint_name") in RESERVED:
+        found.append(
+            f"api_endpoint_name is {settings['api_endpoint_name']!r}, which is the name of other folders in /var/lib and "
+            "/var/log. Give a name of its own."
+        )
     path = settings.get("api_endpoint_health_path")
     if path is not None and not re.fullmatch(r"/[!-~]*", str(path)):
         found.append(f"api_endpoint_health_path is {path!r}. Give a path that begins with a slash, without spaces.")
@@ -105,6 +121,41 @@ def patterns(settings: Settings) -> list[str]:
         if not isinstance(value, (str, int, float)) or "\n" in str(value):
             found.append(f"api_endpoint_environment[{name!r}] is {value!r}. Give one line of text, or a number in quotes.")
     return found
+
+
+def requests(settings: Settings) -> list[str]:
+    """Check the smoke requests."""
+    found = []
+    for index, request in enumerate(settings.get("api_endpoint_smoke_requests") or []):
+        label = f"api_endpoint_smoke_requests[{index}]"
+        path = str(request.get("path") or "")
+        if not re.fullmatch(r"/[!-~]*", path):
+            found.append(
+                f"{label}.path is {path!r}. Give a path that begins with a slash, without spaces and with other letters "
+                "percent-encoded, such as /api?text=caf%C3%A9."
+            )
+        if not METHOD.fullmatch(str(request.get("method") or "GET")):
+            found.append(f"{label}.method is {request['method']!r}. Give an HTTP method, such as POST.")
+        for status in request.get("status") or []:
+            if not 100 <= (number(status) or 0) <= 599:
+                found.append(f"{label}.status has {status!r}. Give HTTP statuses, such as 200.")
+        for name, value in (request.get("headers") or {}).items():
+            if not HEADER_NAME.fullmatch(str(name)) or not HEADER_VALUE.fullmatch(str(value)):
+                found.append(f"{label}.headers has {name!r}: {value!r}. Give a header's name and one line of ASCII text.")
+    return found
+
+
+def release(settings: Settings, rollback: bool) -> list[str]:
+    """Check the release to go back to."""
+    given = str(settings.get("api_endpoint_release") or "")
+    if given and not rollback:
+        return [f"api_endpoint_release is {given!r}. Only playbooks/rollback.yml takes it: run that, or leave it out."]
+    if not given or RELEASE.fullmatch(given):
+        return []
+    return [
+        f"api_endpoint_release is {given!r}. Give the id of a release, 12 hexadecimal digits (in quotes, where it stands in "
+        "a file); playbooks/releases.yml lists them."
+    ]
 
 
 def server_names(settings: Settings) -> list[str]:
@@ -244,14 +295,16 @@ def platform(facts: dict[str, Any]) -> list[str]:
     return [f"The host runs {name} {version}. Use Debian 12 or 13."]
 
 
-def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str) -> list[str]:
+def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str, rollback: bool = False) -> list[str]:
     """Return every problem there is with the settings and the host's facts."""
     return [
         *platform(facts),
         *server_names(settings),
         *patterns(settings),
         *ranges(settings),
+        *requests(settings),
+        *release(settings, rollback),
         *host_paths(settings),
-        *code(settings, playbook_dir),
-        *artifacts(settings, playbook_dir),
+        # Going back needs nothing of the laptop.
+        *([] if rollback else [*code(settings, playbook_dir), *artifacts(settings, playbook_dir)]),
     ]

@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import stat
 import subprocess
+import time
 from pathlib import Path
+
+from ansible.module_utils.api_endpoint_store import StoreError
 
 SLOTS = ("blue", "green")
 EXCERPT = 6000  # characters of a log that a message shows at most
@@ -14,6 +20,54 @@ EXCERPT = 6000  # characters of a log that a message shows at most
 def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run systemctl and return what it said; a failure is the caller's to judge."""
     return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+
+
+def must(*arguments: str) -> None:
+    """Run systemctl and raise StoreError with its words when it fails."""
+    done = systemctl(*arguments)
+    if done.returncode != 0:
+        raise StoreError(f"`systemctl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def queued(socket_path: str) -> int:
+    """Return how many connections wait to be accepted on a unix socket."""
+    try:
+        shown = subprocess.run(["ss", "-xlH", f"src {socket_path}"], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return 0
+    return sum(int(line.split()[2]) for line in shown.splitlines() if len(line.split()) > 4)
+
+
+def wait_until_accepted(socket_path: str, seconds: float) -> None:
+    """Wait until no connection waits on a unix socket any more, `seconds` at most."""
+    deadline = time.monotonic() + seconds
+    while queued(socket_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def listening(socket_path: str) -> set[str]:
+    """Return the listening sockets of a path, as they are called among a process's open files."""
+    lines = (line.split() for line in _read("/proc/net/unix").decode(errors="replace").splitlines())
+    accepting = "00010000"  # the flag of a socket that listens
+    return {f"socket:[{line[6]}]" for line in lines if line[7:] == [socket_path] and line[3] == accepting}
+
+
+def _open_files(pid: int) -> set[str]:
+    """Return what a process has open."""
+    found = set()
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    except OSError:
+        return set()
+    return found
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that can be had without swapping."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    return int(re.findall(r"^MemAvailable:\s+(\d+) kB", text, re.M)[0]) * 1024
 
 
 class Endpoint:
@@ -25,6 +79,9 @@ class Endpoint:
         live -> slots/blue                    current -> live/release
         slots/blue/release -> releases/<id>   p3env   -> live/release/p3env
         slots/blue/gunicorn.sock -> /run/<name>/blue/gunicorn.sock
+
+    While the strategy `restart` has no version running, the live slot's gunicorn.sock leads to the waiting socket
+    instead. A slot that starts turns its link back by itself (ExecStartPost of its unit), after a reboot for example.
     """
 
     def __init__(self, name: str, root: str | Path) -> None:
@@ -46,6 +103,20 @@ class Endpoint:
         """Return the path of a slot's socket."""
         return f"/run/{self.name}/{slot}/gunicorn.sock"
 
+    def link_of(self, slot: str) -> Path:
+        """Return the link through which nginx reaches a slot, when it is live."""
+        return self.root / "slots" / slot / "gunicorn.sock"
+
+    @property
+    def waiting_room(self) -> str:
+        """The name, without ending, of the units that keep requests while no version runs."""
+        return f"{self.name}-waiting"
+
+    @property
+    def waiting_socket(self) -> str:
+        """The socket on which requests wait."""
+        return f"/run/{self.name}/waiting.sock"
+
     def unit_of(self, slot: str) -> str:
         """Return the name of a slot's systemd unit."""
         return f"{self.name}@{slot}.service"
@@ -59,24 +130,60 @@ class Endpoint:
         shown = systemctl("show", self.unit_of(slot), f"--property={','.join(names)}").stdout
         return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
-    def last_words(self, slot: str, error_log: str, offset: int = 0, lines: int = 40) -> str:
-        """Return the last lines that a slot wrote to the journal and, from `offset` on, to gunicorn's error log."""
+    def is_active(self, slot: str) -> bool:
+        """Tell whether a slot's unit runs."""
+        return self.properties(slot, "ActiveState").get("ActiveState") == "active"
+
+    def workers(self, slot: str) -> list[int]:
+        """Return the process ids of a slot's workers: the children of its main process that can accept requests."""
+        main = int(self.properties(slot, "MainPID").get("MainPID") or 0)
+        sockets = listening(self.socket_of(slot))
+        children = _read(f"/proc/{main}/task/{main}/children").split() if main else []
+        return sorted(int(pid) for pid in children if sockets & _open_files(int(pid)))
+
+    def memory(self, slot: str) -> int:
+        """Return the bytes of memory that a slot's processes use, shared pages counted once (the sum of their PSS)."""
+        main = int(self.properties(slot, "MainPID").get("MainPID") or 0)
+        total, queue = 0, [main] if main else []
+        while queue:
+            pid = queue.pop()
+            queue += [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
+            found = re.search(rb"^Pss:\s+(\d+) kB", _read(f"/proc/{pid}/smaps_rollup"), re.M)
+            total += int(found[1]) * 1024 if found else 0
+        return total
+
+    def last_words(self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = 40) -> str:
+        """Return the last lines of a slot: of gunicorn's error log from `offset` on, of the journal since a time (epoch)."""
+        subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
+        # Both together would give the first lines since then, on older versions.
+        extent = f"--since=@{int(since)}" if since else f"--lines={lines}"
         journal = subprocess.run(
-            ["journalctl", "--unit", self.unit_of(slot), f"--lines={lines}", "--output=cat", "--no-pager"],
+            ["journalctl", "--unit", self.unit_of(slot), extent, "--output=cat", "--no-pager"],
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
         ).stdout
-        written = ""
         try:
-            with open(error_log, "rb") as file:
+            with open(os.open(error_log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError("it is no file")
                 file.seek(0, os.SEEK_END)
                 file.seek(max(offset if offset <= file.tell() else 0, file.tell() - EXCERPT))
                 written = file.read().decode(errors="replace")
         except OSError as error:
             written = f"(not readable: {error})"
-        written = "\n".join(written.splitlines()[-lines:])
-        return (
-            f"--- {error_log}\n{written or '(nothing)'}\n"
-            f"--- journal of {self.unit_of(slot)}\n{journal[-EXCERPT:].strip() or '(nothing)'}"
-        )
+        return f"--- {error_log}\n{_end(written, lines)}\n--- journal of {self.unit_of(slot)}\n{_end(journal, lines)}"
+
+
+def _read(path: str) -> bytes:
+    """Return a file of /proc; nothing when its process is gone."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+def _end(text: str, lines: int) -> str:
+    """Return the last lines of a text, not too long."""
+    return "\n".join(text[-EXCERPT:].strip().splitlines()[-lines:]) or "(nothing)"

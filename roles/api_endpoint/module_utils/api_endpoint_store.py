@@ -8,6 +8,7 @@ marked complete last, so that what is found under its final name is whole, whate
 
 from __future__ import annotations
 
+import errno
 import grp
 import hashlib
 import json
@@ -34,6 +35,19 @@ ALWAYS_EXCLUDED = (
 
 class StoreError(Exception):
     """Something that the user must mend; its text says what, where and how."""
+
+
+def in_words(error: BaseException) -> str:
+    """Say an error in words that a user can act on."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, StoreError):
+        return text
+    if isinstance(error, OSError) and os.strerror(errno.ENOSPC) in text:
+        return (
+            f"The host's disk is full: {text[-600:]}\n`df -h` and `df -i` on the host say which. Free some room, or let "
+            "fewer releases be kept (api_endpoint_keep_releases); then run again."
+        )
+    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
 
 
 def file_digest(path: str | Path) -> str:
@@ -99,6 +113,8 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
             return found
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: {error}. Move it away and run again.") from error
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -164,7 +180,7 @@ def sync_tree(root: Path) -> None:
     for folder, _folders, files in os.walk(root):
         for name in files:
             path = os.path.join(folder, name)
-            if os.path.islink(path):
+            if not stat.S_ISREG(os.lstat(path).st_mode):
                 continue
             handle = os.open(path, os.O_RDONLY)
             try:

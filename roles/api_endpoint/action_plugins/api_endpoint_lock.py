@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Say who deploys, and find out whether an earlier run of this computer that still holds the lock is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import os
+import platform
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+WAIT = 600  # seconds to let what an own earlier run began on the host come to its end
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process of this computer is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
+
+
+def this_computer() -> str:
+    """Return what tells this computer, as long as its processes keep their numbers, from all others."""
+    known = [str(uuid.getnode()), platform.node()]
+    # In containers the network card may be the same on every computer.
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):
+            known.append(os.readlink(path) if os.path.islink(path) else Path(path).read_text(encoding="ascii"))
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12]
+
+
+def user() -> str:
+    """Return the name of whoever runs Ansible."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+class ActionModule(ActionBase):
+    """Take the lock, or give it back."""
+
+    _supports_check_mode = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the action."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        if arguments.get("state") == "absent":
+            return self._execute_module(module_args=arguments, task_vars=task_vars)
+        machine = this_computer()
+        arguments |= {
+            "token": uuid.uuid4().hex,
+            "who": user(),
+            "computer": platform.node() or "unknown",
+            "machine": machine,
+            "pid": os.getppid(),
+        }
+        result = self._execute_module(module_args=arguments, task_vars=task_vars)
+        holder = result.get("holder") or {}
+        if result.get("failed") and holder.get("machine") == machine and not is_running(int(holder.get("pid") or 0)):
+            if result.get("busy"):
+                self._display.display(
+                    "  an earlier run of yours was cut off; waiting until the host has finished its work ..."
+                )
+            arguments |= {"instead_of": holder["token"], "wait": WAIT}
+            result = self._execute_module(module_args=arguments, task_vars=task_vars)
+        return result

@@ -1,0 +1,170 @@
+"""One deployment at a time, and none that is gone stands in the way."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from ansible.module_utils.api_endpoint_detached import detached
+from ansible.module_utils.api_endpoint_lock import LEASE, ConflictError, Lock
+from ansible.module_utils.api_endpoint_store import StoreError
+
+ANNA = {"token": "a", "who": "anna", "computer": "desk", "machine": "1", "pid": 7, "since": "2026-01-01 00:00:00 UTC"}
+BEN = {**ANNA, "token": "b", "who": "ben", "computer": "lap"}
+
+
+@pytest.fixture
+def lock(tmp_path):
+    return Lock("api-endpoint", str(tmp_path))
+
+
+def test_the_second_is_told_who_since_when_and_from_where(lock):
+    lock.take(ANNA)
+    with pytest.raises(ConflictError, match=r"anna on desk is deploying to this host since 2026-01-01 00:00:00 UTC") as told:
+        lock.take(BEN)
+    assert told.value.holder["pid"] == 7
+    assert not told.value.busy
+
+
+def test_it_is_free_when_given_back_and_only_its_holder_can(lock):
+    lock.take(ANNA)
+    lock.give_back("b")
+    assert lock.holder()["who"] == "anna"
+    lock.give_back("a")
+    lock.take(BEN)
+    assert lock.signature() == "ben@lap"
+
+
+def test_a_run_that_was_not_heard_of_for_long_is_gone(lock):
+    lock.take(ANNA)
+    record = json.loads(lock.record.read_text())
+    lock.record.write_text(json.dumps({**record, "touched": record["touched"] - LEASE - 1}))
+    lock.take(BEN)
+
+
+def test_a_run_that_is_known_to_be_gone_is_replaced(lock):
+    lock.take(ANNA)
+    lock.take(BEN, instead_of="a")
+    with pytest.raises(StoreError, match="no longer has the lock of this host: ben on lap took it"), lock.held("a"):
+        pass
+
+
+def test_work_renews_the_lock(lock):
+    lock.take(ANNA)
+    record = json.loads(lock.record.read_text())
+    lock.record.write_text(json.dumps({**record, "touched": record["touched"] - 500}))
+    with lock.held("a"):
+        pass
+    assert json.loads(lock.record.read_text())["touched"] >= record["touched"]
+
+
+def test_work_that_goes_on_is_waited_for(lock):
+    lock.take(ANNA)
+    with lock.held("a"):
+        with pytest.raises(ConflictError, match="A process of that run is at work") as told:
+            lock.take(BEN, instead_of="a", wait=0.3)
+        assert told.value.busy
+
+
+def test_a_process_that_is_killed_does_not_keep_the_lock(lock):
+    lock.take(ANNA)
+    program = (
+        f"import fcntl, os; fcntl.flock(os.open({str(lock.busy)!r}, os.O_RDWR), fcntl.LOCK_EX); "
+        "print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(ConflictError):
+            lock.take(BEN, instead_of="a")
+        process.kill()
+    lock.take(BEN, instead_of="a")
+
+
+def test_a_dry_run_needs_none(lock):
+    lock.take(ANNA)
+    with lock.held("", is_dry_run=True):
+        pass
+
+
+def test_work_without_the_lock_is_refused(lock):
+    with pytest.raises(StoreError, match="has not taken the lock"), lock.held(""):
+        pass
+
+
+def test_work_that_takes_longer_than_the_lease_is_still_somebodys(lock):
+    lock.take(ANNA)
+    with lock.held("a"):
+        record = json.loads(lock.record.read_text())
+        lock.record.write_text(json.dumps({**record, "touched": record["touched"] - LEASE - 1}))
+        assert lock.signature() == "anna@desk"
+        with pytest.raises(ConflictError, match="anna on desk"):
+            lock.take(BEN)
+
+
+def test_a_clock_that_was_set_back_does_not_prolong_it(lock):
+    lock.take(ANNA)
+    record = json.loads(lock.record.read_text())
+    lock.record.write_text(json.dumps({**record, "touched": record["touched"] + 10_000}))
+    lock.take(BEN)
+
+
+def test_detached_work_returns_its_result_and_its_errors():
+    assert detached(lambda: {"pid_is_another": os.getpid() != os.getppid()}) == {"pid_is_another": True}
+
+    def fail():
+        raise StoreError("in these words")
+
+    with pytest.raises(StoreError, match=r"^in these words$"):
+        detached(fail)
+    with pytest.raises(StoreError, match="ZeroDivisionError"):
+        detached(lambda: {"x": 1 // 0})
+    with pytest.raises(StoreError, match="was killed"):
+        detached(lambda: os.kill(os.getpid(), 9))
+
+
+def test_detached_work_ends_although_whoever_asked_for_it_is_gone(tmp_path):
+    code = (
+        "import sys, time, pathlib; sys.path[:] = {path!r}\n"
+        "import ansible.module_utils; ansible.module_utils.__path__.append({utils!r})\n"
+        "from ansible.module_utils.api_endpoint_detached import detached\n"
+        "def work():\n"
+        "    pathlib.Path({begun!r}).touch(); time.sleep(1); pathlib.Path({done!r}).touch(); return {{}}\n"
+        "detached(work)\n"
+    ).format(
+        path=sys.path,
+        utils=str(next(path for path in sys.modules["ansible.module_utils"].__path__ if "api_endpoint" in path)),
+        begun=str(tmp_path / "begun"),
+        done=str(tmp_path / "done"),
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    wait_for(tmp_path / "begun")
+    os.killpg(process.pid, 9)
+    process.wait()
+    assert not (tmp_path / "done").exists()
+    wait_for(tmp_path / "done")
+
+
+def test_detached_work_keeps_the_lock(lock):
+    lock.take(ANNA)
+
+    def probe():
+        handle = os.open(lock.busy, os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return {"is_locked": True}
+        return {"is_locked": False}
+
+    with lock.held("a"):
+        assert detached(probe) == {"is_locked": True}
+
+
+def wait_for(path):
+    for _ in range(100):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{path.name} never came")

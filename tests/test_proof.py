@@ -1,0 +1,230 @@
+"""Every worker is asked, and only what answers as expected gets through."""
+
+import json
+import multiprocessing
+import os
+import socket
+import threading
+import time
+
+import pytest
+from ansible.module_utils.api_endpoint_http import Answer
+from ansible.module_utils.api_endpoint_proof import Proof, RefusedError, Request, _state, hold, let_run
+
+
+def serve(listening, faults):
+    """Answer every request with this process's id, or as its faults say."""
+    while True:
+        connection, _ = listening.accept()
+        request = connection.recv(65536).decode()
+        while "\r\n\r\n" not in request or ("Content-Length: 8" in request and '"a": 1}' not in request):
+            request += connection.recv(65536).decode()
+        path = request.split()[1]
+        fault = faults.get(path)
+        if fault == "hang":
+            time.sleep(60)
+        if fault == "slow":
+            time.sleep(1)
+        if fault == "trickle":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(100):
+                connection.sendall(b".")
+                time.sleep(0.2)
+        body = json.dumps({"pid": os.getpid(), "request": request}).encode()
+        status = fault if isinstance(fault, int) else 200
+        connection.sendall(b"HTTP/1.1 %d Word\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
+        connection.close()
+
+
+@pytest.fixture
+def version(tmp_path):
+    """Return a function that starts workers on one socket, with their faults by path."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "socket"))
+    listening.listen(64)
+    processes = []
+
+    def start(*workers):
+        for faults in workers:
+            process = multiprocessing.get_context("fork").Process(target=serve, args=(listening, faults), daemon=True)
+            process.start()
+            processes.append(process)
+        return [process.pid for process in processes]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def proof(tmp_path, pids, smoke=(), workers=None, died="", **plan):
+    whole = {
+        "server_name": "api.example",
+        "health": {"path": "/", "status": [], "timeout": 1.5},
+        "start_timeout": 2,
+        "workers": len(pids) if workers is None else workers,
+        "smoke": list(smoke),
+        **plan,
+    }
+    return Proof(whole, str(tmp_path / "socket"), lambda: sorted(pids), lambda: died)
+
+
+def test_a_version_that_answers_is_proven_and_all_its_workers_run_on(tmp_path, version):
+    pids = version({}, {}, {})
+    subject = proof(tmp_path, pids, [{"path": "/x", "text": "/x"}])
+    subject.wait_until_healthy()
+    subject.every_worker_answers()
+    assert all(_state(pid) in ("S", "R") for pid in pids)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_one_bad_worker_of_three_is_found(tmp_path, version, position):
+    pids = version(*({"/data": 500} if number == position else {} for number in range(3)))
+    subject = proof(tmp_path, pids, [{"path": "/data"}])
+    with pytest.raises(RefusedError, match=rf"GET /data put to worker {pids[position]}: status 500") as told:
+        subject.every_worker_answers()
+    assert told.value.step == "smoke"
+
+
+def test_a_worker_that_hangs_on_its_data_is_found(tmp_path, version):
+    pids = version({}, {"/data": "hang"})
+    with pytest.raises(RefusedError, match=rf"put to worker {pids[1]}: no answer \(timed out\)"):
+        proof(tmp_path, pids, [{"path": "/data"}]).every_worker_answers()
+
+
+def test_a_worker_whose_health_fails_is_found(tmp_path, version, monkeypatch):
+    monkeypatch.setattr("ansible.module_utils.api_endpoint_proof.SETTLE", 0.5)
+    pids = version({}, {"/": 503})
+    subject = proof(tmp_path, pids, start_timeout=0)
+    with pytest.raises(RefusedError, match=rf"GET / put to worker {pids[1]}: status 503"):
+        subject.every_worker_answers()
+
+
+@pytest.mark.parametrize("planned", [3, 2])
+def test_workers_that_are_missing_are_waited_for_and_then_refused(tmp_path, version, monkeypatch, planned):
+    monkeypatch.setattr("ansible.module_utils.api_endpoint_proof.SETTLE", 0.5)
+    pids = version({})
+    with pytest.raises(RefusedError, match=f"1 of {planned} workers were running"):
+        proof(tmp_path, pids, workers=planned, start_timeout=0).every_worker_answers()
+
+
+def test_no_worker_at_all_is_no_proof(tmp_path, version, monkeypatch):
+    monkeypatch.setattr("ansible.module_utils.api_endpoint_proof.SETTLE", 0.2)
+    version({})
+    with pytest.raises(RefusedError, match="0 of 1 workers"):
+        proof(tmp_path, [], workers=1, start_timeout=0).every_worker_answers()
+
+
+def test_a_version_that_dies_says_how(tmp_path):
+    with pytest.raises(RefusedError, match="it stopped with status 3") as told:
+        proof(tmp_path, [], died="it stopped with status 3").wait_until_healthy()
+    assert told.value.step == "start"
+
+
+def test_a_version_that_is_too_slow_is_refused_in_time(tmp_path):
+    begun = time.monotonic()
+    with pytest.raises(RefusedError, match="not healthy within api_endpoint_start_timeout = 1 s"):
+        proof(tmp_path, [], start_timeout=1).wait_until_healthy()
+    assert time.monotonic() - begun < 5
+
+
+def test_processes_are_held_still_and_let_run(version):
+    pids = version({}, {})
+    hold(pids[1:])
+    assert _state(pids[1]) in ("T", "t")
+    assert _state(pids[0]) not in ("T", "t")
+    let_run(pids)
+    wait_until_running(pids[1])
+
+
+def wait_until_running(pid):
+    deadline = time.monotonic() + 2
+    while _state(pid) in ("T", "t") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _state(pid) not in ("T", "t")
+
+
+def test_the_others_run_on_while_the_answer_takes_its_time(tmp_path, version):
+    pids = version({"/slow": "slow"}, {})
+    subject = proof(tmp_path, pids, timeout=1)
+    begun = time.monotonic()
+    states = []
+    watch = threading.Thread(target=lambda: (time.sleep(0.7), states.append(_state(pids[1]))))
+    watch.start()
+    assert subject.ask_worker(pids[0], pids, Request("/slow", "GET", None, {}, [], "")).status == 200
+    watch.join()
+    assert time.monotonic() - begun >= 0.9
+    assert states[0] not in ("T", "t")
+
+
+def test_a_worker_that_does_not_take_the_connection_is_not_waited_for_with_the_others_held(tmp_path, version):
+    pids = version({}, {})
+    hold(pids[:1])
+    subject = proof(tmp_path, pids, timeout=1)
+    answer = subject.ask_worker(pids[0], pids, Request("/", "GET", None, {}, [], ""))
+    assert (answer.status, answer.text) == (None, "timed out")
+    wait_until_running(pids[1])
+    let_run(pids)
+
+
+def test_an_answer_that_never_ends_is_given_up(tmp_path, version):
+    version({"/": "trickle"})
+    begun = time.monotonic()
+    assert str(proof(tmp_path, []).health()) == "no answer (timed out)"
+    assert time.monotonic() - begun < 3
+
+
+def test_a_worker_that_came_meanwhile_makes_the_answer_uncertain(tmp_path, version, monkeypatch):
+    pids = version({}, {})
+    subject = proof(tmp_path, pids, workers=2, start_timeout=0)
+    changing = iter([pids, [*pids, 1], pids, pids, pids, pids, pids])
+    counted = []
+    subject.workers = lambda: next(changing)
+    real = subject.put_to
+    subject.put_to = lambda pid, *more: counted.append(pid) or real(pid, *more)
+    subject.every_worker_answers()
+    assert counted == [pids[0], pids[0], pids[1]]
+
+
+def test_the_last_look(tmp_path, version):
+    version({})
+    proof(tmp_path, []).last_look()
+    with pytest.raises(RefusedError, match="it stopped"):
+        proof(tmp_path, [], died="it stopped").last_look()
+    proof_of_bad = proof(tmp_path, [])
+    proof_of_bad.plan["health"]["status"] = [204]
+    with pytest.raises(RefusedError, match="just before the switch: status 200"):
+        proof_of_bad.last_look()
+
+
+@pytest.mark.parametrize(
+    ("given", "body", "content_type"),
+    [
+        ({"path": "/"}, None, None),
+        ({"path": "/", "body": "text"}, b"text", None),
+        ({"path": "/", "body": {"text": "ü"}}, '{"text": "ü"}'.encode(), "application/json"),
+        ({"path": "/", "body": [1]}, b"[1]", "application/json"),
+        ({"path": "/", "body": 42}, b"42", "application/json"),
+        ({"path": "/", "body": 0}, b"0", "application/json"),
+        ({"path": "/", "body": {}, "headers": {"content-type": "text/x"}}, b"{}", None),
+    ],
+)
+def test_bodies(given, body, content_type):
+    request = Request.from_plan(given)
+    assert request.body == body
+    assert request.headers.get("Content-Type") == content_type
+
+
+def test_expectations():
+    request = Request.from_plan({"path": "/", "status": ["201"], "text": 42})
+    assert request.complaint(Answer(201, "it is 42")) == ""
+    assert "expected: status 201" in request.complaint(Answer(200, "42"))
+    assert "expected: a text with '42'" in request.complaint(Answer(201, "41"))
+    assert "no answer" in request.complaint(Answer(None, "refused"))
+
+
+def test_headers_and_method_arrive(tmp_path, version):
+    pids = version({})
+    smoke = {"path": "/x", "method": "post", "body": {"a": 1}, "headers": {"X-Key": "k"}}
+    for text in ("X-Key: k", "POST /x HTTP/1.1", "Host: api.example", "Content-Length: 8"):
+        proof(tmp_path, pids, [{**smoke, "text": text}]).every_worker_answers()

@@ -1,0 +1,86 @@
+"""What is read of processes, sockets and logs, on this machine itself."""
+
+import multiprocessing
+import os
+import socket
+import time
+
+import pytest
+from ansible.module_utils.api_endpoint_service import Endpoint, _open_files, available_memory, listening, queued
+
+
+@pytest.fixture
+def bound(tmp_path):
+    path = str(tmp_path / "gunicorn.sock")
+    with socket.socket(socket.AF_UNIX) as found:
+        found.bind(path)
+        found.listen(8)
+        yield path, found
+
+
+def test_workers_are_the_children_that_can_accept(bound, monkeypatch):
+    path, accepting = bound
+    fork = multiprocessing.get_context("fork")
+    worker, helper = (fork.Process(target=time.sleep, args=(30,), daemon=True) for _ in range(2))
+    worker.start()
+    keep = os.dup(accepting.fileno())
+    os.set_inheritable(keep, False)
+
+    def without_the_socket():
+        accepting.close()
+        os.close(keep)
+        time.sleep(30)
+
+    helper = fork.Process(target=without_the_socket, daemon=True)
+    helper.start()
+    time.sleep(0.3)
+    monkeypatch.setattr(Endpoint, "properties", lambda *_: {"MainPID": str(os.getpid())})
+    monkeypatch.setattr(Endpoint, "socket_of", lambda *_: path)
+    try:
+        assert Endpoint("x", "/x").workers("blue") == [worker.pid]
+        assert Endpoint("x", "/x").memory("blue") > 1_000_000
+    finally:
+        worker.kill()
+        helper.kill()
+        os.close(keep)
+
+
+def test_connections_are_told_from_the_socket_that_listens(bound):
+    path, accepting = bound
+    with socket.socket(socket.AF_UNIX) as client:
+        assert queued(path) == 0
+        client.connect(path)
+        assert queued(path) == 1
+        connection, _ = accepting.accept()
+        with connection:
+            assert queued(path) == 0
+            assert len(listening(path)) == 1
+            assert listening(path) <= _open_files(os.getpid())
+    assert listening("/nowhere") == set()
+
+
+def test_memory():
+    assert 10**7 < available_memory() < 10**14
+
+
+def test_last_words_are_the_last_and_not_those_before_the_start(tmp_path):
+    log = tmp_path / "error.log"
+    log.write_text("before\n")
+    offset = log.stat().st_size
+    with log.open("a") as file:
+        file.writelines(f"line {number}\n" for number in range(100))
+    words = Endpoint("no-such-endpoint", tmp_path).last_words("blue", str(log), offset, lines=5)
+    assert words.startswith(f"--- {log}\nline 95\n")
+    assert "line 99\n--- journal of no-such-endpoint@blue.service\n" in words
+    log.write_text("rotated\n")
+    assert "rotated" in Endpoint("no-such-endpoint", tmp_path).last_words("blue", str(log), 10**6)
+
+
+@pytest.mark.parametrize("kind", ["gone", "link", "pipe"])
+def test_a_log_that_is_none_does_not_stop_anybody(tmp_path, kind):
+    log = tmp_path / "error.log"
+    if kind == "link":
+        log.symlink_to("/etc/passwd")
+    if kind == "pipe":
+        os.mkfifo(log)
+    assert "(not readable: " in Endpoint("no-such-endpoint", tmp_path).last_words("blue", str(log))
