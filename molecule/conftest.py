@@ -1,7 +1,11 @@
 """Fixtures of the scenarios' tests."""
 
+import contextlib
 import os
+import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +14,82 @@ from outcomes import Run
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def playbook(host):
-    """Return a function that runs site.yml against this host."""
+class Started:
+    """A run of a playbook that is under way."""
 
-    def run(*options: str) -> Run:
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - open as long as the run
+        self._process = subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def output(self) -> str:
+        """What it has said so far."""
+        return Path(self._file.name).read_text(errors="replace")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    def wait(self) -> Run:
+        """Wait for its end."""
+        return Run(self._process.wait(), self.output)
+
+    def kill(self) -> Run:
+        """Kill it with all its processes, at once: each is stopped before its children are looked for."""
+        processes = [self._process.pid]
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGSTOP)
+            shown = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+            pairs = (line.split() for line in shown.splitlines())
+            processes += [int(pid) for pid, parent in pairs if int(parent) == process]
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        return self.wait()
+
+
+class Playbook:
+    """Runs the project's playbooks against one host: `playbook("--tags", "app")`."""
+
+    def __init__(self, host) -> None:
+        self.host = host
+        self.started: list[Started] = []
+
+    def start(self, *options: str, name: str = "site.yml", environment: dict[str, str] | None = None) -> Started:
+        """Start a playbook, and do not wait for it."""
         command = [
             "ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"],
-            "--limit", host.backend.get_hostname(), str(PROJECT / "site.yml"), *options,
+            "--limit", self.host.backend.get_hostname(), str(PROJECT / name), *options,
         ]  # fmt: skip
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-        return Run(done.returncode, done.stdout + done.stderr)
+        self.started.append(Started(command, environment or {}))
+        return self.started[-1]
 
-    return run
+    def __call__(self, *options: str, name: str = "site.yml", environment: dict[str, str] | None = None) -> Run:
+        """Run a playbook."""
+        return self.start(*options, name=name, environment=environment).wait()
+
+
+@pytest.fixture(scope="module")
+def playbook(host) -> Iterator[Playbook]:
+    """Return what runs a playbook against this host, site.yml unless another one is named."""
+    playbook = Playbook(host)
+    yield playbook
+    for started in playbook.started:
+        if not started.has_ended:
+            started.kill()
+
+
+@pytest.fixture(scope="module")
+def on_one_host(host) -> None:
+    """Skip on all hosts but one, for what does not differ between versions of Debian and takes its time."""
+    if not host.backend.get_hostname().endswith("debian12"):
+        pytest.skip("asked on Debian 12 only")

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
+from load import Result, assert_nothing_failed
 
 ROOT = "/var/lib/api-endpoint"
 
@@ -101,6 +102,45 @@ class Api:
         """Return the process id of a unit's main process."""
         return int(self.host.check_output(f"systemctl show --property=MainPID --value {unit or self.unit}"))
 
+    def workers(self, unit: str | None = None) -> list[int]:
+        """Return the process ids of the children of a unit's main process: the workers."""
+        return sorted(int(pid) for pid in self.host.check_output(f"pgrep --parent {self.main_pid(unit)}").split())
+
+    @property
+    def processes(self) -> tuple[int, list[int]]:
+        """The process ids of the live version: the main one, and the workers."""
+        return self.main_pid(), self.workers()
+
+    @property
+    def running(self) -> list[str]:
+        """The units of the slots that run, or begin or end to."""
+        return self._slots_that("is-active", ("active", "activating", "deactivating", "reloading"))
+
+    @property
+    def enabled(self) -> list[str]:
+        """The units of the slots that will run after the next boot."""
+        return self._slots_that("is-enabled", ("enabled",))
+
+    def _slots_that(self, question: str, yes: tuple[str, ...]) -> list[str]:
+        units = ["api-endpoint@blue.service", "api-endpoint@green.service"]
+        answers = self.host.run(f"systemctl {question} {' '.join(units)}").stdout.split()
+        return [unit for unit, answer in zip(units, answers, strict=True) if answer in yes]
+
+    @property
+    def release(self) -> str:
+        """The id of the live release."""
+        return self.host.check_output(f"basename $(readlink -f {ROOT}/current)")
+
+    @property
+    def releases(self) -> list[str]:
+        """The ids of the releases on the disk."""
+        return self.host.check_output(f"ls {ROOT}/releases").split()
+
+    @property
+    def deploys(self) -> list[str]:
+        """The lines of the log of deployments."""
+        return self.host.check_output("cat /var/log/api-endpoint/deploys.log").splitlines()
+
     def as_service(self, command: str):
         """Run a command as the app would: its user, its view of the files."""
         return self.host.run(
@@ -111,7 +151,7 @@ class Api:
 
 @dataclass
 class Run:
-    """How a run of site.yml ended."""
+    """How a run of a playbook ended."""
 
     status: int
     output: str
@@ -120,6 +160,29 @@ class Run:
     def changed(self) -> list[int]:
         """The number of changes, for each host."""
         return [int(number) for number in re.findall(r"changed=(\d+)", self.output)]
+
+    @property
+    def said(self) -> str:
+        """The output as running text: without line breaks and indentation, and without YAML's escapes of quotes."""
+        return " ".join(self.output.replace('\\"', '"').replace("\\n", " ").replace("''", "'").split())
+
+
+def wait_until(condition, what: str, seconds: float = 60) -> None:
+    """Wait until a condition is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"Not within {seconds} s: {what}")
+        time.sleep(0.05)
+
+
+def assert_switched(api: Api, run: Run, result: Result, before: str) -> None:
+    """A run succeeded, nothing failed meanwhile, and clients saw one switch, from `before` to what is live now."""
+    assert run.status == 0, run.output
+    assert_nothing_failed(result)
+    assert api.release != before, run.output
+    assert result.releases == [before, api.release], str(result)
+    assert api.running == api.enabled == [api.unit], f"running: {api.running}, enabled: {api.enabled}, live: {api.unit}"
 
 
 def assert_readable_by_a_browser(answer: Answer) -> None:

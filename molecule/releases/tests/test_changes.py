@@ -1,0 +1,156 @@
+"""What goes right is noticed by nobody: each test is a run of its own, under load, with an app that takes 8 s to start."""
+
+import re
+
+import pytest
+from load import NEW, REPORTS, assert_nothing_failed, load
+from outcomes import ROOT, assert_switched
+
+LOAD_SECONDS = 8
+
+
+def virtualenv(api):
+    return api.host.check_output(f"readlink -f {ROOT}/p3env")
+
+
+@pytest.fixture
+def four_releases(deploy, new_app):
+    """There are four releases that were live; the tests of this file have made them, unless this one runs alone."""
+    while len(deploy.lived) < 4:
+        run = deploy(new_app(f"filler-{len(deploy.lived)}", load_seconds=0))
+        assert run.status == 0, run.output
+    return deploy.lived
+
+
+def test_unchanged_input(api, deploy):
+    before = api.release, api.processes, api.deploys
+    with load(api) as result:
+        run = deploy(deploy.last)
+    assert run.status == 0, run.output
+    assert run.changed == [0], run.output
+    assert (api.release, api.processes, api.deploys) == before
+    assert_nothing_failed(result)
+    assert result.releases == [api.release]
+
+
+def test_changed_nginx_settings(api, deploy):
+    app, nginx = api.processes, api.workers("nginx.service")
+    with load(api, retry_once=True) as result:
+        changed = deploy(deploy.last, client_timeout=29)
+        effective = api.host.run("nginx -T").stdout
+        back = deploy(deploy.last, "--tags", "nginx")
+    assert changed.status == back.status == 0, changed.output + back.output
+    assert "client_body_timeout 29s;" in effective
+    assert set(api.workers("nginx.service")) - set(nginx), "nginx was not reloaded"
+    assert api.processes == app, "the app was restarted"
+    assert_nothing_failed(result)
+    assert result.releases == [api.release]
+
+
+def test_new_code(api, deploy, new_app):
+    app, before, packages = new_app("new-code"), api.release, virtualenv(api)
+    with (
+        load(api) as result,
+        load(api, "new code, requests of 3 s", path="/slow?seconds=3", rate=1, modes=(NEW,)) as slow,
+    ):
+        run = deploy(app)
+    assert_switched(api, run, result, before)
+    assert_nothing_failed(slow)
+    assert slow.releases in ([before], [before, api.release])
+    assert api.get("/").json["version"] == app.version
+    assert virtualenv(api) == packages, "the requirements are the same, the virtualenv is not"
+
+
+def test_new_requirements(api, deploy, new_app):
+    app, before, packages = new_app("new-requirements"), api.release, virtualenv(api)
+    app.replace("requirements.txt", "Werkzeug", "six==1.17.0\nWerkzeug")
+    app.replace("wsgi.py", "import yaml", "import six\nimport yaml")
+    app.replace("wsgi.py", "pid=os.getpid()", "pid=os.getpid(), six=six.__version__")
+    with load(api) as result:
+        run = deploy(app)
+    assert_switched(api, run, result, before)
+    assert api.get("/").json["six"] == "1.17.0"
+    assert virtualenv(api) != packages
+
+
+def test_changed_workers(api, deploy):
+    before = api.release
+    with load(api) as result:
+        run = deploy(deploy.last, workers=3)
+    assert_switched(api, run, result, before)
+    assert len(api.workers()) == 3
+
+
+def test_the_last_three_good_releases_are_kept_with_what_they_need(api, four_releases):
+    assert sorted(api.releases) == sorted(four_releases[-3:])
+    needed = api.host.check_output(f"readlink {ROOT}/releases/*/p3env | xargs -n 1 basename | sort -u")
+    assert api.host.check_output(f"ls {ROOT}/venvs | sort") == needed
+
+
+def test_roll_back_to_the_previous_release_without_network(api, deploy, four_releases, offline):
+    previous, before = four_releases[-2], api.release
+    with load(api) as result:
+        run = deploy.back()
+    assert_switched(api, run, result, before)
+    assert api.release == previous
+    assert result.first_answer[previous] < LOAD_SECONDS + 5, "seconds from the command until its answers"
+    assert f"rollback release={previous} result=live previous={before} " in api.deploys[-1]
+
+
+def test_roll_back_to_a_release_by_its_id_without_network(api, deploy, four_releases, offline):
+    wanted, before = four_releases[-3], api.release
+    with load(api) as result:
+        run = deploy.back(wanted)
+    assert_switched(api, run, result, before)
+    assert api.release == wanted
+    assert result.first_answer[wanted] < LOAD_SECONDS + 5, "seconds from the command until its answers"
+
+
+def test_roll_back_to_a_release_that_is_not_there(api, deploy):
+    before = api.release, api.processes
+    with load(api) as result:
+        run = deploy.back("0123456789ab")
+    assert run.status != 0
+    assert "There is no release '0123456789ab' on this host. There are:" in run.said, run.output
+    listed = run.said.partition("There are:")[2]
+    assert all(release in listed for release in api.releases)
+    assert run.changed == [0]
+    assert (api.release, api.processes) == before
+    assert_nothing_failed(result)
+
+
+def test_the_strategy_restart_lets_requests_wait(api, deploy, new_app):
+    app, before = new_app("restarted"), api.release
+    with load(api) as result:
+        run = deploy(app, strategy="restart")
+    assert_switched(api, run, result, before)
+    assert result.slowest_ms > LOAD_SECONDS * 1000, "nobody waited: was there a restart?"
+    assert "strategy=restart" in api.deploys[-1]
+    assert api.get("/").json["version"] == app.version
+
+
+def test_the_releases_are_listed_with_their_states(api, deploy):
+    run = deploy.listed()
+    assert run.status == 0, run.output
+    lines = run.output.splitlines()
+    for release in api.releases:
+        state = " live " if release == api.release else " good "
+        assert any(release in line and state in line and " ada@" in line for line in lines), run.output
+
+
+def test_each_change_has_a_line_in_the_log_of_deployments(api, deploy):
+    form = re.compile(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z (rollout|rollback) release=[0-9a-f]{12} result=live "
+        r"previous=([0-9a-f]{12}|none)( [a-z]+=\S+)+"
+    )
+    for line in api.deploys:
+        assert form.fullmatch(line), line
+        assert {"by", "from", "strategy", "seconds"} <= {word.partition("=")[0] for word in line.split()}, line
+    ids = [re.search(r"release=(\w+)", line)[1] for line in api.deploys if " rollout " in line]
+    assert ids == deploy.lived
+    assert " by=ada " in f"{api.deploys[-1]} "
+    assert api.host.run("grep --recursive /var/log/api-endpoint/ /etc/logrotate.d").rc == 0, "the log is not rotated"
+
+
+def test_ten_thousand_requests_were_sent(api):
+    assert sum(result.requests for result in REPORTS if result.host == api.container) > 10_000

@@ -1,0 +1,293 @@
+"""What goes wrong is noticed by nobody but the one who deploys, and the next good run needs no repair."""
+
+import platform
+import re
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+from load import assert_nothing_failed, load
+from outcomes import ROOT, assert_switched, wait_until
+
+pytestmark = pytest.mark.usefixtures("on_one_host")
+
+# What only concerns the app: no need to go through nginx and Debian's packages each time.
+APP = ("--tags", "app")
+
+# Kills what was started from outside the container (a module of Ansible's, as if its connection had been cut), and what
+# that has started; not what systemd has started, and not itself.
+KILL_MODULES = r"""
+import os
+def parent(pid):
+    try:
+        return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+def first(pid):
+    while parent(pid):
+        pid = parent(pid)
+    return pid
+there = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+for pid in [pid for pid in there if first(pid) not in (1, first(os.getpid()))]:
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        pass
+"""
+
+
+def assert_serving(api, result, before):
+    """The old release goes on serving, and nobody has noticed anything."""
+    assert_nothing_failed(result)
+    assert result.releases == [before], result
+    assert api.release == before
+    assert api.running == api.enabled == [api.unit]
+
+
+def assert_refused(api, deploy, app, step, *said, **variables):
+    """A version is refused at a step, for the stated reason; return its id."""
+    before = api.release
+    with load(api) as result:
+        run = deploy(app, *APP, **variables)
+    assert run.status != 0, run.output
+    told = re.search(r'Release ([0-9a-f]{12}) was not brought live\. It failed at the step "([a-z-]+)": ', run.said)
+    assert told, run.output
+    assert told[2] == step, run.output
+    assert f"Release {before} goes on serving." in run.said, run.output
+    for words in said:
+        assert re.search(words, run.said), f"{words!r} is not in:\n{run.output}"
+    assert_serving(api, result, before)
+    assert f" rollout release={told[1]} result=failed " in api.deploys[-1]
+    assert f" step={step} " in f"{api.deploys[-1]} "
+    return told[1]
+
+
+def assert_next_good_run_goes_live(api, deploy, app, tags=APP, **variables):
+    """Without any repair, a good version goes live."""
+    before = api.release
+    with load(api, f"next good run ({app.version})") as result:
+        run = deploy(app, *tags, **variables)
+    assert_switched(api, run, result, before)
+    assert api.get("/").json["version"] == app.version
+
+
+def test_an_import_error(api, deploy, new_app):
+    bad = new_app("import-error", load_seconds=0)
+    bad.replace("wsgi.py", "import KINDS", "import KINDS, gone")
+    processes = api.processes
+    assert_refused(
+        api, deploy, bad, "start",
+        r"it stopped with status [1-9]", r"cannot import name 'gone'",
+        r"--- /var/log/gunicorn/error\.log", r"--- journal of api-endpoint@(blue|green)\.service",
+    )  # fmt: skip
+    assert api.processes == processes
+    assert_next_good_run_goes_live(api, deploy, new_app("import-mended", load_seconds=0))
+
+
+def test_a_missing_dependency(api, deploy, new_app):
+    bad = new_app("missing-dependency", load_seconds=0)
+    bad.replace("wsgi.py", "import yaml", "import six\nimport yaml")
+    assert_refused(api, deploy, bad, "start", r"it stopped with status [1-9]", r"No module named 'six'")
+    bad.replace("requirements.txt", "Werkzeug", "six==1.17.0\nWerkzeug")
+    assert_next_good_run_goes_live(api, deploy, bad)
+
+
+def test_a_health_route_that_says_500(api, deploy, new_app):
+    bad = new_app("health-500", load_seconds=0)
+    bad.replace("flask_config.yaml", "HEALTH_STATUS: 200", "HEALTH_STATUS: 500")
+    assert_refused(
+        api, deploy, bad, "health", r"GET /healthz .*: status 500", r"api_endpoint_start_timeout = 3 s", start_timeout=3
+    )
+    assert_next_good_run_goes_live(api, deploy, new_app("health-mended", load_seconds=0))
+
+
+def test_an_app_that_is_healthy_and_hangs_on_its_data(api, deploy, new_app):
+    app = new_app("lost-thread", load_seconds=0)
+    app.replace("flask_config.yaml", "DATABASE: plain", "DATABASE: in_a_thread")
+    assert_refused(
+        api, deploy, app, "smoke", r"GET /data put to worker \d+: no answer \(timed out\)",
+        health_timeout=2, graceful_timeout=2,
+    )  # fmt: skip
+    assert_next_good_run_goes_live(api, deploy, app, preload=False)
+
+
+def test_an_app_that_takes_too_long_to_start(api, deploy, new_app):
+    app = new_app("slow-start")
+    assert_refused(api, deploy, app, "start", r"it was not healthy within api_endpoint_start_timeout = 3 s", start_timeout=3)
+    assert_next_good_run_goes_live(api, deploy, app, start_timeout=30)
+
+
+def test_a_setting_that_gunicorn_rejects(api, deploy, new_app):
+    app = new_app("bad-setting", load_seconds=0)
+    assert_refused(
+        api, deploy, app, "start", r"it stopped with status [1-9]", r"Invalid value for limit_request_line: long",
+        gunicorn_settings={"limit_request_line": "long"},
+    )  # fmt: skip
+    assert_next_good_run_goes_live(api, deploy, app)
+
+
+@pytest.mark.parametrize("whose", ["ours", "somebody else's"])
+def test_a_configuration_that_nginx_rejects(api, deploy, new_app, whose):
+    app, before, processes = new_app(f"nginx-{whose.split()[0]}", load_seconds=0), api.release, api.processes
+    foreign = "/etc/nginx/conf.d/broken.conf"
+    if whose == "ours":
+        variables, words = {"max_body_size": "9999999999999999g"}, "client_max_body_size"
+    else:
+        variables, words = {"client_timeout": 28}, "nonsense"
+        api.host.check_output(f"echo 'nonsense on;' > {foreign}")
+    try:
+        with load(api, f"nginx -t rejects what is {whose}") as result:
+            run = deploy(app, **variables)
+    finally:
+        api.host.check_output(f"rm --force {foreign}")
+    assert run.status != 0
+    assert "nginx rejects the new configuration; the old one is in place." in run.said, run.output
+    assert words in run.said, run.output
+    assert_serving(api, result, before)
+    assert api.processes == processes
+    assert api.host.run("nginx -t").rc == 0
+    assert_next_good_run_goes_live(api, deploy, app, tags=())
+
+
+@contextmanager
+def almost_full_disk(host):
+    """Move everything below the endpoint's folder to a disk with 1 MB to spare, for a while."""
+    host.check_output(
+        "mkdir /run/disk && mount -t tmpfs -o size=2g,mode=0750 tmpfs /run/disk && "
+        f"cp --archive --no-target-directory {ROOT} /run/disk && mount --bind /run/disk {ROOT} && "
+        "mount -o remount,size=$(($(df --output=used /run/disk | tail -n 1) + 1024))k /run/disk"
+    )
+    try:
+        yield
+    finally:
+        host.check_output(f"umount --lazy {ROOT} && umount --lazy /run/disk && rmdir /run/disk")
+
+
+def test_a_disk_that_is_full_during_the_build(api, deploy, new_app):
+    app, before, processes = new_app("large", load_seconds=0), api.release, api.processes
+    (app.folder / "large.bin").write_bytes(b"0123456789abcdef" * 2**17)
+    with almost_full_disk(api.host):
+        with load(api) as result:
+            run = deploy(app, *APP)
+        assert run.status != 0
+        assert "No space left on device" in run.said, run.output
+        assert_serving(api, result, before)
+        assert api.processes == processes
+        assert_nothing_is_left_behind(api)
+    assert_next_good_run_goes_live(api, deploy, app)
+
+
+def test_hooks_that_fail_and_hooks_that_work(api, deploy, new_app):
+    app = new_app("hooks", load_seconds=0)
+    assert_refused(
+        api, deploy, app, "build", r"half a database", r"no such table", r"ended with status 3",
+        build_commands=["echo half a database; echo no such table >&2; exit 3"],
+    )  # fmt: skip
+    good = {"build_commands": ["id --user --name > built.txt"], "warm_up": "python warm_up.py"}
+    refused = assert_refused(
+        api, deploy, app, "warm-up", r"the cache is cold", r"ended with status 4",
+        **{**good, "warm_up": "python warm_up.py && echo the cache is cold && exit 4"},
+    )  # fmt: skip
+    lines = deploy.listed().output.splitlines()
+    assert any(refused in line and " failed " in line and "warm-up" in line for line in lines), "\n".join(lines)
+    assert_next_good_run_goes_live(api, deploy, app, **good)
+    built = api.host.file(f"{ROOT}/releases/{api.release}/built.txt")
+    assert built.content_string == "www-data\n"
+    assert built.user == "root", "the app could replace what was built"
+    assert "/slow?seconds=0.01" in api.host.check_output("cat /var/log/gunicorn/access.log")
+
+
+def test_a_bad_version_under_the_strategy_restart(api, deploy, new_app):
+    bad = new_app("bad-restart", load_seconds=1)
+    bad.replace("wsgi.py", "DATABASE = ", 'raise RuntimeError("out of luck")\nDATABASE = ')
+    main, _workers = api.processes
+    assert_refused(api, deploy, bad, "start", r"out of luck", strategy="restart")
+    assert api.processes[0] != main, "the old version was not stopped: was there a restart?"
+    assert_next_good_run_goes_live(api, deploy, new_app("restart-mended", load_seconds=0), strategy="restart")
+
+
+def assert_nothing_is_left_behind(api):
+    """No half-built release, code, virtualenv or data is on the disk."""
+    assert api.host.check_output(f"find {ROOT} /srv/api-endpoint -maxdepth 3 -name '.building-*'") == ""
+    assert (
+        api.host.check_output(f"find {ROOT}/venvs -mindepth 1 -maxdepth 1 ! -exec test -e '{{}}/.complete' ';' -print") == ""
+    )
+
+
+# When the run is killed, and whether only the laptop dies or what runs on the host for it too.
+MOMENTS = [
+    ("while the code arrives", "laptop"),
+    ("while pip installs", "both"),
+    ("while a build command runs", "both"),
+    ("while the new version starts", "laptop"),
+    ("right after the switch", "both"),
+]
+
+
+@pytest.mark.parametrize(("moment", "side"), MOMENTS, ids=[moment.replace(" ", "-") for moment, _side in MOMENTS])
+def test_a_run_that_is_killed(api, deploy, new_app, moment, side):
+    app = new_app(moment.replace(" ", "-"), load_seconds=3)
+    app.replace("requirements.txt", "Werkzeug", "six==1.16.0\nWerkzeug" if "pip" in moment else "Werkzeug")
+    variables = {"build_commands": ["sleep 4.2"]} if "build command" in moment else {}
+    before, slot = api.release, api.slot
+    idle = "green" if slot == "blue" else "blue"
+
+    def on_host(command):
+        return api.host.run(command).rc == 0
+
+    reached = {
+        "while the code arrives": lambda: "app | Bring the code into the store" in run.output,
+        "while pip installs": lambda: on_host("pgrep --full '[p]ip install'"),
+        "while a build command runs": lambda: on_host("pgrep --full '[s]leep 4.2'"),
+        "while the new version starts": lambda: on_host(
+            f"systemctl is-active api-endpoint@{idle} | grep --line-regexp activating"
+        ),
+        "right after the switch": lambda: api.slot == idle,
+    }[moment]
+    with load(api, f"killed {moment}, and run again") as result:
+        run = deploy.start(app, *APP, **variables)
+        wait_until(lambda: reached() or run.has_ended, moment)
+        killed = run.kill() if not run.has_ended else run.wait()
+        if side == "both":
+            api.host.check_output("python3 -c '{}'".format(KILL_MODULES.replace("'", "'\\''")))
+        again = deploy(app, *APP, **variables)
+    assert killed.status == -9, f"it ended before it was killed:\n{killed.output}"
+    assert_switched(api, again, result, before)
+    assert api.get("/").json["version"] == app.version
+    assert_nothing_is_left_behind(api)
+
+
+def test_a_host_that_restarts_between_build_and_switch(api, deploy, new_app):
+    app, before = new_app("host-restarts"), api.release
+    idle = "green" if api.slot == "blue" else "blue"
+    run = deploy.start(app, *APP)
+    wait_until(
+        lambda: (
+            run.has_ended or api.host.run(f"systemctl is-active api-endpoint@{idle} | grep --line-regexp activating").rc == 0
+        ),
+        "the new version starts",
+    )
+    subprocess.run(["docker", "restart", "--time", "20", api.container], check=True, capture_output=True)
+    assert run.wait().status != 0, run.output
+    api.wait_until_it_answers("/")
+    assert api.get("/").json["release"] == api.release == before
+    assert api.running == api.enabled == [api.unit]
+    assert_next_good_run_goes_live(api, deploy, app)
+    assert_nothing_is_left_behind(api)
+
+
+def test_two_people_deploy_at_once(api, deploy, new_app):
+    hers, his, before = new_app("of-ada"), new_app("of-bob", load_seconds=0), api.release
+    with load(api) as result:
+        first = deploy.start(hers, *APP, user="ada")
+        wait_until(lambda: first.has_ended or api.host.file("/run/api-endpoint.lock").exists, "the lock is taken")
+        second = deploy(his, *APP, user="bob")
+        done = first.wait()
+    assert second.status != 0, second.output
+    told = rf"ada on {re.escape(platform.node())} is deploying to this host since \d{{4}}-\d\d-\d\d.\d\d:\d\d"
+    assert re.search(told, second.said), second.output
+    assert second.changed == [0]
+    assert_switched(api, done, result, before)
+    assert api.get("/").json["version"] == hers.version
+    assert_next_good_run_goes_live(api, deploy, his, user="bob")
+    assert " by=bob " in f"{api.deploys[-1]} "
