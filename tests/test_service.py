@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import subprocess
 import time
 
 import pytest
@@ -43,6 +44,21 @@ def test_workers_are_the_children_that_can_accept(bound, monkeypatch):
         worker.kill()
         helper.kill()
         os.close(keep)
+
+
+def test_where_open_files_cannot_be_seen_copies_of_the_main_process_are_its_workers(bound, monkeypatch):
+    path, _accepting = bound
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True)
+    worker.start()
+    with subprocess.Popen(["sleep", "30"]) as other:
+        monkeypatch.setattr(Endpoint, "properties", lambda *_: {"MainPID": str(os.getpid())})
+        monkeypatch.setattr(Endpoint, "socket_of", lambda *_: path)
+        monkeypatch.setattr(os, "readlink", lambda *_: (_ for _ in ()).throw(PermissionError()))
+        try:
+            assert Endpoint("x", "/x").workers("blue") == [worker.pid]
+        finally:
+            worker.kill()
+            other.kill()
 
 
 def test_connections_are_told_from_the_socket_that_listens(bound):

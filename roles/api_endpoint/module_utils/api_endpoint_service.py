@@ -52,13 +52,15 @@ def listening(socket_path: str) -> set[str]:
     return {f"socket:[{line[6]}]" for line in lines if line[7:] == [socket_path] and line[3] == accepting}
 
 
-def _open_files(pid: int) -> set[str]:
-    """Return what a process has open."""
+def _open_files(pid: int) -> set[str] | None:
+    """Return what a process has open; None where this is not for us to know (a container without CAP_SYS_PTRACE)."""
     found = set()
     try:
         for name in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
                 found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    except PermissionError:
+        return None
     except OSError:
         return set()
     return found
@@ -138,8 +140,14 @@ class Endpoint:
         """Return the process ids of a slot's workers: the children of its main process that can accept requests."""
         main = int(self.properties(slot, "MainPID").get("MainPID") or 0)
         sockets = listening(self.socket_of(slot))
+        command = _read(f"/proc/{main}/cmdline")
+
+        def is_worker(pid: int) -> bool:
+            files = _open_files(pid)
+            return _read(f"/proc/{pid}/cmdline") == command if files is None else bool(sockets & files)
+
         children = _read(f"/proc/{main}/task/{main}/children").split() if main else []
-        return sorted(int(pid) for pid in children if sockets & _open_files(int(pid)))
+        return sorted(int(pid) for pid in children if is_worker(int(pid)))
 
     def memory(self, slot: str) -> int:
         """Return the bytes of memory that a slot's processes use, shared pages counted once (the sum of their PSS)."""
