@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help demo demo-down test lint unit molecule demo-test readme clean
+.PHONY: help demo demo-down test lint unit molecule demo-test bench readme clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -30,6 +30,7 @@ lint: .venv/.installed ## Style and documentation: yamllint, ansible-lint, ruff,
 	@tools/lint.sh
 
 unit: .venv/.installed ## Unit tests of modules, plugins, templates and the example app
+	@tools/needs.sh curl flock rsync ss zstd
 	@pytest -q
 
 demo-test: .venv/.installed ## The README's quick start on a fresh instance, over SSH
@@ -37,6 +38,11 @@ demo-test: .venv/.installed ## The README's quick start on a fresh instance, ove
 
 molecule: .venv/.installed ## Every Molecule scenario, or one: make molecule SCENARIOS=default
 	@tools/molecule.sh $(SCENARIOS)
+
+bench: .venv/.installed ## Measure against what there is to compare with; prints ratios
+	@tools/needs.sh curl
+	@python bench/data.py
+	@ARTIFACTS_SIZE=1000000000 tools/molecule.sh artifacts
 
 readme: .venv/.installed ## Regenerate the README's table of variables from the argument specs
 	@ansible-docsmith generate roles/api_endpoint

@@ -1,123 +1,196 @@
-"""Model data is verified before it has a name in the store. Downloads come from a real server with real faults."""
+"""What is missing is told before it is brought, and what lies on the laptop is read once."""
 
-import hashlib
+import importlib.util
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import subprocess
+import sys
 
 import pytest
-from ansible.module_utils.api_endpoint_store import StoreError
-from conftest import Stub, load
+from ansible.module_utils.api_endpoint_data import Store
+from ansible.module_utils.api_endpoint_rsync import remote_shell, send
+from ansible.module_utils.api_endpoint_store import StoreError, file_digest
+from conftest import ROLE, Stub, load
 
 artifacts = load("api_endpoint_artifacts")
-
-CONTENT = b"model" * 10_000
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def server():
-    """Serve the file at /good, and in several broken ways elsewhere; count the requests."""
-
-    class Handler(BaseHTTPRequestHandler):
-        requests = 0
-
-        def do_GET(self):
-            Handler.requests += 1
-            if self.path == "/missing":
-                self.send_error(404)
-                return
-            body = {"/flipped": CONTENT[:-1] + b"x", "/page": b"<html>Not now</html>"}.get(self.path, CONTENT)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[:30_000] if self.path == "/cut" else body)
-
-        def log_message(self, *_arguments):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        running.url = f"http://127.0.0.1:{running.server_address[1]}"
-        running.counter = Handler
-        yield running
-        running.shutdown()
+DEFAULTS = {
+    "src": None, "url": None, "path": None, "command": None, "inputs": [], "sha256": None, "size": None, "headers": {},
+    "unpack": False, "mode": None, "allow_unverified": False, "writable": False, "is_folder": False,
+}  # fmt: skip
+A, B = "a" * 64, "b" * 64
 
 
-def ensure(tmp_path, *wanted, check_mode=False):
-    entries = [
-        {"dest": "model.bin", "src": None, "url": None, "sha256": None, "writable": False, "upload": None, **entry}
-        for entry in wanted
-    ]
-    return artifacts.ensure(Stub(check_mode, data_dir=str(tmp_path), group="any", timeout=5, artifacts=entries))
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "data").mkdir()
+    return Store(tmp_path / "data", "any")
 
 
-def test_a_download_is_stored_under_its_digest_and_not_fetched_again(tmp_path, server):
-    result = ensure(tmp_path, {"url": f"{server.url}/good", "sha256": DIGEST.upper(), "dest": "./a/model.bin"})
+def put(store, key, content="x", **stamp):
+    part = store.folder / "part"
+    part.write_text(content)
+    store.add(key, part, **{"unverified": False, "source": "here", "content": key, **stamp})
+
+
+def plan(store, *given, check_mode=False):
+    found = artifacts.read([{**DEFAULTS, **entry} for entry in given], store)
+    return artifacts.plan(Stub(check_mode), store, found)
+
+
+def test_nothing_is_missing(store):
+    put(store, A)
+    result = plan(store, {"dest": "./m", "url": "https://a.example/m", "sha256": A.upper(), "writable": True})
+    assert result == {
+        "changed": False, "missing": [], "uploads": {}, "artifacts": [{"dest": "m", "digest": A, "writable": True}],
+    }  # fmt: skip
+
+
+def test_what_the_laptop_has_to_send_is_told(store):
+    put(store, B)
+    result = plan(store, {"dest": "m", "src": "m", "sha256": A, "size": 3}, {"dest": "n", "src": "n", "sha256": B})
     assert result["changed"]
-    assert result["artifacts"] == [{"dest": "a/model.bin", "digest": DIGEST, "writable": False}]
-    assert (tmp_path / DIGEST / "artifact").read_bytes() == CONTENT
-    asked = server.counter.requests
-    assert not ensure(tmp_path, {"url": f"{server.url}/good", "sha256": DIGEST})["changed"]
-    assert server.counter.requests == asked
+    assert result["missing"] == ["m"]
+    assert result["uploads"] == {"m": f".part-{A}"}
+    assert "artifacts" not in result
 
 
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [
-        ("/flipped", f"expected {DIGEST}"),
-        ("/page", "not the expected file"),
-        ("/cut", "promised 50,000 bytes and sent 30,000|IncompleteRead"),
-        ("/missing", "the server answered 404"),
-    ],
-)
-def test_what_is_damaged_never_gets_into_the_store(tmp_path, server, path, words):
-    with pytest.raises(StoreError, match=words):
-        ensure(tmp_path, {"url": server.url + path, "sha256": DIGEST})
-    assert os.listdir(tmp_path) == []
+def test_a_dry_run_knows_the_release_that_there_would_be(store):
+    result = plan(store, {"dest": "m", "url": "https://a.example/m", "sha256": A, "size": 5}, check_mode=True)
+    assert result["artifacts"] == [{"dest": "m", "digest": A, "writable": False}]
+    assert "m from https://a.example/m (5 bytes)" in result["diff"]["after"]
 
 
-def test_a_server_that_is_not_there(tmp_path):
-    with pytest.raises(StoreError, match=r"'model\.bin' could not be taken from http://127.0.0.1:9/x"):
-        ensure(tmp_path, {"url": "http://127.0.0.1:9/x", "sha256": DIGEST})
+def test_an_unverified_download_is_known_by_its_url(store):
+    put(store, A, unverified=True, source="https://a.example/m")
+    given = {"dest": "m", "url": "https://a.example/m", "allow_unverified": True}
+    assert plan(store, given)["missing"] == []
+    assert plan(store, {**given, "url": "https://a.example/other"})["missing"] == ["m"]
 
 
-def test_an_unverified_download_is_fetched_once_for_its_url(tmp_path, server):
-    first = ensure(tmp_path, {"url": f"{server.url}/good"})
-    asked = server.counter.requests
-    second = ensure(tmp_path, {"url": f"{server.url}/good"})
-    assert first["artifacts"] == second["artifacts"]
-    assert not second["changed"]
-    assert server.counter.requests == asked
-    assert ensure(tmp_path, {"url": f"{server.url}/flipped"})["changed"]
+def test_what_should_be_on_the_host_and_is_not(store):
+    with pytest.raises(StoreError, match=r"'m' should be at /nowhere/m on the host, and is not. Copy it there"):
+        plan(store, {"dest": "m", "path": "/nowhere/m"})
 
 
-def test_a_file_of_the_laptop_is_asked_for_and_taken(tmp_path):
-    wanted = {"src": "model.bin", "sha256": DIGEST}
-    assert ensure(tmp_path, wanted)["missing"] == [DIGEST]
-    sent = tmp_path / "sent"
-    sent.write_bytes(CONTENT)
-    assert ensure(tmp_path, {**wanted, "upload": str(sent)})["changed"]
-    assert ensure(tmp_path, wanted) == {
-        "changed": False,
-        "missing": [],
-        "artifacts": [{"dest": "model.bin", "digest": DIGEST, "writable": False}],
-    }
+def test_a_file_on_the_host_is_hashed_once_for_each_size_and_time(store, tmp_path, monkeypatch):
+    (tmp_path / "m").write_text("model")
+    first = plan(store, {"dest": "m", "path": str(tmp_path / "m")}, check_mode=True)
+    assert first["artifacts"][0]["digest"] == file_digest(tmp_path / "m")
+    module = sys.modules["ansible.module_utils.api_endpoint_fetch"]
+    monkeypatch.setattr(module, "file_digest", lambda _path: pytest.fail("it was read again"))
+    assert plan(store, {"dest": "m", "path": str(tmp_path / "m")}, check_mode=True) == first
+    put(store, first["artifacts"][0]["digest"])
+    (tmp_path / "m").unlink()
+    assert plan(store, {"dest": "m", "path": str(tmp_path / "m")})["missing"] == []
 
 
-def test_a_truncated_file_in_the_store_is_replaced(tmp_path, server):
-    wanted = {"url": f"{server.url}/good", "sha256": DIGEST}
-    ensure(tmp_path, wanted)
-    os.truncate(tmp_path / DIGEST / "artifact", 10)
-    assert ensure(tmp_path, wanted)["changed"]
-    assert (tmp_path / DIGEST / "artifact").read_bytes() == CONTENT
+def test_what_does_not_fit_is_refused_before_it_is_sent(store):
+    with pytest.raises(StoreError, match="Nothing was fetched"):
+        plan(store, {"dest": "m", "src": "m", "sha256": A, "size": 10**18})
 
 
-def test_check_mode_downloads_nothing(tmp_path, server):
-    asked = server.counter.requests
-    result = ensure(
-        tmp_path, {"url": f"{server.url}/good", "sha256": DIGEST}, {"url": f"{server.url}/page"}, check_mode=True
-    )
-    assert result == {"changed": True, "missing": []}
-    assert server.counter.requests == asked
-    assert os.listdir(tmp_path) == []
+def test_derived_data_has_a_key_as_soon_as_its_inputs_have(store):
+    put(store, A)
+    derived = {"dest": "n", "command": "sort m > n", "inputs": ["m"]}
+    result = plan(store, {"dest": "m", "url": "https://a.example/m", "sha256": A}, derived, check_mode=True)
+    assert result["missing"] == ["n"]
+    assert len(result["artifacts"][1]["digest"]) == 64
+
+
+@pytest.fixture
+def action():
+    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_artifacts.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_file_of_the_laptop_is_read_once(action, tmp_path, monkeypatch):
+    (tmp_path / "m").write_text("model")
+    os.utime(tmp_path / "m", (1, 1))
+    digest = action.Digests(tmp_path / "cache" / "digests.json").of(tmp_path / "m")
+    assert digest == file_digest(tmp_path / "m")
+    monkeypatch.setattr(action, "file_digest", lambda _path: "read again")
+    again = action.Digests(tmp_path / "cache" / "digests.json")
+    assert again.of(tmp_path / "m") == digest
+    os.utime(tmp_path / "m", (2, 2))
+    assert again.of(tmp_path / "m") == "read again"
+
+
+def test_a_file_that_was_written_a_moment_ago_is_not_remembered(action, tmp_path, monkeypatch):
+    (tmp_path / "m").write_text("model")
+    digests = action.Digests(tmp_path / "cache")
+    digests.of(tmp_path / "m")
+    assert digests.known == {}
+
+
+class Connection:
+    """Stands for a connection plugin."""
+
+    def __init__(self, transport, **options) -> None:
+        self.transport = transport
+        self.options = options
+
+    def get_option(self, name):
+        return self.options[name]
+
+
+def test_rsync_takes_the_way_that_ansible_takes():
+    ssh = Connection(
+        "ssh", ssh_executable="ssh", ssh_args="-o ControlMaster=auto", ssh_common_args="-o ProxyJump=me@bastion",
+        ssh_extra_args="", port=2222, private_key_file="/k", remote_user="me", host="host", password=None,
+    )  # fmt: skip
+    shell, host, remote = remote_shell(ssh, become=True)
+    assert shell == [
+        "ssh", "-o", "ControlMaster=auto", "-o", "ProxyJump=me@bastion", "-p", "2222", "-i", "/k", "-o",
+        "IdentitiesOnly=yes", "-l", "me",
+    ]  # fmt: skip
+    assert (host, remote) == ("host", "sudo -n rsync")
+    docker = Connection("community.docker.docker", remote_addr="box", remote_user="root")
+    shell, host, remote = remote_shell(docker, become=True)
+    assert (shell[-1], host, remote) == ("sh", "box", "rsync")
+    assert 'exec docker exec -i "$host" sh -c "$*"' in shell[2]
+    with pytest.raises(StoreError, match="cannot type the password"):
+        remote_shell(Connection("ssh", password="secret"), become=True)
+
+
+@pytest.fixture
+def local(tmp_path):
+    """Send to this machine, through a remote shell that runs what it is given."""
+    shell = tmp_path / "shell"
+    shell.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    shell.chmod(0o755)
+    return Connection("ssh", ssh_executable=str(shell), host="here", password=None, remote_user=None)
+
+
+def test_a_file_and_a_folder_are_sent(local, tmp_path):
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "file").write_text("x")
+    (source / "link").symlink_to("sub/file")
+    send(source / "sub" / "file", str(tmp_path / "file"), local, False, str(tmp_path / "busy"), print)
+    assert (tmp_path / "file").read_text() == "x"
+    send(source, str(tmp_path / "folder"), local, False, str(tmp_path / "busy"), print)
+    assert os.readlink(tmp_path / "folder" / "link") == "sub/file"
+
+
+def test_a_half_is_gone_on_with(local, tmp_path):
+    (tmp_path / "source").write_bytes(os.urandom(30_000_000))
+    (tmp_path / "target").write_bytes((tmp_path / "source").read_bytes()[:20_000_000])
+    inode = (tmp_path / "target").stat().st_ino
+    send(tmp_path / "source", str(tmp_path / "target"), local, False, str(tmp_path / "busy"), print)
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+    assert (tmp_path / "target").stat().st_ino == inode
+
+
+def test_nothing_is_sent_while_another_process_works_on_the_host(local, tmp_path):
+    (tmp_path / "source").write_text("x")
+    with subprocess.Popen(["flock", str(tmp_path / "busy"), "sleep", "30"]) as other:
+        try:
+            while subprocess.run(["flock", "--nonblock", str(tmp_path / "busy"), "true"], check=False).returncode == 0:
+                pass
+            with pytest.raises(StoreError, match="with rsync failed"):
+                send(tmp_path / "source", str(tmp_path / "target"), local, False, str(tmp_path / "busy"), print)
+        finally:
+            subprocess.run(["pkill", "--parent", str(other.pid)], check=False)
+            other.kill()
+    assert not (tmp_path / "target").exists()

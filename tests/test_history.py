@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 from ansible.module_utils import api_endpoint_history
@@ -110,6 +111,19 @@ def test_what_no_kept_release_needs_is_removed(root):
     assert set(os.listdir(root / "venvs")) == {"e" * 16, C[:8] * 2}
     assert set(os.listdir(root / "data")) == {"b" * 64, "c" * 64, "f" * 64, "notes.txt"}
     assert set(json.loads((root / "history.json").read_text())) == {B, C}
+
+
+def test_data_that_is_being_brought_is_left_alone_and_forgotten_halves_go(root):
+    history = deploy(root, A)
+    for name, days in (("new", 0), ("old", 8)):
+        half = root / "data" / f".part-{name}"
+        half.write_text("half")
+        os.utime(half, (time.time() - days * 86400,) * 2)
+    before = sorted(os.listdir(root / "data"))
+    history.collect(root / "data", {A}, data_is_busy=True)
+    assert sorted(os.listdir(root / "data")) == before
+    history.collect(root / "data", {A})
+    assert sorted(os.listdir(root / "data")) == [".part-new", "a" * 64]
 
 
 def test_nothing_shared_is_removed_when_a_kept_release_does_not_say_what_it_needs(root):

@@ -53,6 +53,22 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_timeout": 60}, ["api_endpoint_proxy_timeout is 60", "the longer one"]),
         ({"api_endpoint_log_days": 365}, ["api_endpoint_log_days is 365", "days from 1 to 90"]),
         ({"api_endpoint_name": "My API"}, ["api_endpoint_name is 'My API'"]),
+        ({"api_endpoint_volume": {"device": "sdb"}}, ["api_endpoint_volume.device is 'sdb'", "/dev/sdb"]),
+        (
+            {"api_endpoint_volume": {"mount": "/etc"}, "api_endpoint_data_dir": "/etc/d"},
+            ["mount is '/etc'", "for the volume alone"],
+        ),
+        ({"api_endpoint_volume": {"label": "a b"}}, ["label is 'a b'", "at most 16"]),
+        ({"api_endpoint_volume": {"label": "longer-than-twelve", "filesystem": "xfs"}}, ["at most 12"]),
+        ({"api_endpoint_volume": {"mount": "/mnt/models"}}, ["would not be on the volume", "/mnt/models/data"]),
+        (
+            {
+                "api_endpoint_volume": {"mount": "/srv/x"},
+                "api_endpoint_data_dir": "/srv/x/d",
+                "api_endpoint_root": "/srv/x/r",
+            },
+            ["Only the data can be on the volume"],
+        ),
         ({"api_endpoint_name": "nginx"}, ["api_endpoint_name is 'nginx'", "a name of its own"]),
         ({"api_endpoint_wsgi": "wsgi.py"}, ["api_endpoint_wsgi is 'wsgi.py'", "wsgi:app"]),
         ({"api_endpoint_max_body_size": "10 MB"}, ["api_endpoint_max_body_size is '10 MB'", "such as 10m"]),
@@ -88,7 +104,17 @@ def test_numbers_may_come_as_text():
             ["dest is '/m'", "leaves the release"],
         ),
         ({"api_endpoint_artifacts": [{"dest": "m", "src": "app/nope"}]}, ["[0].src is 'app/nope'", "Looked for"]),
-        ({"api_endpoint_artifacts": [{"dest": "m", "src": "app"}]}, ["which is not a file"]),
+        ({"api_endpoint_artifacts": [{"dest": "m", "path": "data/m"}]}, ["[0].path is 'data/m'", "absolute path"]),
+        ({"api_endpoint_artifacts": [{"dest": "m", "src": "app/lid.176.ftz", "mode": "0666"}]}, ["mode is '0666'", "octal"]),
+        ({"api_endpoint_artifacts": [{"dest": "m", "command": "x", "inputs": ["n"]}]}, ["[0].inputs has 'n'", "it first"]),
+        (
+            {"api_endpoint_artifacts": [{"dest": "m", "url": ["https://a/m", "file:///m"], "sha256": SHA}]},
+            ["url is 'file:///m'", "or a list"],
+        ),
+        (
+            {"api_endpoint_artifacts": [{"dest": "m", "url": "https://a/m", "sha256": SHA, "headers": {"A": "b\nc"}}]},
+            ["[0].headers has 'A'"],
+        ),
         (
             {
                 "api_endpoint_artifacts": [

@@ -174,6 +174,16 @@ def test_the_plan_of_a_release(render, tmp_path):
     assert plan["strategy"] == "auto"
 
 
+def test_a_unit_with_a_volume_waits_for_it_and_says_when_it_is_missing(render, defaults):
+    plain = defaults["api-endpoint@.service.j2"]
+    assert "RequiresMountsFor=/var/lib/api-endpoint /srv/api-endpoint/data\n" in plain
+    assert "mountpoint" not in plain
+    unit = render("api-endpoint@.service.j2", api_endpoint_volume={"device": "auto"})
+    assert "RequiresMountsFor=/var/lib/api-endpoint\n" in unit
+    assert "Wants=srv-api\\x2dendpoint.mount\nAfter=srv-api\\x2dendpoint.mount\n" in unit
+    assert "mountpoint -q /srv/api-endpoint ||" in unit
+
+
 def test_flask_config_is_the_given_one(render):
     text = render("flask_config.yaml.j2", api_endpoint_flask_config={"A": [1, "ü"], "B": {"c": True}})
     assert yaml.safe_load(text) == {"A": [1, "ü"], "B": {"c": True}}

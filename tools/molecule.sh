@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export COLUMNS=${COLUMNS:-150} # Molecule folds lines at 80 otherwise
+tools/needs.sh rsync
 tools/engine.sh
 tools/image.sh 12 13
 times=()

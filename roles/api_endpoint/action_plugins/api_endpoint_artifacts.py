@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Send the model data that lies on the laptop to the host, when the host does not have it."""
+"""Send the model data that lies on the laptop, have the host fetch the rest, and show how far it is."""
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,53 @@ from ansible.plugins.action import ActionBase
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
 from ansible.module_utils.api_endpoint_local import local_path
-from ansible.module_utils.api_endpoint_store import StoreError, file_digest
+from ansible.module_utils.api_endpoint_rsync import send
+from ansible.module_utils.api_endpoint_store import StoreError, file_digest, tree_digest, walk
+
+LARGE = 100_000_000  # bytes of a file that takes a moment to read
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "api_endpoint" / "digests.json"
+
+
+class Digests:
+    """The digests of files of the laptop, by path, size and time, so that a large one is read once."""
+
+    def __init__(self, path: Path = CACHE) -> None:
+        self.path = path
+        try:
+            self.known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self.known = {}
+
+    def of(self, path: Path) -> str:
+        """Return the digest of a file or folder."""
+        if path.is_dir():
+            return tree_digest(path)
+        found = path.stat()
+        stamp = [found.st_size, found.st_mtime_ns]
+        entry = self.known.get(str(path))
+        # A file that was written a moment ago may be written again with the same time.
+        if entry and entry[:2] == stamp:
+            return str(entry[2])
+        digest = file_digest(path)
+        if time.time() - found.st_mtime > 2:
+            self.known[str(path)] = [*stamp, digest]
+            self.save()
+        return digest
+
+    def save(self) -> None:
+        """Write the digests down; a cache that cannot be written is no error."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(self.known, file)
+            os.replace(temporary, self.path)
+        except OSError:
+            return
 
 
 class ActionModule(ActionBase):
-    """Hash, compare, send."""
+    """Hash, compare, send, wait."""
 
     _supports_check_mode = True
 
@@ -25,40 +71,66 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
+        self._host = variables.get("inventory_hostname", "")
         arguments = dict(self._task.args)
         try:
-            artifacts, local = self._hash(arguments.get("artifacts") or [], variables)
+            arguments["artifacts"], local = self._hash(arguments.get("artifacts") or [], variables)
+            planned = self._module(arguments, "plan", variables)
+            if planned.get("failed") or self._task.check_mode:
+                return planned
+            if not planned["missing"] and not arguments.get("verify"):
+                return planned
+            for dest, name in planned["uploads"].items():
+                self._send(local[dest], name, arguments)
+            begun = self._module(arguments, "begin", variables)
+            if begun.get("failed"):
+                return begun
+            while True:
+                answer = self._module(arguments, "wait", variables)
+                if answer.get("failed") or answer.get("done"):
+                    return answer
+                self._say(answer.get("text", ""))
         except (StoreError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
 
-        # Ask for the files of the laptop first: most runs find them all there, and downloads need no question.
-        asked = [artifact for artifact in artifacts if artifact.get("src")]
-        result = self._execute_module(
-            module_args={**arguments, "artifacts": asked if local else artifacts}, task_vars=variables
-        )
-        if not local or result.get("failed"):
-            return result
-        for digest in {} if self._task.check_mode else dict.fromkeys(result["missing"]):
+    def _module(self, arguments: dict[str, Any], step: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """Run a step on the host."""
+        return self._execute_module(module_args={**arguments, "step": step}, task_vars=variables)
+
+    def _say(self, text: str) -> None:
+        """Show how far it is."""
+        if text:
+            self._display.display(f"  {time.strftime('%H:%M:%S')} {self._host}: {text}")
+
+    def _send(self, source: Path, name: str, arguments: dict[str, Any]) -> None:
+        """Send a file or folder to its half's place on the host."""
+        target = f"{arguments['data_dir']}/{name}"
+        self._say(f"sending {source}")
+        try:
+            send(source, target, self._connection, bool(self._task.become), f"/run/{arguments['name']}.busy", self._say)
+        except StoreError as error:
+            if "failed (exit" in str(error) or source.is_dir():
+                raise
+            self._display.warning(f"{error}: {source} is sent in one go, and from its beginning when that is cut off.")
             self._make_tmp_path()
-            upload = self._connection._shell.join_path(self._connection._shell.tmpdir, digest)
-            self._display.display(f"  sending {local[digest]} ({local[digest].stat().st_size:,} bytes) ...")
-            self._transfer_file(str(local[digest]), upload)
-            for artifact in asked:
-                if artifact["sha256"] == digest:
-                    artifact["upload"] = upload
-        if len(asked) == len(artifacts) and not any("upload" in artifact for artifact in asked):
-            return result
-        return self._execute_module(module_args={**arguments, "artifacts": artifacts}, task_vars=variables)
+            upload = self._connection._shell.join_path(self._connection._shell.tmpdir, name)
+            self._transfer_file(str(source), upload)
+            moved = self._low_level_execute_command(f"mv {upload} {target}", sudoable=True)
+            if moved["rc"] != 0:
+                raise StoreError(f"{source} could not be moved to {target}: {moved['stderr']}") from error
 
     def _hash(self, given: list[dict[str, Any]], variables: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-        """Return the artifacts with the digests of those on the laptop, and where these lie by digest."""
+        """Return the artifacts with the digests of those on the laptop, and where these lie by dest."""
+        digests = Digests()
         artifacts: list[dict[str, Any]] = []
         local: dict[str, Path] = {}
         for number, entry in enumerate(given):
             artifact = dict(entry)
             if artifact.get("src"):
                 path = local_path(artifact["src"], variables, f"api_endpoint_artifacts[{number}].src")
-                digest = file_digest(path)
+                if path.is_file() and path.stat().st_size > LARGE:
+                    self._say(f"looking whether {path} is new")
+                digest = digests.of(path)
                 expected = (artifact.get("sha256") or digest).lower()
                 if digest != expected:
                     raise StoreError(
@@ -66,6 +138,10 @@ class ActionModule(ActionBase):
                         f"Its SHA-256 is {digest}, sha256 says {expected}. Correct the one or the other."
                     )
                 artifact["sha256"] = digest
-                local[digest] = path
+                artifact["is_folder"] = path.is_dir()
+                artifact["size"] = (
+                    sum((path / file).lstat().st_size for file in walk(path)) if path.is_dir() else path.stat().st_size
+                )
+                local[os.path.normpath(artifact["dest"])] = path
             artifacts.append(artifact)
         return artifacts, local

@@ -9,24 +9,57 @@ DOCUMENTATION = r"""
 module: api_endpoint_artifacts
 short_description: Bring model data into the store on the host, verified
 description:
-  - Makes sure that every artifact lies in O(data_dir) under its SHA-256, as C(<digest>/artifact), with its size, time and
-    source in C(<digest>/artifact.json). An artifact that is there is not read again.
-  - A file is written under a temporary name on the same filesystem, verified while it arrives, synced, and renamed; what
-    does not have the expected digest never gets a name in the store.
-  - Files of the controller (C(src)) are hashed and sent by the action plugin of the same name.
+  - Makes sure that every artifact lies in O(data_dir) under its key, a digest of what it is or of what it is made of, as
+    C(<key>/artifact), with its size and source in C(<key>/artifact.json). One that is there is not read again to find out
+    that nothing changed; its size and time say so.
+  - What arrives is written to C(.part-<digest>), verified while it arrives, and gets its place only when it is whole. A half
+    is kept, and the next run goes on from there.
+  - Work that takes long is done by a process of its own on the host, which goes on when the connection drops. The action
+    plugin of the same name sends what lies on the controller, asks every ten seconds how far it is, and shows that.
 options:
+  name:
+    description: Name of the endpoint.
+    type: str
+    required: true
+  root:
+    description: Absolute path of the endpoint's folder on the host.
+    type: path
+    required: true
   data_dir:
     description: Absolute path of the store.
     type: path
     required: true
-  group:
-    description: Group that may read the data.
+  user:
+    description: Account of the app; its group may read the data, and commands run as it.
     type: str
     default: www-data
-  timeout:
-    description: Seconds without an answer or a byte after which a download is given up.
+  virtualenv:
+    description: Absolute path of the virtualenv whose programs commands find first.
+    type: path
+    default: /usr
+  command_timeout:
+    description: Seconds within which a command must end.
     type: int
-    default: 60
+    default: 600
+  environment:
+    description: Environment variables for commands.
+    type: dict
+    default: {}
+  verify:
+    description: Read all data again and compare it, instead of looking at sizes and times.
+    type: bool
+    default: false
+  run:
+    description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
+    type: str
+    default: ""
+  step:
+    description:
+      - C(plan) says what is missing and what the controller has to send, C(begin) starts to bring it, C(wait) waits ten
+        seconds for its end. Set by the action plugin.
+    type: str
+    choices: [plan, begin, wait]
+    default: plan
   artifacts:
     description: The artifacts.
     type: list
@@ -38,13 +71,38 @@ options:
         type: str
         required: true
       src:
-        description: File on the controller.
+        description: File or folder on the controller.
         type: str
       url:
-        description: Where to download it from (http or https).
+        description: Where to download it from (http or https), or a list of such mirrors.
+        type: raw
+      path:
+        description: File on the host.
         type: str
+      command:
+        description: Shell command that makes it of O(artifacts[].inputs).
+        type: str
+      inputs:
+        description: The C(dest) of the artifacts that O(artifacts[].command) reads.
+        type: list
+        elements: str
+        default: []
       sha256:
-        description: Its SHA-256, 64 hexadecimal digits.
+        description: SHA-256 of what is fetched, 64 hexadecimal digits.
+        type: str
+      size:
+        description: Size of what is fetched, in bytes.
+        type: int
+      headers:
+        description: Further request headers.
+        type: dict
+        default: {}
+      unpack:
+        description: Unpack it (tar, also with gz, xz or zst; zip; a single gz, xz or zst file).
+        type: bool
+        default: false
+      mode:
+        description: Rights of the file or folder, in octal, instead of 0640 and 0750.
         type: str
       allow_unverified:
         description:
@@ -56,17 +114,10 @@ options:
         description: Whether the app gets a copy of its own that it may write.
         type: bool
         default: false
-      upload:
-        description: Where the action plugin put the file on the host.
-        type: path
-  name:
-    description: Name of the endpoint.
-    type: str
-    required: true
-  run:
-    description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
-    type: str
-    default: ""
+      is_folder:
+        description: Whether O(artifacts[].src) is a folder. Set by the action plugin.
+        type: bool
+        default: false
 author:
   - The api_endpoint authors
 """
@@ -75,7 +126,9 @@ EXAMPLES = r"""
 - name: Fetch the model
   api_endpoint_artifacts:
     name: api-endpoint
+    root: /var/lib/api-endpoint
     data_dir: /srv/api-endpoint/data
+    run: "{{ lock.token }}"
     artifacts:
       - dest: model.bin
         url: https://analytics.wikimedia.org/published/datasets/one-off/me/model.bin
@@ -93,155 +146,110 @@ artifacts:
       description: Where the app finds it.
       type: str
     digest:
-      description: Its SHA-256.
+      description: Its key in the store.
       type: str
     writable:
       description: Whether the app may write its copy.
       type: bool
 missing:
-  description: The digests of files of the controller that the host does not have.
+  description: The C(dest) of what is not in the store.
   type: list
   elements: str
-  returned: always
+  returned: with O(step=plan)
+uploads:
+  description: The names below O(data_dir) under which the controller has to put what it has, by C(dest).
+  type: dict
+  returned: with O(step=plan)
+text:
+  description: How far it is.
+  type: str
+  returned: with O(step=wait), until it is done
 """
 
 import os
-import shutil
-import urllib.error
-from collections.abc import Callable
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from ansible.module_utils.api_endpoint_background import Background
+from ansible.module_utils.api_endpoint_data import Artifact, Store, extent, key_of, mib
+from ansible.module_utils.api_endpoint_fetch import Fetch, derived_key, digest_of_path
 from ansible.module_utils.api_endpoint_lock import Lock
-from ansible.module_utils.api_endpoint_store import (
-    BUILDING,
-    CHUNK,
-    StoreError,
-    building,
-    file_digest,
-    in_words,
-    own,
-    read_json,
-    write_json,
-)
+from ansible.module_utils.api_endpoint_store import StoreError, in_words, value_digest
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import open_url
+
+POLL = 10  # seconds between two words on how far it is
 
 
-def receive(source: BinaryIO, target: Path, expected_size: int | None) -> str:
-    """Write a stream to a file and return its SHA-256; raise StoreError when it ends too early."""
-    with open(target, "wb") as file:
-        shutil.copyfileobj(source, file, CHUNK)
-        size = file.tell()
-    if expected_size is not None and size != expected_size:
-        raise StoreError(f"the server promised {expected_size:,} bytes and sent {size:,}")
-    return file_digest(target)
+def read(given: list[dict[str, Any]], store: Store) -> list[Artifact]:
+    """Return the artifacts, with the keys that are known."""
+    found: list[Artifact] = []
+    keys: dict[str, str] = {}
+    for entry in given:
+        url = entry["url"] or []
+        urls = [str(mirror) for mirror in url] if isinstance(url, list) else [str(url)]
+        sha256 = (entry["sha256"] or "").lower()
+        if entry["path"] and not sha256:
+            sha256 = digest_of_path(store, Path(entry["path"]))
+        artifact = Artifact(
+            dest=os.path.normpath(entry["dest"]),
+            key=key_of(sha256, entry["unpack"], entry["mode"] or "") or store.unverified(urls),
+            sha256=sha256,
+            urls=urls,
+            src=entry["src"] or "",
+            path=entry["path"] or "",
+            headers={str(name): str(value) for name, value in entry["headers"].items()},
+            size=entry["size"],
+            unpack=entry["unpack"],
+            command=entry["command"] or "",
+            inputs=[os.path.normpath(dest) for dest in entry["inputs"]],
+            mode=entry["mode"] or "",
+            writable=entry["writable"],
+            is_folder=entry["is_folder"],
+        )
+        if artifact.command:
+            artifact = artifact.with_key(derived_key(artifact, keys))
+        keys[artifact.dest] = artifact.key
+        found.append(artifact)
+    return found
 
 
-class Store:
-    """The artifacts on the host."""
+def told(artifacts: list[Artifact], keys: dict[str, str]) -> list[dict[str, Any]]:
+    """Return what a release needs to know."""
+    return [{"dest": artifact.dest, "digest": keys[artifact.dest], "writable": artifact.writable} for artifact in artifacts]
 
-    def __init__(self, module: AnsibleModule) -> None:
-        self.check_mode: bool = module.check_mode
-        self.folder = Path(module.params["data_dir"])
-        self.group: str = module.params["group"]
-        self.timeout: int = module.params["timeout"]
 
-    def has(self, digest: str) -> bool:
-        """Tell whether an artifact is here and still has the size that it had when it was verified."""
-        stamp = read_json(self.folder / digest / "artifact.json")
-        try:
-            return stamp is not None and (self.folder / digest / "artifact").stat().st_size == stamp["size"]
-        except FileNotFoundError:
-            return False
-
-    def digest_of_url(self, url: str) -> str:
-        """Return the digest of what was fetched, unverified, from a URL; empty when nothing was."""
-        for path in sorted(self.folder.glob("*/artifact.json")):
-            stamp = read_json(path)
-            if stamp and stamp["source"] == url and stamp["unverified"] and self.has(stamp["digest"]):
-                return str(stamp["digest"])
-        return ""
-
-    def add(self, artifact: dict[str, Any], write: Callable[[Path], str], source: str) -> str:
-        """Write an artifact, verify it and give it its name; return its digest."""
-        expected = artifact["sha256"]
-        temporary = self.folder / f"{BUILDING}{os.getpid()}"
-        temporary.unlink(missing_ok=True)
-        try:
-            digest = write(temporary)
-            if expected and digest != expected.lower():
-                raise StoreError(
-                    f"it is not the expected file: its SHA-256 is {digest}, expected {expected.lower()}. Either it was "
-                    "damaged on its way or on the server, or the file was replaced there and sha256 is out of date"
-                )
-            final = self.folder / digest
-            if not self.has(digest):
-                shutil.rmtree(final, ignore_errors=True)
-                with building(final) as folder:
-                    os.rename(temporary, folder / "artifact")
-                    stamp = {
-                        "digest": digest,
-                        "size": (folder / "artifact").stat().st_size,
-                        "source": source,
-                        "unverified": not expected,
-                    }
-                    write_json(folder / "artifact.json", stamp, 0o640, self.group)
-                    own(folder, "root", self.group)
-            return digest
-        except (StoreError, OSError, HTTPException) as error:
+def plan(module: AnsibleModule, store: Store, artifacts: list[Artifact]) -> dict[str, Any]:
+    """Say what is missing, and what the controller has to send; refuse when it does not fit."""
+    missing = [artifact for artifact in artifacts if not artifact.key or not store.has(artifact.key)]
+    uploads = {artifact.dest: artifact.part for artifact in missing if artifact.src}
+    for artifact in missing:
+        if artifact.path and not os.path.exists(artifact.path):
             raise StoreError(
-                f"The artifact {artifact['dest']!r} could not be taken from {source}: {error}. "
-                "Nothing was changed for the running version."
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def download(self, artifact: dict[str, Any]) -> str:
-        """Download an artifact and return its digest."""
-
-        def write(target: Path) -> str:
-            try:
-                with open_url(artifact["url"], timeout=self.timeout, http_agent="api_endpoint") as answer:
-                    length = answer.headers.get("Content-Length")
-                    return receive(answer, target, int(length) if length else None)
-            except urllib.error.HTTPError as error:
-                raise StoreError(f"the server answered {error.code} {error.reason}") from error
-            except urllib.error.URLError as error:
-                raise StoreError(f"no answer: {error.reason}") from error
-
-        return self.add(artifact, write, artifact["url"])
-
-    def take(self, artifact: dict[str, Any]) -> str:
-        """Take a file that the action plugin sent and return its digest."""
-
-        def write(target: Path) -> str:
-            with open(artifact["upload"], "rb") as source:
-                return receive(source, target, None)
-
-        return self.add(artifact, write, artifact["src"])
-
-
-def ensure(module: AnsibleModule) -> dict[str, Any]:
-    """Make sure that every artifact is in the store."""
-    store = Store(module)
-    found: list[dict[str, Any]] = []
-    missing: list[str] = []
-    changed = False
-    for artifact in module.params["artifacts"]:
-        digest = (artifact["sha256"] or "").lower() or store.digest_of_url(artifact["url"] or "")
-        if not digest or not store.has(digest):
-            changed = True
-            if artifact["src"] and not artifact["upload"]:
-                missing.append(digest)
-            elif not module.check_mode:
-                digest = store.take(artifact) if artifact["upload"] else store.download(artifact)
-        found.append({"dest": os.path.normpath(artifact["dest"]), "digest": digest, "writable": artifact["writable"]})
-    result: dict[str, Any] = {"changed": changed, "missing": missing}
-    if all(entry["digest"] for entry in found):
-        result["artifacts"] = found
+                f"The artifact {artifact.dest!r} should be at {artifact.path} on the host, and is not. Copy it there."
+            )
+    needs = []
+    for artifact in missing:
+        part = store.folder / artifact.part
+        there = extent(part)[0] if part.exists() else 0
+        if artifact.src and artifact.size:
+            needs.append((artifact.dest, max(0, artifact.size - there)))
+    store.check_room(needs)
+    result: dict[str, Any] = {
+        "changed": bool(missing),
+        "missing": [artifact.dest for artifact in missing],
+        "uploads": uploads,
+    }
+    if all(artifact.key for artifact in artifacts) and not (missing and not module.check_mode):
+        result["artifacts"] = told(artifacts, {artifact.dest: artifact.key for artifact in artifacts})
+    if missing:
+        lines = "".join(f"{artifact.dest} from {artifact.source}{size(artifact)}\n" for artifact in missing)
+        result["diff"] = {"before": "", "after": lines, "after_header": f"new in {store.folder}"}
     return result
+
+
+def size(artifact: Artifact) -> str:
+    """Return the size of an artifact for people, when it is known."""
+    return f" ({mib(artifact.size)})" if artifact.size else ""
 
 
 def main() -> None:
@@ -249,10 +257,15 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "run": {"type": "str", "default": ""},
+            "root": {"type": "path", "required": True},
             "data_dir": {"type": "path", "required": True},
-            "group": {"type": "str", "default": "www-data"},
-            "timeout": {"type": "int", "default": 60},
+            "user": {"type": "str", "default": "www-data"},
+            "virtualenv": {"type": "path", "default": "/usr"},
+            "command_timeout": {"type": "int", "default": 600},
+            "environment": {"type": "dict", "default": {}},
+            "verify": {"type": "bool", "default": False},
+            "run": {"type": "str", "default": ""},
+            "step": {"type": "str", "choices": ["plan", "begin", "wait"], "default": "plan"},
             "artifacts": {
                 "type": "list",
                 "elements": "dict",
@@ -260,23 +273,50 @@ def main() -> None:
                 "options": {
                     "dest": {"type": "str", "required": True},
                     "src": {"type": "str"},
-                    "url": {"type": "str"},
+                    "url": {"type": "raw"},
+                    "path": {"type": "str"},
+                    "command": {"type": "str"},
+                    "inputs": {"type": "list", "elements": "str", "default": []},
                     "sha256": {"type": "str"},
+                    "size": {"type": "int"},
+                    "headers": {"type": "dict", "default": {}, "no_log": True},
+                    "unpack": {"type": "bool", "default": False},
+                    "mode": {"type": "str"},
                     "allow_unverified": {"type": "bool", "default": False},
                     "writable": {"type": "bool", "default": False},
-                    "upload": {"type": "path"},
+                    "is_folder": {"type": "bool", "default": False},
                 },
             },
         },
         supports_check_mode=True,
     )
     os.umask(0o077)
+    given = module.params
+    store = Store(given["data_dir"], given["user"])
+    background = Background(f"{given['name']}-data")
+    asked = {name: value for name, value in given.items() if name not in ("step", "run")}
+    task = value_digest(asked)
     try:
-        with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
-            result = ensure(module)
+        with Lock(given["name"]).held(given["run"], module.check_mode):
+            store.claim(given["name"], may_write=bool(given["artifacts"]) and not module.check_mode)
+            artifacts = read(given["artifacts"], store)
+            if given["step"] == "plan":
+                module.exit_json(**plan(module, store, artifacts))
+            if given["step"] == "begin":
+                fetch = Fetch(
+                    store, given["name"], given["root"], given["user"], given["command_timeout"], given["environment"]
+                )
+                began = background.begin(task, lambda say: fetch.run(artifacts, given["virtualenv"], given["verify"], say))
+                module.exit_json(changed=False, began=began)
+        answer = background.wait(task, POLL)
     except (StoreError, OSError) as error:
         module.fail_json(msg=in_words(error))
-    module.exit_json(**result)
+    if "text" in answer:
+        module.exit_json(changed=False, text=answer["text"])
+    result = answer["result"]
+    module.exit_json(
+        changed=bool(result["fetched"]), fetched=result["fetched"], artifacts=told(artifacts, result["keys"]), done=True
+    )
 
 
 if __name__ == "__main__":

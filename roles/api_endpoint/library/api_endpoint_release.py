@@ -160,7 +160,7 @@ class Builder:
     def record(self) -> dict[str, Any]:
         """Return what identifies the release: everything that goes in, settings by digest."""
         settings = {name: value_digest(content) for name, content in self.components["settings"].items()}
-        return {**self.components, "settings": settings}
+        return {**self.components, "settings": settings, "data_dir": str(self.data)}
 
     def write(self, folder: Path, record: dict[str, Any]) -> None:
         """Write the release into an empty folder."""
@@ -266,7 +266,7 @@ class Builder:
         components = self.record()
         release = value_digest(components, 12)
         known = self.live_record.get("components", {})
-        differs = [name for name in COMPONENTS if components[name] != known.get(name)]
+        differs = [name for name in components if components[name] != known.get(name)]
         final = self.root / "releases" / release
         changed = not final.is_dir()
         if changed and not self.module.check_mode:

@@ -133,6 +133,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.api_endpoint_background import Background
 from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, run_command
 from ansible.module_utils.api_endpoint_detached import detached
 from ansible.module_utils.api_endpoint_history import RELEASE, History, audit
@@ -538,9 +539,9 @@ class Rollout:
     def collect(self) -> list[str]:
         """Remove what no release that is worth keeping needs; return the ids of the releases that went."""
         live = self.release if self.is_live else self.previous
-        return self.history.collect(
-            self.given["data_dir"], self.history.worth_keeping(live, self.given["keep"], also=self.release)
-        )
+        kept = self.history.worth_keeping(live, self.given["keep"], also=self.release)
+        is_busy = Background(f"{self.endpoint.name}-data").is_alive()
+        return self.history.collect(self.given["data_dir"], kept, data_is_busy=is_busy)
 
     def audit(self, result: str, **more: str) -> None:
         """Write a line into the log of deployments."""

@@ -15,6 +15,8 @@ from ansible.module_utils.api_endpoint_lock import Lock
 from ansible.module_utils.api_endpoint_store import BUILDING, read_json, write_json
 
 RELEASE = re.compile(r"[0-9a-f]{12}")
+ENTRY = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
+FORGOTTEN = 7 * 86400  # seconds after which the half of a download that nobody went on with is removed
 
 
 def now() -> str:
@@ -100,8 +102,12 @@ class History:
         """Return the live release, the one before it, the last `keep` good ones, and `also`."""
         return {live, self.previous(live), also, *self.good()[:keep]} - {""}
 
-    def collect(self, data_dir: str | Path, kept: set[str]) -> list[str]:
-        """Remove releases that are not kept, and what no kept one refers to; return the ids that went."""
+    def collect(self, data_dir: str | Path, kept: set[str], data_is_busy: bool = False) -> list[str]:
+        """Remove releases that are not kept, and what no kept one refers to; return the ids that went.
+
+        Data is left alone while it is busy, that is, while more of it is being brought.
+        """
+        data = Path(data_dir)
         gone = [release for release in self.releases() if release not in kept]
         for release in gone:
             discard(self.root / "releases" / release)
@@ -110,23 +116,28 @@ class History:
             return gone  # a release that does not say what it needs: nothing is safe to remove
         codes = {part["code"] for part in parts if part}
         virtualenvs = {part["virtualenv"] for part in parts if part}
-        data = {artifact["digest"] for part in parts if part for artifact in part["artifacts"]}
-        for folder, needed in (
-            (self.root / "code", codes),
-            (self.root / "venvs", virtualenvs),
-            (Path(data_dir), data),
-        ):
-            for path in folder.iterdir() if folder.is_dir() else ():
-                is_ours = bool(re.fullmatch(r"[0-9a-f]{16}|[0-9a-f]{64}", path.name))
-                if folder == Path(data_dir):
-                    is_ours = is_ours and (path / "artifact.json").exists()
-                if is_ours and path.name not in needed:
-                    discard(path)
-        for folder in (*(self.root / name for name in ("code", "releases", "state/app", "venvs")), Path(data_dir)):
+        artifacts = {artifact["digest"] for part in parts if part for artifact in part["artifacts"]}
+        unneeded = [path for path in entries(self.root / "code") if path.name not in codes]
+        unneeded += [path for path in entries(self.root / "venvs") if path.name not in virtualenvs]
+        unfinished = [self.root / name for name in ("code", "releases", "venvs", "state/app")]
+        if not data_is_busy:
+            unneeded += [path for path in entries(data) if path.name not in artifacts and (path / "artifact.json").exists()]
+            unfinished.append(data)
+            for half in data.glob(".part-*"):
+                if time.time() - half.stat().st_mtime > FORGOTTEN:
+                    discard(half)
+        for path in unneeded:
+            discard(path)
+        for folder in unfinished:
             for path in folder.glob(f"{BUILDING}*"):
                 discard(path)
         self.save()
         return gone
+
+
+def entries(store: Path) -> list[Path]:
+    """Return the entries of a store: what has a digest for its name."""
+    return [path for path in store.iterdir() if ENTRY.fullmatch(path.name)] if store.is_dir() else []
 
 
 def discard(path: Path) -> None:

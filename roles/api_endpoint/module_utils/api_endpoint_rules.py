@@ -26,10 +26,15 @@ RESERVED = {
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
 WSGI = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.\w+)*(\(\))?")
+# What cannot be a disk of its own for model data.
+SYSTEM_FOLDERS = {
+    "", "bin", "boot", "dev", "etc", "home", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var",
+}  # fmt: skip
 SIZE = re.compile(r"[1-9]\d{0,15}[kKmMgG]?")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RELEASE = re.compile(r"[0-9a-f]{12}")
+MODE = re.compile(r"0?[4-7][0145][0145]")
 METHOD = re.compile(r"[A-Za-z]{1,20}")
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HEADER_VALUE = re.compile(r"[ -~]*")
@@ -213,6 +218,12 @@ def artifacts(settings: Settings, playbook_dir: str) -> list[str]:
         for other, owner in taken.items():
             if dest == other or f"{other}/".startswith(f"{dest}/") or f"{dest}/".startswith(f"{other}/"):
                 found.append(f"{label}.dest is {dest!r}, where {owner} is already. Give each a place of its own.")
+        for wanted in artifact.get("inputs") or []:
+            if os.path.normpath(str(wanted)) not in taken:
+                found.append(
+                    f"{label}.inputs has {wanted!r}, which is no artifact that is listed before it. Give the dest of one, "
+                    "and list it first."
+                )
         taken[dest] = label
         found += source(artifact, label, playbook_dir)
     for path in settings.get("api_endpoint_writable_paths") or []:
@@ -230,28 +241,47 @@ def artifacts(settings: Settings, playbook_dir: str) -> list[str]:
     return found
 
 
-def source(artifact: Settings, label: str, playbook_dir: str) -> list[str]:
+def source(artifact: dict[str, Any], label: str, playbook_dir: str) -> list[str]:
     """Check where an artifact comes from."""
     found = []
-    sources = [name for name in ("src", "url") if artifact.get(name)]
+    sources = [name for name in ("src", "url", "path", "command") if artifact.get(name)]
     sha256 = artifact.get("sha256")
     if len(sources) != 1:
         found.append(
-            f"{label} ({artifact.get('dest')}) has {' and '.join(sources) or 'no source'}. "
-            "Give exactly one source: src (a file on the laptop) or url."
+            f"{label} ({artifact.get('dest')}) has {' and '.join(sources) or 'no source'}. Give exactly one source: "
+            "src (on the laptop), url, path (on the host) or command."
         )
     if sha256 and not SHA256.fullmatch(str(sha256)):
         found.append(f"{label}.sha256 is {sha256!r}. Give 64 hexadecimal digits, the output of sha256sum.")
+    if artifact.get("mode") and not MODE.fullmatch(str(artifact["mode"])):
+        found.append(
+            f"{label}.mode is {artifact['mode']!r}. Give rights in octal and in quotes that only the owner may write, "
+            'such as "0640".'
+        )
     if sources == ["url"]:
-        if not re.match(r"https?://[^/\s]+/", str(artifact["url"])):
-            found.append(f"{label}.url is {artifact['url']!r}. Give an http or https URL.")
-        if not sha256 and not artifact.get("allow_unverified"):
-            found.append(
-                f"{label}.url is {artifact['url']!r}, without a sha256: a damaged download could not be told from a good "
-                "one. Give sha256 (sha256sum FILE prints it), or allow_unverified: true."
-            )
+        found += download(artifact, label)
     if sources == ["src"]:
-        found += on_laptop(str(artifact["src"]), playbook_dir, f"{label}.src", Path.is_file, "a file")
+        found += on_laptop(str(artifact["src"]), playbook_dir, f"{label}.src", Path.exists, "a file or folder")
+    if sources == ["path"] and not PATH.fullmatch(str(artifact["path"])):
+        found.append(f"{label}.path is {artifact['path']!r}. Give an absolute path on the host.")
+    return found
+
+
+def download(artifact: dict[str, Any], label: str) -> list[str]:
+    """Check an artifact that is downloaded."""
+    found = []
+    url = artifact["url"]
+    for mirror in url if isinstance(url, list) else [url]:
+        if not re.match(r"https?://[^/\s]+/", str(mirror)):
+            found.append(f"{label}.url is {mirror!r}. Give an http or https URL, or a list of them.")
+    if not artifact.get("sha256") and not artifact.get("allow_unverified"):
+        found.append(
+            f"{label}.url is {url!r}, without a sha256: a damaged download could not be told from a good "
+            "one. Give sha256 (sha256sum FILE prints it), or allow_unverified: true."
+        )
+    for name, value in (artifact.get("headers") or {}).items():
+        if not HEADER_NAME.fullmatch(str(name)) or not HEADER_VALUE.fullmatch(str(value)):
+            found.append(f"{label}.headers has {name!r}. Give a header's name and one line of ASCII text.")
     return found
 
 
@@ -286,6 +316,41 @@ def code(settings: Settings, playbook_dir: str) -> list[str]:
     return found
 
 
+def volume(settings: Settings) -> list[str]:
+    """Check the volume for model data."""
+    given = settings.get("api_endpoint_volume") or {}
+    if not given:
+        return []
+    name = str(settings.get("api_endpoint_name") or "")
+    mount = str(given.get("mount") or f"/srv/{name}")
+    device = str(given.get("device") or "auto")
+    longest = 12 if given.get("filesystem") == "xfs" else 16
+    found = []
+    if device != "auto" and not re.fullmatch(r"/dev/[A-Za-z0-9._/+:@-]+", device):
+        found.append(
+            f"api_endpoint_volume.device is {device!r}. Give auto, or a disk such as /dev/sdb (`lsblk` lists them)."
+        )
+    if not PATH.fullmatch(mount) or mount != os.path.normpath(mount) or mount.split("/")[1] in SYSTEM_FOLDERS:
+        found.append(f"api_endpoint_volume.mount is {mount!r}. Give a folder for the volume alone, such as /srv/{name}.")
+    if given.get("label") and not re.fullmatch(rf"[A-Za-z0-9._-]{{1,{longest}}}", str(given["label"])):
+        found.append(
+            f"api_endpoint_volume.label is {given['label']!r}. Give at most {longest} letters, digits, dots, hyphens and "
+            "underscores."
+        )
+    data, root = str(settings.get("api_endpoint_data_dir")), str(settings.get("api_endpoint_root"))
+    if not f"{data}/".startswith(f"{mount}/"):
+        found.append(
+            f"api_endpoint_volume.mount is {mount!r}, and api_endpoint_data_dir is {data!r}: the data would not be on the "
+            f"volume. Make api_endpoint_data_dir {mount}/data, or change the mount."
+        )
+    if f"{root}/".startswith(f"{mount}/"):
+        found.append(
+            f"api_endpoint_volume.mount is {mount!r}, and api_endpoint_root is {root!r}. Only the data can be on the "
+            "volume. Choose another mount."
+        )
+    return found
+
+
 def platform(facts: dict[str, Any]) -> list[str]:
     """Check the host's operating system."""
     name = str(facts.get("distribution", "an unknown system"))
@@ -305,6 +370,7 @@ def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str, rollb
         *requests(settings),
         *release(settings, rollback),
         *host_paths(settings),
+        *volume(settings),
         # Going back needs nothing of the laptop.
         *([] if rollback else [*code(settings, playbook_dir), *artifacts(settings, playbook_dir)]),
     ]

@@ -99,6 +99,8 @@ def tree_digest(root: Path) -> str:
         found = root / path
         if found.is_symlink():
             entries.append(["link", str(path), os.readlink(found)])
+        elif not found.is_file():
+            raise StoreError(f"{found} is neither a file nor a folder nor a link. Remove it.")
         else:
             executable = bool(found.stat().st_mode & stat.S_IXUSR)
             entries.append(["program" if executable else "file", str(path), file_digest(found)])

@@ -1,0 +1,90 @@
+"""Long work goes on by itself, is found again, and says how it ended."""
+
+import os
+import time
+
+import pytest
+from ansible.module_utils.api_endpoint_background import Background
+from ansible.module_utils.api_endpoint_lock import Lock
+from ansible.module_utils.api_endpoint_store import StoreError
+
+
+@pytest.fixture
+def background(tmp_path):
+    background = Background("data", str(tmp_path))
+    yield background
+    background.end()
+
+
+def until(path):
+    def work(say):
+        say("half way")
+        while not path.exists():
+            time.sleep(0.05)
+        return {"done": True}
+
+    return work
+
+
+def test_it_says_how_far_it_is_and_then_its_result(background, tmp_path):
+    assert background.begin("a", until(tmp_path / "go"))
+    time.sleep(0.3)
+    assert background.wait("a", 0) == {"text": "half way"}
+    (tmp_path / "go").touch()
+    assert background.wait("a", 10) == {"result": {"done": True}}
+    assert background.wait("a", 10) == {"result": {"done": True}}
+
+
+def test_the_same_task_is_found_again_and_goes_on(background, tmp_path):
+    background.begin("a", until(tmp_path / "go"))
+    time.sleep(0.3)
+    pid = background.state()["pid"]
+    assert not background.begin("a", until(tmp_path / "never"))
+    assert background.state()["pid"] == pid
+    (tmp_path / "go").touch()
+    assert "result" in background.wait("a", 10)
+
+
+def test_another_task_takes_its_place(background, tmp_path):
+    background.begin("a", until(tmp_path / "never"))
+    time.sleep(0.3)
+    pid = background.state()["pid"]
+    assert background.begin("b", lambda _say: {"b": 1})
+    assert background.wait("b", 10) == {"result": {"b": 1}}
+    os.waitpid(pid, 0)
+    with pytest.raises(StoreError, match="Another run has started other work"):
+        background.wait("a", 0)
+
+
+def test_an_error_arrives_in_its_words(background):
+    def fail(_say):
+        raise StoreError("the server answered 404")
+
+    background.begin("a", fail)
+    with pytest.raises(StoreError, match=r"^the server answered 404$"):
+        background.wait("a", 10)
+
+
+def test_a_process_that_was_killed_is_no_result(background, tmp_path):
+    background.begin("a", until(tmp_path / "never"))
+    time.sleep(0.3)
+    os.kill(background.state()["pid"], 9)
+    with pytest.raises(StoreError, match=r"was killed, or the host was restarted. Run again"):
+        background.wait("a", 10)
+    assert background.begin("a", lambda _say: {})
+
+
+def test_it_does_not_keep_the_lock_of_the_run_that_began_it(background, tmp_path):
+    lock = Lock("api-endpoint", str(tmp_path))
+    lock.take({"token": "a"})
+    with lock.held("a"):
+        background.begin("a", until(tmp_path / "never"))
+    time.sleep(0.3)
+    assert background.is_alive()
+    assert not lock.is_busy()
+
+
+def test_it_is_in_a_session_of_its_own(background):
+    background.begin("a", lambda _say: {"session": os.getsid(0), "pid": os.getpid()})
+    result = background.wait("a", 10)["result"]
+    assert result["session"] == result["pid"] != os.getsid(0)
