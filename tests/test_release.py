@@ -157,6 +157,22 @@ def test_data_that_is_not_there(host):
         build(host, **{**WHOLE, "artifacts": [{"dest": "x", "digest": "d9", "writable": False}]})
 
 
+def test_data_in_another_folder_is_another_release(host):
+    first, _ = build(host, **WHOLE)
+    make_live(host, first["release"])
+    (host / "data").rename(host / "larger")
+    (host / "data").mkdir()
+    module = Stub(
+        name="api-endpoint-test", run="", root=str(host / "root"), data_dir=str(host / "larger"), user="any",
+        audit_log=str(host / "deploys.log"), revision="", components=WHOLE,
+    )  # fmt: skip
+    moved = release.Builder(module).build()
+    assert moved["release"] != first["release"]
+    assert moved["differs"] == ["data_dir"]
+    link = host / "root" / "releases" / moved["release"] / "models" / "model.bin"
+    assert link.read_text() == "model"
+
+
 def test_check_mode_builds_nothing(host):
     result, _ = build(host, check_mode=True, **WHOLE)
     assert result["changed"]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.api_endpoint_lock import is_locked
 from ansible.module_utils.api_endpoint_store import StoreError, in_words, read_json, write_json
 
 FOLDER = "/run"
@@ -37,14 +38,7 @@ class Background:
 
     def is_alive(self) -> bool:
         """Tell whether a process works."""
-        handle = os.open(self.alive, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
+        return is_locked(self.alive)
 
     def begin(self, task: str, work: Callable[[Callable[[str], None]], dict[str, Any]]) -> bool:
         """Start `work`, which gets a function to say how far it is; or, when it is at the same task already, let it go on.

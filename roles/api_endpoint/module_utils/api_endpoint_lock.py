@@ -23,6 +23,18 @@ FOLDER = "/run"
 LEASE = 600.0  # seconds without a sign of life after which a run counts as gone
 
 
+def is_locked(path: Path) -> bool:
+    """Tell whether a process, which may be this one, has locked a file."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 class ConflictError(StoreError):
     """Somebody else is deploying; `holder` says who."""
 
@@ -63,14 +75,7 @@ class Lock:
 
     def is_busy(self) -> bool:
         """Tell whether a process is at work."""
-        handle = os.open(self.busy, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
+        return is_locked(self.busy)
 
     def signature(self) -> str:
         """Return who deploys, as user@computer."""
