@@ -69,6 +69,27 @@ def test_numbers_may_come_as_text():
             },
             ["Only the data can be on the volume"],
         ),
+        ({"api_endpoint_max_concurrency": 0}, ["api_endpoint_max_concurrency is 0", "requests from 1 to 4,000"]),
+        ({"api_endpoint_max_concurrency": 15}, ["api_endpoint_max_concurrency is 15", "16 requests at a time"]),
+        ({"api_endpoint_memory_limit": "4 GB"}, ["api_endpoint_memory_limit is '4 GB'", "such as 80%"]),
+        ({"api_endpoint_cors_origins": ["tool.example"]}, ["api_endpoint_cors_origins has 'tool.example'", "https://"]),
+        ({"api_endpoint_cors_origins": []}, ["api_endpoint_cors_origins is []"]),
+        ({"api_endpoint_cors_credentials": True}, ["api_endpoint_cors_credentials is true", "Name the origins"]),
+        ({"api_endpoint_methods": ["GET", "A B"]}, ["api_endpoint_methods has 'A B'"]),
+        ({"api_endpoint_methods": ["POST"]}, ["api_endpoint_methods is ['POST']", "the health request"]),
+        ({"api_endpoint_request_headers": ["X_Y"]}, ["api_endpoint_request_headers has 'X_Y'"]),
+        ({"api_endpoint_request_headers": ["X-Real-IP"]}, ["'X-Real-IP'", "api_endpoint_forward_client_address"]),
+        ({"api_endpoint_trusted_proxies": ["10.0.0.1/8"]}, ["api_endpoint_trusted_proxies has '10.0.0.1/8'"]),
+        ({"api_endpoint_secrets": {"A-B": "12345678"}}, ["api_endpoint_secrets has the name 'A-B'"]),
+        ({"api_endpoint_secrets": {"KEY": "short"}}, ["api_endpoint_secrets['KEY'] is no text of 8 characters"]),
+        (
+            {"api_endpoint_secrets": {"KEY": "12345678"}, "api_endpoint_environment": {"KEY": "x"}},
+            ["both have 'KEY'"],
+        ),
+        ({"api_endpoint_devices": ["nvidia0"]}, ["api_endpoint_devices has 'nvidia0'", "/dev/nvidia0"]),
+        ({"api_endpoint_service_settings": {"limit": 1}}, ["the name 'limit'", "LimitNOFILE"]),
+        ({"api_endpoint_service_settings": {"User": "a\nb"}}, ["api_endpoint_service_settings['User']", "one line"]),
+        ({"api_endpoint_firewall_ports": [0]}, ["api_endpoint_firewall_ports has 0"]),
         ({"api_endpoint_name": "nginx"}, ["api_endpoint_name is 'nginx'", "a name of its own"]),
         ({"api_endpoint_wsgi": "wsgi.py"}, ["api_endpoint_wsgi is 'wsgi.py'", "wsgi:app"]),
         ({"api_endpoint_max_body_size": "10 MB"}, ["api_endpoint_max_body_size is '10 MB'", "such as 10m"]),
@@ -149,6 +170,31 @@ def test_what_is_wrong_is_named_with_its_remedy(changes, words):
     assert len(said) == 1, said
     for word in words:
         assert word in said[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"api_endpoint_memory_limit": "3G"},
+        {"api_endpoint_memory_limit": ""},
+        {
+            "api_endpoint_cors_origins": ["https://tool.example", "http://localhost:8080"],
+            "api_endpoint_cors_credentials": True,
+        },
+        {"api_endpoint_devices": ["/dev/nvidia0", "char-nvidia-uvm"]},
+        {"api_endpoint_service_settings": {"LimitNOFILE": 9, "SystemCallFilter": ["@a", "@b"], "PrivateTmp": False}},
+        {"api_endpoint_secrets": {"API_KEY": "a secret of two lines\nand more"}},
+        {"api_endpoint_trusted_proxies": ["203.0.113.7", "2001:db8::/32"]},
+    ],
+)
+def test_what_is_good(changes):
+    assert found(**changes) == []
+
+
+def test_no_message_shows_a_secret():
+    said = found(api_endpoint_secrets={"KEY": "hush", "A-B": "hush-hush-hush"}, api_endpoint_environment={"KEY": "x"})
+    assert len(said) == 3
+    assert "hush" not in "".join(said)
 
 
 def test_every_problem_is_told_at_once():

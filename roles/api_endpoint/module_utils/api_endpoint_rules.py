@@ -7,6 +7,7 @@ Each problem is a sentence that names the variable, its value and the remedy.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Callable
@@ -20,8 +21,8 @@ SUPPORTED = {"Debian": ("12", "13")}
 
 # Names of folders that other packages have in /etc, /var/lib, /var/log or /srv.
 RESERVED = {
-    "apt", "dpkg", "git", "gunicorn", "journal", "logrotate", "nginx", "private", "python3", "rsyslog", "ssh", "sudo",
-    "systemd",
+    "apt", "combined", "default", "dpkg", "git", "gunicorn", "http", "journal", "logrotate", "nginx", "private",
+    "python3", "rsyslog", "ssh", "sudo", "systemd",
 }  # fmt: skip
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
@@ -31,6 +32,10 @@ SYSTEM_FOLDERS = {
     "", "bin", "boot", "dev", "etc", "home", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var",
 }  # fmt: skip
 SIZE = re.compile(r"[1-9]\d{0,15}[kKmMgG]?")
+MEMORY = re.compile(r"|[1-9]\d{0,15}[KMGT]?|[1-9]\d?%|100%")
+DIRECTIVE = re.compile(r"[A-Z][A-Za-z0-9]*")
+DEVICE = re.compile(r"/dev/[A-Za-z0-9._/-]+|(char|block)-[A-Za-z0-9._*-]+")
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|\*")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RELEASE = re.compile(r"[0-9a-f]{12}")
@@ -39,6 +44,24 @@ METHOD = re.compile(r"[A-Za-z]{1,20}")
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HEADER_VALUE = re.compile(r"[ -~]*")
 PATH = re.compile(r"/[A-Za-z0-9._/+@-]*")
+
+TRUE = (
+    True,
+    1,
+    *(word for true in ("true", "yes", "on", "y", "t", "1") for word in (true, true.capitalize(), true.upper())),
+)
+SHORTEST_SECRET = 8  # characters; Ansible blanks secrets out wherever they appear, so a short one would mangle all output
+# What a site decides by itself, and which variable it follows.
+OWN_HEADERS = {
+    "host": "which always reaches the app. Leave it out",
+    "connection": "which is between nginx and the client. Leave it out",
+    "content-length": "which always reaches the app. Leave it out",
+    "transfer-encoding": "which is between nginx and the client. Leave it out",
+    "x-forwarded-proto": "which always reaches the app. Leave it out",
+    "user-agent": "which says who called. Set api_endpoint_forward_user_agent instead",
+    "x-forwarded-for": "which says who called. Set api_endpoint_forward_client_address instead",
+    "x-real-ip": "which says who called. Set api_endpoint_forward_client_address instead",
+}
 
 # Least and most of every number, and what it counts.
 RANGES = {
@@ -56,6 +79,9 @@ RANGES = {
     "api_endpoint_command_timeout": (1, 86_400, "seconds"),
     "api_endpoint_keep_releases": (1, 100, "releases"),
     "api_endpoint_log_days": (1, 90, "days"),
+    "api_endpoint_max_concurrency": (1, 4000, "requests"),
+    "api_endpoint_client_rate": (0, 100_000, "requests a second"),
+    "api_endpoint_cors_max_age": (0, 86_400, "seconds"),
 }
 
 Settings = dict[str, Any]
@@ -87,11 +113,26 @@ def ranges(settings: Settings) -> list[str]:
         whole = number(value)
         if value is not None and (whole is None or not least <= whole <= most):
             found.append(f"{name} is {value!r}. Give {what} from {least:,} to {most:,}.")
-    timeout, proxy = (number(settings.get(f"api_endpoint_{name}")) for name in ("timeout", "proxy_timeout"))
+    own = settings.get("api_endpoint_gunicorn_settings") or {}
+
+    def effective(name: str) -> int | None:
+        return number(own.get(name, settings.get(f"api_endpoint_{name}")))
+
+    timeout, proxy = effective("timeout"), number(settings.get("api_endpoint_proxy_timeout"))
     if timeout is not None and proxy is not None and proxy <= timeout:
         found.append(
             f"api_endpoint_proxy_timeout is {proxy}, and api_endpoint_timeout {timeout}: nginx would give up on answers "
             "that the app still works on. Make api_endpoint_proxy_timeout the longer one."
+        )
+    most = number(settings.get("api_endpoint_max_concurrency")) or 0
+    handled = (effective("workers") or 0) * (
+        (effective("threads") or 0) if settings.get("api_endpoint_worker_class") == "gthread" else 1
+    )
+    if 0 < most < handled:
+        found.append(
+            f"api_endpoint_max_concurrency is {most}, and the workers can handle "
+            f"{handled} requests at a time: nginx would send some away while workers have nothing to do. "
+            f"Make it {handled} or more."
         )
     return found
 
@@ -102,13 +143,14 @@ def patterns(settings: Settings) -> list[str]:
         "api_endpoint_name": (NAME, "lower-case letters, digits and hyphens, a letter first, at most 31"),
         "api_endpoint_wsgi": (WSGI, "module:callable, such as wsgi:app"),
         "api_endpoint_max_body_size": (SIZE, "bytes, or a number with k, m or g, such as 10m"),
+        "api_endpoint_memory_limit": (MEMORY, "bytes, a number with K, M, G or T, a part such as 80%, or nothing"),
     }
     found = []
     for name, (form, what) in forms.items():
         value = settings.get(name)
         if value is not None and not form.fullmatch(str(value)):
             found.append(f"{name} is {value!r}. Give {what}.")
-    if settings.get("api_endpoint_name") in RESERVED:
+    if settings.get("api_endpoint_name") in RESERVED or str(settings.get("api_endpoint_name")).startswith("catch-all-"):
         found.append(
             f"api_endpoint_name is {settings['api_endpoint_name']!r}, which is the name of other folders in /var/lib and "
             "/var/log. Give a name of its own."
@@ -147,6 +189,77 @@ def requests(settings: Settings) -> list[str]:
         for name, value in (request.get("headers") or {}).items():
             if not HEADER_NAME.fullmatch(str(name)) or not HEADER_VALUE.fullmatch(str(value)):
                 found.append(f"{label}.headers has {name!r}: {value!r}. Give a header's name and one line of ASCII text.")
+    return found
+
+
+def browsers(settings: Settings) -> list[str]:
+    """Check which pages, methods and headers are let through."""
+    found = []
+    origins = settings.get("api_endpoint_cors_origins") or []
+    for origin in origins:
+        if not ORIGIN.fullmatch(str(origin)):
+            found.append(
+                f"api_endpoint_cors_origins has {origin!r}. Give origins such as https://tool.example.org, without a path, "
+                'or "*" for any.'
+            )
+    if "api_endpoint_cors_origins" in settings and not origins:
+        found.append('api_endpoint_cors_origins is []. Give "*", or the origins of the pages that may read the answers.')
+    if settings.get("api_endpoint_cors_credentials") in TRUE and "*" in origins:
+        found.append(
+            "api_endpoint_cors_credentials is true, and api_endpoint_cors_origins has '*': browsers refuse that, since any "
+            "page could act for its reader. Name the origins, or turn the credentials off."
+        )
+    methods = settings.get("api_endpoint_methods")
+    for method in methods or []:
+        if not METHOD.fullmatch(str(method)):
+            found.append(f"api_endpoint_methods has {method!r}. Give HTTP methods, such as POST.")
+    if methods is not None and "GET" not in [str(method).upper() for method in methods]:
+        found.append(f"api_endpoint_methods is {methods!r}. Let GET be one of them: the health request is one.")
+    for header in settings.get("api_endpoint_request_headers") or []:
+        if not HEADER_NAME.fullmatch(str(header)) or not re.fullmatch(r"[A-Za-z0-9-]+", str(header)):
+            found.append(f"api_endpoint_request_headers has {header!r}. Give names of headers, such as X-Token.")
+        elif str(header).lower() in OWN_HEADERS:
+            found.append(f"api_endpoint_request_headers has {header!r}, {OWN_HEADERS[str(header).lower()]}.")
+    for network in settings.get("api_endpoint_trusted_proxies") or []:
+        try:
+            ipaddress.ip_network(str(network))
+        except ValueError:
+            found.append(
+                f"api_endpoint_trusted_proxies has {network!r}. Give addresses or networks, such as 172.16.0.0/12, with "
+                "zeros after the prefix."
+            )
+    return found
+
+
+def service(settings: Settings) -> list[str]:
+    """Check what the app is given on the host: secrets, devices, settings of its unit."""
+    found = []
+    environment = settings.get("api_endpoint_environment") or {}
+    # No message may show a value.
+    for name, value in (settings.get("api_endpoint_secrets") or {}).items():
+        if not VARIABLE.fullmatch(str(name)):
+            found.append(f"api_endpoint_secrets has the name {name!r}. Use letters, digits and underscores.")
+        elif not isinstance(value, str) or len(value) < SHORTEST_SECRET or "\0" in value:
+            found.append(
+                f"api_endpoint_secrets[{name!r}] is no text of {SHORTEST_SECRET} characters or more. Give it in quotes; "
+                "what is shorter can be guessed, and belongs into api_endpoint_environment."
+            )
+        if name in environment:
+            found.append(f"api_endpoint_secrets and api_endpoint_environment both have {name!r}. Leave it out of one.")
+    for device in settings.get("api_endpoint_devices") or []:
+        if not DEVICE.fullmatch(str(device)):
+            found.append(f"api_endpoint_devices has {device!r}. Give devices such as /dev/nvidia0, or char-nvidia-uvm.")
+    for name, value in (settings.get("api_endpoint_service_settings") or {}).items():
+        values = value if isinstance(value, list) else [value]
+        if not DIRECTIVE.fullmatch(str(name)):
+            found.append(f"api_endpoint_service_settings has the name {name!r}. Give systemd's, such as LimitNOFILE.")
+        elif not all(isinstance(one, (str, int, float)) and "\n" not in str(one) for one in values):
+            found.append(
+                f"api_endpoint_service_settings[{name!r}] is {value!r}. Give one line of text, a number, or a list."
+            )
+    for port in settings.get("api_endpoint_firewall_ports") or []:
+        if not 1 <= (number(port) or 0) <= 65535:
+            found.append(f"api_endpoint_firewall_ports has {port!r}. Give ports from 1 to 65,535.")
     return found
 
 
@@ -368,6 +481,8 @@ def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str, rollb
         *patterns(settings),
         *ranges(settings),
         *requests(settings),
+        *browsers(settings),
+        *service(settings),
         *release(settings, rollback),
         *host_paths(settings),
         *volume(settings),
