@@ -26,14 +26,22 @@ def folder(tmp_path, monkeypatch):
     return folder
 
 
-def ensure(folder, check_mode=False, **files):
+def stub(folder, check_mode=False, **files):
     wanted = {"nginx.conf": "# Managed by Ansible\n", "sites-available/api": "# Managed by Ansible\nserver\n", **files}
-    return nginx.ensure(
-        Stub(
-            check_mode, folder=str(folder), files=wanted, links={"sites-enabled/api": "../sites-available/api"},
-            absent=["sites-enabled/default"], pending=str(folder.parent / "pending"),
-        )
+    return Stub(
+        check_mode, folder=str(folder), files=wanted, links={"sites-enabled/api": "../sites-available/api"},
+        absent=["sites-enabled/default"], pending=str(folder.parent / "pending"),
     )  # fmt: skip
+
+
+def ensure(folder, check_mode=False, **files):
+    return nginx.ensure(stub(folder, check_mode, **files))
+
+
+def kept(folder):
+    """What is kept, by the ends of the files' names."""
+    found = (path for path in folder.rglob("*.*") if path.suffix in (".before-api-endpoint", ".edited-by-hand"))
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
 
 
 def test_files_links_and_removals_and_then_nothing(folder):
@@ -55,6 +63,56 @@ def test_our_own_older_file_is_not_kept(folder):
     ensure(folder)
     ensure(folder, **{"sites-available/api": "# Managed by Ansible\nother\n"})
     assert not (folder / "sites-available" / "api.before-api-endpoint").exists()
+
+
+def test_an_edit_by_hand_is_kept_and_somebody_is_told(folder):
+    ensure(folder)
+    site = folder / "sites-available" / "api"
+    for edit in ("first", "second"):
+        site.write_text(f"# Managed by Ansible\nserver\n# {edit}\n")
+        module = stub(folder)
+        assert nginx.ensure(module)["written"] == ["sites-available/api"]
+        assert site.read_text() == "# Managed by Ansible\nserver\n"
+        assert kept(folder)["sites-available/api.edited-by-hand"].endswith(f"{edit}\n")
+        assert module.warnings == [f"{site} was not the role's own; it is kept as {site}.edited-by-hand."]
+    ensure(folder, **{"sites-available/api": "# Managed by Ansible\nnewer\n"})
+    assert kept(folder)["sites-available/api.edited-by-hand"].endswith("second\n"), "our own file is no edit"
+
+
+def test_a_file_in_place_of_a_link_is_kept_where_nginx_does_not_read_it(folder):
+    """nginx reads all of sites-enabled, whatever the names."""
+    (folder / "sites-enabled" / "default").unlink()
+    (folder / "sites-enabled" / "default").write_text("# Debian's\n")
+    ensure(folder)
+    (folder / "sites-enabled" / "api").unlink()
+    (folder / "sites-enabled" / "api").write_text("# mine\n")
+    ensure(folder)
+    assert os.listdir(folder / "sites-enabled") == ["api"]
+    assert (folder / "sites-enabled" / "api").is_symlink()
+    assert kept(folder) == {
+        "nginx.conf.before-api-endpoint": "# Debian's\n",
+        "sites-available/default.before-api-endpoint": "# Debian's\n",
+        "sites-available/api.edited-by-hand": "# mine\n",
+    }
+
+
+def test_what_is_gone_is_written_again(folder):
+    ensure(folder)
+    (folder / "sites-available" / "api").unlink()
+    (folder / "sites-enabled" / "api").unlink()
+    assert ensure(folder)["written"] == ["sites-available/api", "sites-enabled/api"]
+    assert (folder / "sites-enabled" / "api").read_text() == "# Managed by Ansible\nserver\n"
+    assert list(kept(folder)) == ["nginx.conf.before-api-endpoint"]
+
+
+def test_files_of_a_role_that_noted_nothing(folder):
+    ensure(folder)
+    (folder / ".api-endpoint.json").unlink()
+    ensure(folder, **{"sites-available/api": "# Managed by Ansible\nother\n"})
+    assert list(kept(folder)) == ["nginx.conf.before-api-endpoint"]
+    (folder / "sites-available" / "api").write_text("# Managed by Ansible\nedited\n")
+    ensure(folder)
+    assert "sites-available/api.edited-by-hand" in kept(folder)
 
 
 def test_what_nginx_rejects_never_reaches_the_folder(folder):

@@ -28,10 +28,10 @@ def host(tmp_path):
     return tmp_path
 
 
-def build(host, check_mode=False, **components):
+def build(host, check_mode=False, secrets=None, **components):
     module = Stub(
         check_mode, name="api-endpoint-test", run="", root=str(host / "root"), data_dir=str(host / "data"), user="any",
-        audit_log=str(host / "deploys.log"), revision="abc", components=components,
+        audit_log=str(host / "deploys.log"), revision="abc", components=components, secrets=secrets or {},
     )  # fmt: skip
     return release.Builder(module).build(), module
 
@@ -164,7 +164,7 @@ def test_data_in_another_folder_is_another_release(host):
     (host / "data").mkdir()
     module = Stub(
         name="api-endpoint-test", run="", root=str(host / "root"), data_dir=str(host / "larger"), user="any",
-        audit_log=str(host / "deploys.log"), revision="", components=WHOLE,
+        audit_log=str(host / "deploys.log"), revision="", components=WHOLE, secrets={},
     )  # fmt: skip
     moved = release.Builder(module).build()
     assert moved["release"] != first["release"]
@@ -228,3 +228,54 @@ def test_build_commands_cannot_replace_what_root_reads(host, commands):
     assert json.loads((folder / "release.json").read_text())["id"] == result["release"]
     assert json.loads((folder / "rollout.json").read_text())["build_commands"] == [tamper]
     assert os.readlink(folder / "p3env") == str(host / "root" / "venvs" / "v1")
+
+
+SECRETS = {"API_KEY": "hunter2-hunter2"}
+
+
+def test_secrets_are_for_root_alone_and_another_secret_is_another_release(host):
+    without, _ = build(host, **WHOLE)
+    first, _ = build(host, secrets=SECRETS, **WHOLE)
+    again, _ = build(host, secrets=SECRETS, **WHOLE)
+    other, _ = build(host, secrets={"API_KEY": "hunter3-hunter3"}, **WHOLE)
+    assert len({without["release"], first["release"], other["release"]}) == 3
+    assert not again["changed"]
+    record = (host / "root" / "releases" / first["release"] / "release.json").read_text()
+    assert "hunter2" not in record + json.dumps(first)
+    file = host / "root" / "secrets" / json.loads(record)["components"]["secrets"]
+    assert file.read_text() == 'API_KEY="hunter2-hunter2"\n'
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_new_data_alone_keeps_the_live_secrets(host):
+    first, _ = build(host, secrets=SECRETS, **WHOLE)
+    make_live(host, first["release"])
+    changed, _ = build(host, secrets={}, artifacts=[])
+    records = [
+        json.loads((host / "root" / "releases" / result["release"] / "release.json").read_text())["components"]
+        for result in (first, changed)
+    ]
+    assert records[0]["secrets"] == records[1]["secrets"] != ""
+
+
+def test_a_file_of_secrets_that_was_lost_is_written_again(host):
+    build(host, secrets=SECRETS, **WHOLE)
+    shutil.rmtree(host / "root" / "secrets")
+    assert not build(host, secrets=SECRETS, **WHOLE)[0]["changed"]
+    assert len(list((host / "root" / "secrets").iterdir())) == 1
+
+
+def test_a_dry_run_writes_no_secrets(host):
+    build(host, check_mode=True, secrets=SECRETS, **WHOLE)
+    assert not (host / "root" / "secrets").exists()
+
+
+def test_a_live_release_from_before_there_were_secrets_has_none(host):
+    first, _ = build(host, **WHOLE)
+    file = host / "root" / "releases" / first["release"] / "release.json"
+    record = json.loads(file.read_text())
+    del record["components"]["secrets"]
+    file.write_text(json.dumps(record))
+    make_live(host, first["release"])
+    assert build(host, artifacts=[])[0]["changed"]

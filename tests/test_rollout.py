@@ -79,7 +79,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout.Rollout, "may_go", lambda _self: tmp_path / "let-go")
     monkeypatch.setattr(rollout, "available_memory", lambda: 10**12)
     monkeypatch.setattr(rollout.Rollout, "set_rescue", lambda *_: host.done.append("set the rescue"))
-    monkeypatch.setattr(rollout, "wait_until_accepted", lambda *_: host.done.append("wait for the queue"))
+    monkeypatch.setattr(rollout.Endpoint, "wait_until_accepted", lambda *_: host.done.append("wait for the queue"))
     monkeypatch.setattr(rollout, "queued", lambda *_: 0)
     monkeypatch.setattr(rollout.time, "sleep", lambda *_: None)
     real_point = rollout.point
@@ -286,3 +286,12 @@ def test_the_warm_up_comes_after_the_proof_and_before_the_switch(host, monkeypat
     asked = host.done.index("curl $API_ENDPOINT_SOCKET with /run/api/green/gunicorn.sock")
     assert host.done.index("prove green") < asked
     assert f"enable {GREEN}" not in host.done
+
+
+def test_a_slot_gets_the_secrets_of_its_release(host, tmp_path):
+    folder = host.root / "releases" / NEW
+    components = {"code": "c", "virtualenv": "v", "artifacts": [], "secrets": "0" * 16}
+    (folder / "release.json").write_text(json.dumps({"components": components}))
+    run(host)
+    drop_in = (tmp_path / "green.d" / "release.conf").read_text()
+    assert drop_in.endswith(f"[Service]\nEnvironmentFile={host.root}/secrets/{'0' * 16}\n")

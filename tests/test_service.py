@@ -70,9 +70,9 @@ def test_connections_are_told_from_the_socket_that_listens(bound):
         connection, _ = accepting.accept()
         with connection:
             assert queued(path) == 0
-            assert len(listening(path)) == 1
-            assert listening(path) <= _open_files(os.getpid())
-    assert listening("/nowhere") == set()
+            assert len(listening(path, os.getpid())) == 1
+            assert listening(path, os.getpid()) <= _open_files(os.getpid())
+    assert listening("/nowhere", os.getpid()) == set()
 
 
 def test_memory():

@@ -11,7 +11,11 @@ short_description: Replace nginx's configuration as a whole, or not at all
 description:
   - Puts the wanted files into a copy of the configuration folder, lets C(nginx -t) judge the copy, and only then
     writes them. A configuration that nginx rejects never reaches the disk, where the next start of nginx would find it.
-  - A file that was there with other content is kept beside it with the ending C(.before-api-endpoint), once.
+  - What is somebody else's is kept, with a warning that says where - a file that was there before the role as
+    C(<name>.before-api-endpoint), the last edit by hand of one of the role's own files as C(<name>.edited-by-hand). Both are
+    beside the file, or in C(*-available) for one in C(*-enabled), whose files nginx reads whatever their names.
+  - To tell an edit by hand from what an older version of the role wrote, C(.api-endpoint.json) in the folder has a digest
+    of each file as it was written last.
   - Including other files works when their paths are relative to the folder, as in the role's C(nginx.conf).
 options:
   folder:
@@ -65,10 +69,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ansible.module_utils.api_endpoint_store import StoreError, point, write_file
+from ansible.module_utils.api_endpoint_store import StoreError, point, read_json, value_digest, write_file, write_json
 from ansible.module_utils.basic import AnsibleModule
 
-KEPT = ".before-api-endpoint"  # ending of the file in which foreign content is kept
+FOREIGN = ".before-api-endpoint"  # ending of the file in which content from before the role is kept
+EDITED = ".edited-by-hand"  # ending of the file in which the last edit by hand is kept
+NOTE = ".api-endpoint.json"  # the digests of the files as they were written last
 
 
 def current(path: Path) -> str | None:
@@ -76,14 +82,29 @@ def current(path: Path) -> str | None:
     if path.is_symlink():
         return f"-> {os.readlink(path)}\n"
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
 
 
-def is_foreign(before: str | None, after: str | None) -> bool:
-    """Tell whether content is somebody else's: the role's own files keep their first line, which says whose they are."""
-    return before is not None and before.splitlines()[:1] != (after or "").splitlines()[:1]
+def kept_as(name: str, before: str | None, wanted: str | None, noted: dict[str, str]) -> str:
+    """Return the name under which content is kept before it is replaced; empty when it is the role's own, or a link."""
+    if before is None or before.startswith("-> "):
+        return ""
+    folder, base = os.path.split(name)
+    beside = os.path.join(folder.replace("-enabled", "-available"), base)
+    if name in noted:
+        return "" if value_digest(before) == noted[name] else beside + EDITED
+    # Nothing is noted: the role's own files are known by their first line, which never changes.
+    return "" if before.splitlines()[:1] == (wanted or "").splitlines()[:1] else beside + FOREIGN
+
+
+def keep(folder: Path, name: str, kept: str) -> None:
+    """Keep a file: what was before the role once, the last edit by hand."""
+    place = folder / kept
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if kept.endswith(EDITED) or not place.exists():
+        shutil.copy2(folder / name, place)
 
 
 def apply(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) -> None:
@@ -127,14 +148,20 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
     installed = shutil.which("nginx") is not None and folder.is_dir()
     if changes and installed:
         judge(folder, changes, links)
+    noted: dict[str, str] = read_json(folder / NOTE) or {}
+    kept = {name: kept_as(name, before[name], content, noted) for name, content in changes.items()}
     pending = Path(module.params["pending"])
     if changes and not module.check_mode:
         pending.touch()
         for name in changes:
-            path, kept = folder / name, folder / f"{name}{KEPT}"
-            if is_foreign(before[name], changes[name]) and not path.is_symlink() and not kept.exists():
-                shutil.copy2(path, kept)
+            if kept[name]:
+                keep(folder, name, kept[name])
+                module.warn(f"{folder / name} was not the role's own; it is kept as {folder / kept[name]}.")
         apply(folder, changes, links)
+    # Links are noted too, by what stands for them here: where a file has come in the place of one, that was by hand.
+    digests = {name: value_digest(content) for name, content in wanted.items() if content is not None}
+    if {**noted, **digests} != noted and installed and not module.check_mode:
+        write_json(folder / NOTE, {**noted, **digests}, 0o644)
     return {
         "changed": bool(changes) or pending.exists(),
         "written": sorted(changes),

@@ -52,6 +52,12 @@ options:
         description: Paths, relative to the app's folder, that the app may write. They outlive the release.
         type: list
         elements: str
+  secrets:
+    description:
+      - Environment variables of the app that only root may read on the host. They go with the settings; with the live
+        settings go the live secrets.
+    type: dict
+    default: {}
   revision:
     description: The git commit of the code, for C(release.json).
     type: str
@@ -112,6 +118,7 @@ from urllib.parse import quote
 from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, run_command
 from ansible.module_utils.api_endpoint_history import audit
 from ansible.module_utils.api_endpoint_lock import Lock
+from ansible.module_utils.api_endpoint_secrets import keep, place, seal
 from ansible.module_utils.api_endpoint_store import (
     StoreError,
     building,
@@ -124,7 +131,7 @@ from ansible.module_utils.api_endpoint_store import (
 )
 from ansible.module_utils.basic import AnsibleModule
 
-COMPONENTS = ("code", "virtualenv", "artifacts", "settings", "writable_paths")
+COMPONENTS = ("code", "virtualenv", "artifacts", "settings", "writable_paths", "secrets")
 RESERVED = ("release.json", "rollout.json", "gunicorn.conf.py", "service.conf", "p3env")
 
 
@@ -136,14 +143,17 @@ class Builder:
         self.root = Path(module.params["root"])
         self.data = Path(module.params["data_dir"])
         self.user: str = module.params["user"]
+        self.secrets = {name: str(value) for name, value in module.params["secrets"].items()}
         self.live = self.root / "current"
         self.live_record = read_json(self.live / "release.json") or {}
         self.components = self._components(module.params["components"])
 
     def _components(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the components, those that are not given from the live release."""
-        known = self.live_record.get("components", {})
+        known = {"secrets": "", **self.live_record.get("components", {})}
         components = dict(given)
+        if "settings" in given:
+            components["secrets"] = seal(self.secrets, self.module.params["name"])
         for name in COMPONENTS:
             if name in components:
                 continue
@@ -208,6 +218,7 @@ class Builder:
             writable=[str(folder), str(self.root / "state")],
             mounts=plan["mounts"],
             timeout=plan["command_timeout"],
+            secrets=place(self.root, self.components["secrets"]) if self.components["secrets"] else None,
         )
         for command in commands:
             run_command(command, sandbox)
@@ -269,6 +280,8 @@ class Builder:
         differs = [name for name in components if components[name] != known.get(name)]
         final = self.root / "releases" / release
         changed = not final.is_dir()
+        if "settings" in self.module.params["components"] and self.secrets and not self.module.check_mode:
+            keep(self.root, self.components["secrets"], self.secrets)
         if changed and not self.module.check_mode:
             record = {
                 "id": release,
@@ -321,6 +334,7 @@ def main() -> None:
             "data_dir": {"type": "path", "required": True},
             "user": {"type": "str", "default": "www-data"},
             "components": {"type": "dict", "required": True},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
             "revision": {"type": "str", "default": ""},
             "name": {"type": "str", "required": True},
             "audit_log": {"type": "path", "required": True},

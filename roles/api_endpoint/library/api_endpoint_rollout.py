@@ -62,6 +62,10 @@ options:
     description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
     type: str
     default: ""
+  secrets:
+    description: The secrets of the release. They are blanked out in all that is returned, such as a command's output.
+    type: dict
+    default: {}
 author:
   - The api_endpoint authors
 """
@@ -139,6 +143,7 @@ from ansible.module_utils.api_endpoint_detached import detached
 from ansible.module_utils.api_endpoint_history import RELEASE, History, audit
 from ansible.module_utils.api_endpoint_lock import Lock
 from ansible.module_utils.api_endpoint_proof import Proof, RefusedError
+from ansible.module_utils.api_endpoint_secrets import place, setting
 from ansible.module_utils.api_endpoint_service import (
     SLOTS,
     Endpoint,
@@ -146,7 +151,6 @@ from ansible.module_utils.api_endpoint_service import (
     must,
     queued,
     systemctl,
-    wait_until_accepted,
 )
 from ansible.module_utils.api_endpoint_store import StoreError, in_words, point, read_json, write_file
 from ansible.module_utils.basic import AnsibleModule
@@ -247,7 +251,7 @@ class Rollout:
         self.switch()
         if self.live and strategy == "blue_green":
             time.sleep(live_plan["drain"])
-            wait_until_accepted(self.endpoint.socket_of(self.live), live_plan["graceful_timeout"])
+            self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
             self.retire(self.live)
         self.let_go()
         # Who has just gone back may want to look at what was wrong: only a deployment removes anything.
@@ -303,7 +307,13 @@ class Rollout:
 
     def settings(self, release: str) -> str:
         """Return what a release adds to the unit of its slot."""
-        return (self.folder(release) / "service.conf").read_text(encoding="utf-8")
+        text = (self.folder(release) / "service.conf").read_text(encoding="utf-8")
+        return text + setting(self.endpoint.root, self.secrets_of(release))
+
+    def secrets_of(self, release: str) -> str:
+        """Return the name of a release's secrets; empty when it has none."""
+        record = read_json(self.folder(release) / "release.json") or {}
+        return str(record.get("components", {}).get("secrets", ""))
 
     def start(self, slot: str, plan: dict[str, Any]) -> Proof:
         """Start a slot's unit and wait until it is healthy; raise RefusedError when it does not get so."""
@@ -350,6 +360,7 @@ class Rollout:
             writable=[str(root / "state")],
             mounts=plan["mounts"],
             timeout=plan["command_timeout"],
+            secrets=place(root, name) if (name := self.secrets_of(self.release)) else None,
         )
         run_command(plan["warm_up"], sandbox)
 
@@ -385,7 +396,7 @@ class Rollout:
         must("start", f"{self.endpoint.waiting_room}.socket")
         point(self.endpoint.link_of(self.live), self.endpoint.waiting_socket)
         time.sleep(0.2)
-        wait_until_accepted(self.endpoint.socket_of(self.live), live_plan["graceful_timeout"])
+        self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
         must("stop", self.endpoint.unit_of(self.live))
 
     def set_rescue(self, live_plan: dict[str, Any]) -> None:
@@ -393,11 +404,12 @@ class Rollout:
         plan = self.plan(self.release)
         longest = 2 * plan["start_timeout"] + plan["command_timeout"] + live_plan["graceful_timeout"] + 60
         self.call_off_rescue()
-        unit = self.endpoint.unit_of(self.live)
+        unit, room = self.endpoint.unit_of(self.live), self.endpoint.waiting_room
         done = subprocess.run(
             [
                 "systemd-run", "--quiet", f"--unit={self.rescue}", f"--on-active={longest}", "/bin/sh", "-c",
-                f"systemctl start {unit} && touch {self.may_go()}",
+                f"systemctl start {unit} && touch {self.may_go()} && sleep 3 && "
+                f"while systemctl --quiet is-active {room}.service; do sleep 1; done; systemctl stop {room}.socket",
             ],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -564,6 +576,8 @@ def main() -> None:
             "error_log": {"type": "path", "required": True},
             "audit_log": {"type": "path", "required": True},
             "run": {"type": "str", "default": ""},
+            # Only so that no message shows them: Ansible blanks out what is given here.
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )

@@ -26,6 +26,7 @@ class Sandbox:
     writable: list[str] = field(default_factory=list)  # paths that it may write, `folder` is one only when named here
     mounts: list[str] = field(default_factory=list)  # where it sees `folder` as well
     timeout: int = 600  # seconds
+    secrets: Path | None = None  # file of further environment variables, which only root can read
 
     def arguments(self, command: str) -> list[str]:
         """Return the call of systemd-run."""
@@ -49,6 +50,7 @@ class Sandbox:
         call += [f"--property={name}={value}" for name, value in properties.items()]
         call += [f"--property=ReadWritePaths={path}" for path in self.writable]
         call += [f"--property={kind}={self.folder}:{mount}" for mount in self.mounts]
+        call += [f"--property=EnvironmentFile={self.secrets}"] if self.secrets else []
         call += [f"--setenv={name}={value}" for name, value in self.environment.items()]
         # systemd would expand variables by itself, before the shell sees them.
         return [*call, "/bin/sh", "-c", command.replace("$", "$$")]

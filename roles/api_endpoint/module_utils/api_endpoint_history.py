@@ -116,9 +116,11 @@ class History:
             return gone  # a release that does not say what it needs: nothing is safe to remove
         codes = {part["code"] for part in parts if part}
         virtualenvs = {part["virtualenv"] for part in parts if part}
+        secrets = {part.get("secrets", "") for part in parts if part}
         artifacts = {artifact["digest"] for part in parts if part for artifact in part["artifacts"]}
         unneeded = [path for path in entries(self.root / "code") if path.name not in codes]
         unneeded += [path for path in entries(self.root / "venvs") if path.name not in virtualenvs]
+        unneeded += [path for path in entries(self.root / "secrets") if path.name not in secrets]
         unfinished = [self.root / name for name in ("code", "releases", "venvs", "state/app")]
         if not data_is_busy:
             unneeded += [path for path in entries(data) if path.name not in artifacts and (path / "artifact.json").exists()]

@@ -139,7 +139,7 @@ class Proof:
 
         def taken() -> None:
             deadline = time.monotonic() + patience
-            while queued(self.socket):
+            while queued(self.socket, pid):
                 if time.monotonic() > deadline:
                     raise TimeoutError("timed out")
                 time.sleep(0.01)

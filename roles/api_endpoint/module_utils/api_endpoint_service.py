@@ -29,25 +29,32 @@ def must(*arguments: str) -> None:
         raise StoreError(f"`systemctl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}")
 
 
-def queued(socket_path: str) -> int:
-    """Return how many connections wait to be accepted on a unix socket."""
+def queued(socket_path: str, pid: int = 0) -> int:
+    """Return how many connections wait to be accepted on a unix socket, of the network that a process is in.
+
+    A version that may reach no network has one of its own, where only its socket's name is in the common file system.
+    """
+    command = ["ss", "-xlH", f"src {socket_path}"]
+    if pid and _network(pid) != _network(os.getpid()):
+        command = ["nsenter", f"--net=/proc/{pid}/ns/net", *command]
     try:
-        shown = subprocess.run(["ss", "-xlH", f"src {socket_path}"], capture_output=True, text=True, check=False).stdout
+        shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     except FileNotFoundError:
         return 0
     return sum(int(line.split()[2]) for line in shown.splitlines() if len(line.split()) > 4)
 
 
-def wait_until_accepted(socket_path: str, seconds: float) -> None:
-    """Wait until no connection waits on a unix socket any more, `seconds` at most."""
-    deadline = time.monotonic() + seconds
-    while queued(socket_path) and time.monotonic() < deadline:
-        time.sleep(0.1)
+def _network(pid: int) -> str:
+    """Return the name of the network namespace of a process; empty when the process is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return ""
 
 
-def listening(socket_path: str) -> set[str]:
-    """Return the listening sockets of a path, as they are called among a process's open files."""
-    lines = (line.split() for line in _read("/proc/net/unix").decode(errors="replace").splitlines())
+def listening(socket_path: str, pid: int) -> set[str]:
+    """Return the listening sockets of a path in a process's network, as they are called among a process's open files."""
+    lines = (line.split() for line in _read(f"/proc/{pid}/net/unix").decode(errors="replace").splitlines())
     accepting = "00010000"  # the flag of a socket that listens
     return {f"socket:[{line[6]}]" for line in lines if line[7:] == [socket_path] and line[3] == accepting}
 
@@ -136,10 +143,20 @@ class Endpoint:
         """Tell whether a slot's unit runs."""
         return self.properties(slot, "ActiveState").get("ActiveState") == "active"
 
+    def main_process(self, slot: str) -> int:
+        """Return the process id of a slot's main process; 0 when it has none."""
+        return int(self.properties(slot, "MainPID").get("MainPID") or 0)
+
+    def wait_until_accepted(self, slot: str, seconds: float) -> None:
+        """Wait until no connection waits on a slot's socket any more, `seconds` at most."""
+        main, deadline = self.main_process(slot), time.monotonic() + seconds
+        while queued(self.socket_of(slot), main) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
     def workers(self, slot: str) -> list[int]:
         """Return the process ids of a slot's workers: the children of its main process that can accept requests."""
-        main = int(self.properties(slot, "MainPID").get("MainPID") or 0)
-        sockets = listening(self.socket_of(slot))
+        main = self.main_process(slot)
+        sockets = listening(self.socket_of(slot), main)
         command = _read(f"/proc/{main}/cmdline")
 
         def is_worker(pid: int) -> bool:
@@ -151,7 +168,7 @@ class Endpoint:
 
     def memory(self, slot: str) -> int:
         """Return the bytes of memory that a slot's processes use, shared pages counted once (the sum of their PSS)."""
-        main = int(self.properties(slot, "MainPID").get("MainPID") or 0)
+        main = self.main_process(slot)
         total, queue = 0, [main] if main else []
         while queue:
             pid = queue.pop()

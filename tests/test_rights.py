@@ -1,0 +1,96 @@
+"""Owners and rights that were changed by hand are put right, and nothing else is touched."""
+
+import os
+import stat
+
+import pytest
+from conftest import Stub, load
+
+rights = load("api_endpoint_rights")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree as the role makes it."""
+    tree = tmp_path / "releases" / "0123456789ab"
+    (tree / "package").mkdir(parents=True)
+    for name, mode in (("wsgi.py", 0o640), ("package/run", 0o750), ("p3env", None)):
+        if mode:
+            (tree / name).write_text("")
+            (tree / name).chmod(mode)
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    outside.chmod(0o600)
+    (tree / "data").symlink_to(outside)
+    for folder in (tree, tree / "package"):
+        folder.chmod(0o750)
+    return tree
+
+
+def ensure(tree, check_mode=False, **more):
+    given = {
+        "paths": [f"{tree.parent}/*"], "owner": "root", "group": "www-data", "folders": "0750", "files": "0440",
+        "never": "6022", "leave": [], **more,
+    }  # fmt: skip
+    return rights.ensure(Stub(check_mode, trees=[given]))
+
+
+def modes(tree):
+    return {path.name: stat.S_IMODE(path.lstat().st_mode) for path in [tree, *tree.rglob("*")] if not path.is_symlink()}
+
+
+AS_MADE = {"0123456789ab": 0o750, "package": 0o750, "wsgi.py": 0o640, "run": 0o750}
+
+
+def test_what_the_role_made_is_not_touched(tree):
+    assert ensure(tree) == {"changed": False, "mended": []}
+    assert modes(tree) == AS_MADE
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o077])
+def test_rights_that_are_missing_and_rights_that_are_too_many(tree, mode):
+    for path in (tree / "package" / "run", tree / "wsgi.py", tree / "package", tree):
+        path.chmod(path.stat().st_mode & 0o100 | mode)
+    assert len(ensure(tree)["mended"]) == 4
+    after = modes(tree)
+    for name, wanted in AS_MADE.items():
+        assert after[name] & 0o550 & wanted == wanted & 0o550, name
+        assert not after[name] & 0o022, name
+    assert not ensure(tree)["changed"]
+
+
+def test_a_program_that_only_its_owner_may_run(tree):
+    (tree / "package" / "run").chmod(0o700)
+    assert ensure(tree)["mended"] == [f"{tree}/package/run"]
+    assert modes(tree)["run"] == 0o750
+
+
+def test_check_mode_tells_and_does_nothing(tree):
+    (tree / "wsgi.py").chmod(0o666)
+    assert ensure(tree, check_mode=True)["mended"] == [f"{tree}/wsgi.py"]
+    assert modes(tree)["wsgi.py"] == 0o666
+
+
+def test_no_link_is_followed(tree, tmp_path):
+    ensure(tree)
+    assert stat.S_IMODE((tmp_path / "outside").stat().st_mode) == 0o600
+    (tree.parent / "elsewhere").symlink_to(tmp_path)
+    assert not ensure(tree)["changed"]
+
+
+def test_what_is_to_be_left(tree):
+    (tree / "wsgi.py").chmod(0o600)
+    assert not ensure(tree, leave=["wsgi.py"])["changed"]
+
+
+def test_what_is_not_there(tree):
+    assert not ensure(tree / "nowhere")["changed"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_owners(tree, monkeypatch):
+    os.chown(tree / "wsgi.py", 4321, 4321)
+    os.chown(tree / "data", 4321, 4321, follow_symlinks=False)
+    assert sorted(ensure(tree)["mended"]) == [f"{tree}/data", f"{tree}/wsgi.py"]
+    assert (tree / "wsgi.py").stat().st_uid == os.getuid()
+    assert (tree / "data").lstat().st_uid == os.getuid()
