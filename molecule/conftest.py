@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from outcomes import Run
-
-PROJECT = Path(__file__).resolve().parents[1]
+from outcomes import PROJECT, Run
 
 
 class Started:

@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 
 export COLUMNS=${COLUMNS:-150} # Molecule folds lines at 80 otherwise
 tools/needs.sh rsync
+case " $* " in *" privacy "*) tools/needs.sh chromium slowhttptest ;; esac
 tools/engine.sh
 tools/image.sh 12 13
 times=()

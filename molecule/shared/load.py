@@ -48,11 +48,13 @@ class Plan:
     # Browsers and proxies send a request again, once, when the connection that they reused turns out to be closed.
     retry_once: bool = False
     timeout: float = 60  # seconds for a request, from connecting to the answer's last byte
+    client: str = ""  # the address for which a proxy would ask
 
     @property
     def request(self) -> bytes:
         """The request, but for its Connection header and the empty line."""
-        return f"GET {self.path} HTTP/1.1\r\nHost: {self.name}\r\nAccept: application/json\r\n".encode()
+        client = f"X-Forwarded-For: {self.client}\r\n" if self.client else ""
+        return f"GET {self.path} HTTP/1.1\r\nHost: {self.name}\r\nAccept: application/json\r\n{client}".encode()
 
 
 @dataclass

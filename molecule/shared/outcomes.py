@@ -6,11 +6,13 @@ import re
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from load import Result, assert_nothing_failed
 
 ROOT = "/var/lib/api-endpoint"
+PROJECT = Path(__file__).resolve().parents[2]
 
 # Marks that no log may show: what a caller sends along with every request of these tests.
 MARKED_AGENT = "marked-user-agent/7.7"
@@ -105,6 +107,10 @@ class Api:
     def workers(self, unit: str | None = None) -> list[int]:
         """Return the process ids of the children of a unit's main process: the workers."""
         return sorted(int(pid) for pid in self.host.check_output(f"pgrep --parent {self.main_pid(unit)}").split())
+
+    def kill(self, pid: int) -> None:
+        """Kill a process of the host's as the kernel does when memory runs out."""
+        self.host.check_output(f"kill -9 {pid}")
 
     @property
     def processes(self) -> tuple[int, list[int]]:

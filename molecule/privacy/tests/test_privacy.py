@@ -1,0 +1,251 @@
+"""Nobody can tell who called, whatever is sent and whatever breaks."""
+
+import json
+import re
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.api_endpoint_hostile import ADDRESS_HEADERS, AGENT_HEADERS
+from outcomes import ROOT, wait_until
+
+SCENARIO = Path(__file__).resolve().parents[1]
+VARIABLES = ("-e", f"@{SCENARIO / 'vars.yml'}")
+AUDIT = "playbooks/privacy_audit.yml"
+ANSWERED = ("/readyz", "/environ", "/echo", "/status/404", "/status/503", "/traceback", "/headers?X-A=1")
+WITH_QUERY = "get with a query"
+
+
+def restart(api):
+    """Start the live version anew, as after a fault."""
+    api.host.check_output(f"systemctl restart {api.unit}")
+    api.wait_until_it_answers("/readyz")
+
+
+@contextmanager
+def stopped(api, *units):
+    """Some units do not run for a while."""
+    api.host.check_output(f"systemctl stop {' '.join(units)}")
+    try:
+        yield
+    finally:
+        api.host.check_output(f"systemctl start {' '.join(units)}")
+        api.wait_until_it_answers("/readyz")
+
+
+def test_a_thousand_requests_of_every_kind_over_each_of_ipv4_and_ipv6(api, attack):
+    for outcomes in (attack.outside(1050, paths=ANSWERED), attack.inside(1050, paths=ANSWERED, family=6)):
+        assert sum(outcomes.values()) == 1050
+        assert {"200", "204", "400", "404", "413", "414", "431", "500", "aborted by us"} <= set(outcomes)
+        assert "no connection" not in outcomes
+        answered = sum(count for outcome, count in outcomes.items() if outcome.isdigit())
+        assert answered > 750, outcomes
+    found = attack.assert_nobody_is_named()
+    # The marks of what may be kept have arrived where it is kept.
+    for kind in ("query string", "address in a query string", "referrer", "address in a referrer"):
+        assert (kind, "/var/log/nginx/access.log") in found.met
+    assert "client: 0.0.0.0" in api.host.file("/var/log/nginx/error.log").content_string
+
+
+def test_errors_of_the_app(api, attack):
+    assert attack.outside(10, WITH_QUERY, paths=["/traceback"])["500"] == 10
+    assert attack.inside(10, WITH_QUERY, paths=["/traceback"])["500"] == 10
+    traceback = api.host.run("grep --count 'RuntimeError: a bug, as asked' /var/log/gunicorn/error.log")
+    assert int(traceback.stdout) >= 20, "where did the traceback go?"
+    assert attack.inside(4, WITH_QUERY, paths=["/crash"])["502"] > 0
+    attack.outside(4, WITH_QUERY, paths=["/half"])
+    restart(api)
+    attack.assert_nobody_is_named()
+
+
+def test_an_app_that_hangs(api, attack):
+    assert attack.outside(4, "get", paths=["/sleep?seconds=5"], patience=9)["504"] == 4
+    # These clients lose patience first.
+    assert attack.inside(4, "get", paths=["/sleep?seconds=5"], patience=0.5)["no answer in time"] == 4
+    restart(api)
+    found = attack.assert_nobody_is_named()
+    assert ("referrer", "/var/log/nginx/error.log") in found.met, "nginx did not complain"
+
+
+def test_nothing_listens_for_nginx(api, attack):
+    with stopped(api, api.unit):
+        assert attack.outside(20, WITH_QUERY)["502"] == 20
+        assert attack.inside(20, WITH_QUERY)["502"] == 20
+    found = attack.assert_nobody_is_named()
+    assert ("query string", "/var/log/nginx/error.log") in found.met, "nginx did not complain"
+
+
+def test_what_nginx_complains_about_while_nothing_redacts(api, attack):
+    complaints = ("oversized body", "two hosts", "oversized URL", "wrong host", "a header as request line")
+    with stopped(api, "syslog.socket", "rsyslog.service"):
+        assert attack.outside(50, *complaints)["413"] == 10
+        api.host.check_output("systemctl reload nginx")
+        assert attack.inside(50, *complaints)["413"] == 10
+        with stopped(api, api.unit):
+            attack.inside(10, WITH_QUERY)
+    attack.outside(10, *complaints)
+    attack.assert_nobody_is_named()
+    errors = api.host.run("tail -n 5 /var/log/nginx/error.log").stdout
+    assert "client: 0.0.0.0" in errors, "complaints are not logged any more after rsyslog was away"
+
+
+def test_logs_that_are_rotated_meanwhile(api, attack):
+    for _ in range(3):
+        attack.outside(60, paths=ANSWERED)
+        attack.inside(60, paths=ANSWERED)
+        api.host.check_output("logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint")
+    attack.outside(60, paths=ANSWERED)
+    found = attack.assert_nobody_is_named()
+    seen = {place for kind, place in found.met if kind == "path"}
+    for log in ("/var/log/nginx/access.log", "/var/log/gunicorn/access.log"):
+        assert {log, f"{log}.1", f"{log}.2.gz"} <= seen, "rotated logs were not searched, or requests are missing in them"
+
+
+def test_gunicorns_logs_have_no_room(api, attack):
+    host = api.host
+    host.check_output(
+        "mount -t tmpfs -o size=64k,mode=0750,uid=$(id -u www-data),gid=$(getent group adm | cut -d: -f3) "
+        "tmpfs /var/log/gunicorn"
+    )
+    try:
+        restart(api)
+        for name in ("filler", "access.log", "error.log"):
+            host.run(f"head -c 100k /dev/zero >> /var/log/gunicorn/{name}")
+            assert host.run(f"echo x >> /var/log/gunicorn/{name}").rc != 0, "there is room left"
+        assert attack.outside(30, "get", WITH_QUERY)["200"] == 30
+        assert attack.inside(30, "get", WITH_QUERY)["200"] == 30
+        assert attack.outside(5, WITH_QUERY, paths=["/traceback"])["500"] == 5
+        found = attack.search()
+    finally:
+        host.check_output(f"systemctl stop {api.unit} && umount /var/log/gunicorn")
+        restart(api)
+    # Where gunicorn cannot write, Python's logging tells standard error what it could not write, and that is the journal.
+    assert found.leaks == []
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_the_app_learns_nothing_of_the_caller(api, attack, scheme):
+    theirs = ("Cookie", "Authorization", "X-Requested-With")  # what a client has chosen to tell the app
+    headers = dict.fromkeys(ADDRESS_HEADERS, attack.marks.ipv4)
+    headers |= {name: attack.marks.agent for name in (*AGENT_HEADERS, "User-Agent") if name not in theirs}
+    headers |= {name.replace("-", "_"): value for name, value in headers.items()}
+    answer = api.get("/environ", headers={**headers, "X-Forwarded-Proto": scheme})
+    assert answer.status == 200
+    known = answer.json
+    told = {name for name, value in known.items() for mark in (attack.marks.ipv4, attack.marks.agent) if mark in str(value)}
+    assert told == set()
+    caller = api.host.check_output("ip route show default").split()[2]
+    assert caller not in json.dumps(known)
+    assert known["HTTP_X_FORWARDED_PROTO"] == known["wsgi.url_scheme"] == scheme
+
+
+def test_the_search_finds_leaks_in_files_packed_files_and_the_journal(api, attack):
+    host = api.host
+    attack.leaks_on_purpose = True
+    attack.inside(5, "get")
+    address, agent = attack.marks.ipv4, attack.marks.agent
+    plain, packed, private = "/var/log/planted.log", "/var/lib/nginx/planted.1.gz", "/tmp/planted"
+    host.check_output(f"echo 'client: {address}' > {plain}; echo '{agent}' | gzip > {packed}; echo '{agent}' | systemd-cat")
+    api.as_service(f"echo {attack.callers[0]} > {private}")
+    try:
+        found = attack.search()
+    finally:
+        host.check_output(f"rm {plain} {packed}")
+        api.as_service(f"rm {private}")
+    assert found.leaks_in(plain) == {"address in a header"}
+    assert found.leaks_in(packed) == {"user agent"}
+    assert found.leaks_in("journal") == {"user agent"}
+    others = [place for kind, place, _excerpt in found.leaks if kind == "caller's address"]
+    assert len(others) == 1, found.leaks
+    assert re.fullmatch(r"/tmp/systemd-private-.*/tmp/planted|/proc/\d+/root/tmp/planted", others[0])
+
+
+@contextmanager
+def a_leak_in_nginx(api):
+    """nginx has a log of the usual kind beside the role's own."""
+    host = api.host
+    leak = 'log_format leak \'$remote_addr "$http_user_agent" "$http_x_forwarded_for"\';'
+    site = "/etc/nginx/sites-available/api-endpoint"
+    host.check_output(f"cp -a {site} /root/site && sed -i 's|^server {{|& access_log /var/log/nginx/leak.log leak;|' {site}")
+    host.check_output(f"cat > /etc/nginx/conf.d/leak.conf <<'END'\n{leak}\nEND\n")
+    try:
+        host.check_output("nginx -q -t && systemctl reload nginx")
+        time.sleep(0.5)
+        yield "/var/log/nginx/leak.log"
+    finally:
+        host.check_output(f"mv /root/site {site} && rm /etc/nginx/conf.d/leak.conf && systemctl reload nginx")
+        host.check_output("rm -f /var/log/nginx/leak.log*")
+
+
+def test_the_search_finds_a_leak_that_nginx_writes(api, attack):
+    attack.leaks_on_purpose = True
+    with a_leak_in_nginx(api) as log:
+        attack.outside(5, "get")
+        attack.inside(5, "get", family=6)
+        attack.inside(5, "get", family=4)
+        kinds = attack.search().leaks_in(log)
+    assert kinds == {"user agent", "address in a header", "caller's address"}
+
+
+def test_nothing_is_left_of_all_of_this(attack, attacks, api):
+    """All marks of all tests but those that leaked on purpose, after rotation, restarts and packing."""
+    earlier = [test for test in attacks if not test.leaks_on_purpose and test is not attack]
+    assert sum(test.sent for test in earlier) > 2000
+    attack.assert_nobody_is_named(*earlier)
+
+
+def test_the_audit_passes_and_says_what_it_did(api, playbook):
+    dry = playbook(*VARIABLES, "--check", name=AUDIT)
+    assert dry.status == 0, dry.output
+    assert "Would send 250 marked requests over IPv4" in dry.output
+    before = api.host.check_output("ip -6 route show table local; ls -a /var/log/api-endpoint /tmp /root")
+    run = playbook(*VARIABLES, name=AUDIT)
+    assert run.status == 0, run.output
+    assert run.changed == [0]
+    assert "nobody is named anywhere" in run.said
+    assert re.search(r"over IPv4: 250 \(.*200: \d+.* over IPv6: 250 \(.*200: \d+", run.said), run.output
+    assert re.search(r"/var: [1-9]\d* changed files", run.said), run.output
+    assert re.search(r"the journal: [1-9]\d* entries", run.said), run.output
+    after = api.host.check_output("ip -6 route show table local; ls -a /var/log/api-endpoint /tmp /root")
+    assert after == before, "it left something"
+
+
+@pytest.mark.usefixtures("on_one_host")
+def test_the_audit_passes_without_query_strings_and_referrers_too(api, playbook):
+    """What is written then must not hold them either: access logs, error logs, gunicorn's complaints."""
+    off = [f"-eapi_endpoint_log_{what}=false" for what in ("query_string", "referrer")]
+    try:
+        changed = playbook(*VARIABLES, *off, "--tags", "nginx,app")
+        assert changed.status == 0, changed.output
+        run = playbook(*VARIABLES, *off, name=AUDIT)
+        assert run.status == 0, run.output
+        assert "nobody is named anywhere" in run.said
+        api.ask("POST", "/x?name=Marie", b"x" * 2_000_000, {"Referer": "https://page.example/Marie"})
+        time.sleep(1)
+        errors = api.host.check_output("cat /var/log/nginx/error.log")
+        assert "too large body: 2000000 bytes\n" in errors
+        assert "Marie" not in errors
+    finally:
+        back = playbook(*VARIABLES, "--tags", "nginx,app")
+        assert back.status == 0, back.output
+
+
+@pytest.mark.usefixtures("on_one_host")
+def test_the_audit_fails_when_callers_are_named_and_says_where(api, playbook):
+    with a_leak_in_nginx(api) as log:
+        run = playbook(*VARIABLES, name=AUDIT)
+    assert run.status != 0
+    assert "CALLERS ARE NAMED" in run.said
+    for kind in ("user agent", "address in a header", "caller's address"):
+        assert f"{kind} in {log}" in run.said, run.output
+    assert f"Callers are named in: {log}. Run site.yml" in run.said
+
+
+@pytest.mark.usefixtures("on_one_host")
+def test_the_audit_refuses_to_say_anything_when_nothing_answers(api, playbook):
+    with stopped(api, api.unit):
+        run = playbook(*VARIABLES, name=AUDIT)
+    assert run.status != 0
+    assert "Nothing was audited: GET /readyz through nginx on port 80: status 502" in run.said, run.output
+    wait_until(lambda: api.host.file(f"{ROOT}/live").exists, "the slot is live")
