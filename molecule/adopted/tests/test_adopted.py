@@ -1,8 +1,9 @@
 """An app made for the old template runs unchanged."""
 
+import subprocess
 import time
 
-from outcomes import MARKED_ADDRESS, MARKED_AGENT, ROOT, assert_json_error, assert_readable_by_a_browser
+from outcomes import MARKED_ADDRESS, MARKED_AGENT, ROOT, assert_json_error, assert_readable_by_a_browser, wait_until
 
 
 def test_it_answers_from_all_its_data(api):
@@ -84,6 +85,40 @@ def test_the_app_does_not_learn_who_called(api):
     assert MARKED_ADDRESS not in text
     assert MARKED_AGENT not in text
     assert told["threads"] == "2"
+
+
+def test_a_header_of_its_own_reaches_the_app(api):
+    told = api.get("/api/v1/caller", headers={"X-Token": "given", "X-Other": "not-given"}).json
+    assert "given" in str(told)
+    assert "not-given" not in str(told)
+
+
+def test_the_firewall_admits_what_is_named_and_nothing_else(api):
+    host = api.host
+    other = api.container[:-2] + ("13" if api.container.endswith("12") else "12")
+    address = host.check_output("hostname -i").split()[0]
+    for port in (9100, 9200):
+        host.check_output(f"systemd-run --quiet --unit=listener-{port} python3 -m http.server {port} --bind 0.0.0.0")
+
+    def admits(port):
+        code = f"import socket; socket.create_connection(({address!r}, {port}), 3)"
+        return (
+            subprocess.run(["docker", "exec", other, "python3", "-c", code], capture_output=True, check=False).returncode
+            == 0
+        )
+
+    try:
+        wait_until(lambda: len(host.run("ss -tlnH sport = :9100 or sport = :9200").stdout.splitlines()) == 2, "they listen")
+        assert [port for port in (22, 80, 9100, 9200) if admits(port)] == [22, 80, 9100]
+    finally:
+        host.check_output("systemctl stop listener-9100 listener-9200")
+    assert host.service("nftables").is_enabled
+
+
+def test_security_upgrades_install_themselves(api):
+    shown = api.host.check_output("apt-config dump APT::Periodic::Unattended-Upgrade")
+    assert shown == 'APT::Periodic::Unattended-Upgrade "1";'
+    assert api.host.run("unattended-upgrade --dry-run").rc == 0
 
 
 def test_the_revision_is_the_repositorys(api):

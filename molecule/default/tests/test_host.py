@@ -23,7 +23,15 @@ def test_a_release_is_whole_and_belongs_to_root(api):
     current = api.host.check_output(f"readlink -f {ROOT}/current")
     record = json.loads(api.host.file(f"{current}/release.json").content_string)
     assert current == f"{ROOT}/releases/{record['id']}"
-    assert set(record["components"]) == {"code", "virtualenv", "artifacts", "settings", "writable_paths", "data_dir"}
+    assert set(record["components"]) == {
+        "code",
+        "virtualenv",
+        "artifacts",
+        "settings",
+        "writable_paths",
+        "secrets",
+        "data_dir",
+    }
     assert api.host.check_output(f"find {current} -not -user root").strip() == ""
     assert api.host.check_output(f"readlink -f {ROOT}/p3env").startswith(f"{ROOT}/venvs/")
     assert api.host.check_output("readlink -f /etc/api-endpoint/gunicorn.conf.py") == f"{current}/gunicorn.conf.py"
