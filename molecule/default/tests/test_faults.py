@@ -41,6 +41,8 @@ def test_the_host_restarts(api):
 
 def test_rotation_leaves_nobody_writing_to_an_old_file(api):
     host = api.host
+    api.ask("POST", "/before", b"x" * 2_000_000)
+    time.sleep(1)
     host.check_output("logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint")
     time.sleep(1)
     api.get("/rotated")
@@ -50,3 +52,19 @@ def test_rotation_leaves_nobody_writing_to_an_old_file(api):
         assert "/rotated" in host.check_output(f"cat /var/log/{log}.log"), f"{log}.log is not written after a rotation"
         assert "/rotated" not in host.check_output(f"cat /var/log/{log}.log.1"), f"{log}.log.1 is still written"
     assert host.file("/var/log/gunicorn/access.log").mode == 0o640
+
+
+def test_rotation_loses_no_line(api):
+    """Requests go on while the logs are rotated, twice; what was pushed aside first is packed then."""
+    rotate = "logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint"
+    mark = f"/counted-{time.time_ns()}"
+    for number in range(400):
+        if number in (100, 250):
+            api.host.check_output(f"systemd-run --quiet --unit=rotate-{number} sh -c '{rotate}'")
+        api.get(f"{mark}?n={number}")
+    time.sleep(1)
+    for log in ("nginx/access", "gunicorn/access"):
+        written = api.host.check_output(f"zgrep --no-filename --fixed-strings {mark} /var/log/{log}.log*")
+        assert len(set(written.splitlines())) == 400, f"{log}: lines are lost"
+    packed = api.host.check_output(f"zgrep --files-with-matches --fixed-strings {mark} /var/log/nginx/access.log*").split()
+    assert len(packed) == 3, f"it was not rotated meanwhile: {packed}"
