@@ -17,9 +17,9 @@ FAULT_APP = {
 METADATA = "169.254.169.254"  # where clouds tell an instance about itself
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def with_settings(playbook):
-    """Return a function that brings settings live; afterwards the repository's own are live again."""
+    """Return a function that brings settings live, and no others; after all tests the repository's own are live again."""
 
     def run(*options, **settings):
         given = {f"api_endpoint_{name}": value for name, value in settings.items()}
@@ -69,7 +69,7 @@ def test_an_app_that_needs_no_network_gets_none(api, with_settings, listener):
     assert limits.split() == ["yes", "yes"]
 
 
-def test_limits_are_set_and_can_be_changed(api, with_settings):
+def test_limits_are_set_and_can_be_changed(api, on_one_host, with_settings):
     with_settings(memory_limit="3G", service_settings={"LimitNOFILE": 5000, "TasksMax": 300, "CPUWeight": 50})
     shown = api.host.check_output(
         "systemctl show --property=MemoryMax,TasksMax,LimitNOFILE,LimitCORE,OOMPolicy,CPUWeight " + api.unit
@@ -79,7 +79,7 @@ def test_limits_are_set_and_can_be_changed(api, with_settings):
     }  # fmt: skip
 
 
-def test_secrets_reach_the_app_and_nobody_else(api, with_settings):
+def test_secrets_reach_the_app_and_nobody_else(api, on_one_host, with_settings):
     secrets = {"API_KEY": 'a "secret" of $HOME \\ `x` ü', "LINES": "first-line\nsecond-line"}
     run = with_settings("--diff", "-vvv", secrets=secrets)
     for name, value in secrets.items():
