@@ -1,5 +1,6 @@
 """Owners and rights that were changed by hand are put right, and nothing else is touched."""
 
+import errno
 import os
 import stat
 
@@ -94,3 +95,22 @@ def test_owners(tree, monkeypatch):
     assert sorted(ensure(tree)["mended"]) == [f"{tree}/data", f"{tree}/wsgi.py"]
     assert (tree / "wsgi.py").stat().st_uid == os.getuid()
     assert (tree / "data").lstat().st_uid == os.getuid()
+
+
+@pytest.mark.parametrize(("number", "is_the_disks"), [(errno.EIO, True), (errno.EBADMSG, True), (errno.EPERM, False)])
+def test_a_disk_that_fails_is_left_to_the_step_that_needs_it(tree, monkeypatch, number, is_the_disks):
+    other = tree.parent / "ffffffffffff"
+    other.mkdir(mode=0o700)
+    walk = os.fwalk
+
+    def fails(top, **more):
+        if top == str(tree):
+            raise OSError(number, os.strerror(number))
+        return walk(top, **more)
+
+    monkeypatch.setattr(os, "fwalk", fails)
+    if is_the_disks:
+        assert ensure(tree)["mended"] == [str(other)], "the others are mended"
+    else:
+        with pytest.raises(OSError, match="not permitted"):
+            ensure(tree)

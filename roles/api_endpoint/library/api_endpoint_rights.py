@@ -13,7 +13,7 @@ description:
     not have. Rights that are neither stay as they are, so that what is as the role made it is not changed.
   - A file that its owner may execute is given the group's right to do so where the group may read it.
   - Follows no link, whose own owner it sets, so that an account that may write in a tree cannot turn a change to another
-    place. What is not there is left out.
+    place. What is not there is left out, and so is what lies on a disk that fails.
 options:
   trees:
     description: The trees.
@@ -73,6 +73,7 @@ mended:
   returned: always
 """
 
+import errno
 import glob
 import grp
 import os
@@ -85,6 +86,7 @@ from ansible.module_utils.api_endpoint_store import StoreError, in_words
 from ansible.module_utils.basic import AnsibleModule
 
 SHOWN = 100  # paths that are returned at most
+BROKEN = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODEV, errno.ENXIO}  # what a disk says that fails or is gone
 
 
 class Tree:
@@ -106,18 +108,27 @@ class Tree:
     def mend(self) -> Iterator[str]:
         """Mend all of it; yield each path that was amiss."""
         for top in sorted(top for pattern in self.paths for top in glob.glob(pattern)):
-            handle = os.open(os.path.dirname(top), os.O_RDONLY | os.O_DIRECTORY)
             try:
-                if self.mend_one(os.path.basename(top), handle):
-                    yield top
-            finally:
-                os.close(handle)
-            if os.path.islink(top):
-                continue
-            for folder, folders, files, inside in os.fwalk(top, follow_symlinks=False):
-                for name in [*folders, *(file for file in files if file not in self.leave)]:
-                    if self.mend_one(name, inside):
-                        yield os.path.join(folder, name)
+                yield from self.mend_below(top)
+            except OSError as error:
+                # A disk that fails, or was pulled off: the step that needs it says what it is about.
+                if error.errno not in BROKEN:
+                    raise
+
+    def mend_below(self, top: str) -> Iterator[str]:
+        """Mend one file, or one folder with all that is in it."""
+        handle = os.open(os.path.dirname(top), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if self.mend_one(os.path.basename(top), handle):
+                yield top
+        finally:
+            os.close(handle)
+        if os.path.islink(top):
+            return
+        for folder, folders, files, inside in os.fwalk(top, follow_symlinks=False):
+            for name in [*folders, *(file for file in files if file not in self.leave)]:
+                if self.mend_one(name, inside):
+                    yield os.path.join(folder, name)
 
     def mend_one(self, name: str, folder: int) -> bool:
         """Mend a file or folder in an open folder; return whether it was amiss."""
