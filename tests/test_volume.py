@@ -423,6 +423,16 @@ class TestBring:
         with pytest.raises(StoreError, match=r"did not let the filesystem grow to 20\.0 GB"):
             host.bring()
 
+    def test_a_volume_that_gives_back_zeros(self, host):
+        host.bring()
+        mark = host.volume.data_dir / ".endpoint"
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_bytes(b"api-endpoint\n")
+        host.volume.plan()
+        mark.write_bytes(bytes(13))
+        with pytest.raises(StoreError, match=r"gives back other data than was written to it .* Nothing was changed"):
+            host.volume.plan()
+
     def test_a_volume_that_does_not_answer(self, host, monkeypatch):
         host.bring()
 

@@ -198,8 +198,9 @@ class TestFaults:
             host.check_output("echo 3 > /proc/sys/vm/drop_caches || true")
             run = deploy(device="auto")
         assert run.status != 0
-        # Which of its two questions the run sees fail depends on what the kernel still has in memory.
-        assert "cannot be written: Input/output error" in run.said or "does not show its filesystem" in run.said, run.output
+        # Which of its questions the run sees fail depends on what the kernel still has in memory.
+        said = ("cannot be written: ", "does not show its filesystem", "gives back other data than was written to it")
+        assert any(words in run.said for words in said), run.output
         assert "Nothing was changed" in run.said
         assert "If it was pulled off" in run.said
         assert api.processes == before

@@ -222,7 +222,7 @@ class Volume:
         choice = self.choose()
         actions = []
         if choice.action == "use":
-            self.probe_writing()
+            self.probe()
         else:
             found = self.to_move()
             if choice.action == "format":
@@ -247,20 +247,27 @@ class Volume:
                 actions.append(f"unmount it from {self.staging}, where an interrupted run left it")
         return choice, actions
 
-    def probe_writing(self) -> None:
-        """Raise StoreError when the mounted volume does not answer; nothing stays of the attempt."""
+    def probe(self) -> None:
+        """Raise StoreError when the mounted volume does not answer, or with other data; nothing stays of the attempt."""
+        mark = self.data_dir / ".endpoint"  # the name of the endpoint whose data it is, see Store.claim
         try:
             os.listdir(self.mount)
             with tempfile.NamedTemporaryFile(dir=self.mount, prefix=".probe-") as file:
                 file.write(b"x")
                 file.flush()
                 os.fsync(file.fileno())
+            name = mark.read_bytes() if mark.exists() else b""
         except OSError as error:
-            raise StoreError(
-                f"The volume at {self.mount} cannot be written: {error.strerror or error}. Nothing was changed. `dmesg` and "
-                f"`df -h {self.mount}` say why. If it was pulled off, attach it again, and then: "
-                f"umount --lazy {self.mount} && mount {self.mount}."
-            ) from error
+            raise StoreError(self.unwell(f"cannot be written: {error.strerror or error}")) from error
+        if not all(byte == ord("\n") or 32 < byte < 127 for byte in name):
+            raise StoreError(self.unwell(f"gives back other data than was written to it ({mark})"))
+
+    def unwell(self, how: str) -> str:
+        """Say what is wrong with the mounted volume, and what to do."""
+        return (
+            f"The volume at {self.mount} {how}. Nothing was changed. `dmesg` and `df -h {self.mount}` say why. If it was "
+            f"pulled off, attach it again, and then: umount --lazy {self.mount} && mount {self.mount}."
+        )
 
     def new_fstab(self, disk: Disk) -> str:
         """Return /etc/fstab with the volume's line."""
