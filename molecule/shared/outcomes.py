@@ -1,10 +1,12 @@
 """Asking a test host's API from outside, and judging the answers."""
 
+import contextlib
 import http.client
 import json
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +109,17 @@ class Api:
     def workers(self, unit: str | None = None) -> list[int]:
         """Return the process ids of the children of a unit's main process: the workers."""
         return sorted(int(pid) for pid in self.host.check_output(f"pgrep --parent {self.main_pid(unit)}").split())
+
+    @contextlib.contextmanager
+    def held_still(self) -> Iterator[None]:
+        """Hold all processes of the live version still, for a while: nobody answers, and nobody ends for that."""
+        unit = self.unit
+        self.host.check_output(f"systemctl kill --signal=STOP {unit}")
+        try:
+            yield
+        finally:
+            self.host.check_output(f"systemctl kill --signal=CONT {unit}")
+            self.wait_until_it_answers("/readyz")
 
     def kill(self, pid: int) -> None:
         """Kill a process of the host's as the kernel does when memory runs out."""

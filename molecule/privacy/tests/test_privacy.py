@@ -60,9 +60,10 @@ def test_errors_of_the_app(api, attack):
 
 
 def test_an_app_that_hangs(api, attack):
-    assert attack.outside(4, "get", paths=["/sleep?seconds=5"], patience=9)["504"] == 4
-    # These clients lose patience first.
-    assert attack.inside(4, "get", paths=["/sleep?seconds=5"], patience=0.5)["no answer in time"] == 4
+    with api.held_still():
+        assert attack.outside(4, "get", patience=9)["504"] == 4
+        # These clients lose patience first.
+        assert attack.inside(4, "get", patience=0.5)["no answer in time"] == 4
     restart(api)
     found = attack.assert_nobody_is_named()
     assert ("referrer", "/var/log/nginx/error.log") in found.met, "nginx did not complain"
@@ -224,7 +225,7 @@ def test_the_audit_passes_without_query_strings_and_referrers_too(api, playbook)
         api.ask("POST", "/x?name=Marie", b"x" * 2_000_000, {"Referer": "https://page.example/Marie"})
         time.sleep(1)
         errors = api.host.check_output("cat /var/log/nginx/error.log")
-        assert "too large body: 2000000 bytes\n" in errors
+        assert any(line.endswith("too large body: 2000000 bytes") for line in errors.splitlines()), errors
         assert "Marie" not in errors
     finally:
         back = playbook(*VARIABLES, "--tags", "nginx,app")
