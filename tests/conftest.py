@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import ansible.module_utils
 import pytest
+import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROLE = PROJECT / "roles" / "api_endpoint"
@@ -23,6 +24,13 @@ def load(name: str):
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def role_tags() -> set[str]:
+    """Return the tags by which a run can be limited."""
+    index = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text())
+    tasks = [inner for task in index for inner in task.get("block", [task]) + task.get("always", [])]
+    return {tag for task in tasks for tag in task["tags"]} - {"always"}
 
 
 class Stub:

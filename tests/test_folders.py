@@ -1,10 +1,8 @@
 """Folders are what they should be, and no link leads the change elsewhere."""
 
 import pytest
+from ansible.module_utils import api_endpoint_folders as folders
 from ansible.module_utils.api_endpoint_store import StoreError
-from conftest import load
-
-folders = load("api_endpoint_folders")
 
 
 def entry(path, mode="0750"):

@@ -115,6 +115,19 @@ def test_files_of_a_role_that_noted_nothing(folder):
     assert "sites-available/api.edited-by-hand" in kept(folder)
 
 
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_judging_makes_no_folder_for_a_cache(folder, check_mode):
+    """`nginx -t` makes it, below a folder that must be there: on a host that was set up without one a dry run would fail."""
+    program = folder.parent / "bin" / "nginx"
+    program.write_text(
+        "#!/bin/sh\nmkdir $(sed -n 's/^proxy_cache_path \\([^ ]*\\).*/\\1/p' $(dirname $4)/sites-enabled/*)\n"
+    )
+    site = f"# Managed by Ansible\nproxy_cache_path {folder.parent}/run/api levels=1:2\n    inactive=60s;\n"
+    ensure(folder, check_mode, **{"sites-available/api": site})
+    assert not (folder.parent / "run").exists()
+    assert check_mode or (folder / "sites-available" / "api").read_text() == site
+
+
 def test_what_nginx_rejects_never_reaches_the_folder(folder):
     before = sorted(os.listdir(folder))
     with pytest.raises(StoreError, match=rf"nginx rejects the new configuration.*\n.*in {folder}/nginx.conf"):

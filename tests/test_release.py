@@ -6,10 +6,9 @@ import shutil
 import subprocess
 
 import pytest
+from ansible.module_utils import api_endpoint_builder as release
 from ansible.module_utils.api_endpoint_store import StoreError
-from conftest import Stub, load
-
-release = load("api_endpoint_release")
+from conftest import Stub
 
 
 @pytest.fixture

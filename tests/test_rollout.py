@@ -78,6 +78,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout.Rollout, "links", lambda _self: {host.root / "current": "live/release"})
     monkeypatch.setattr(rollout.Rollout, "may_go", lambda _self: tmp_path / "let-go")
     monkeypatch.setattr(rollout, "available_memory", lambda: 10**12)
+    monkeypatch.setattr(rollout, "main_process", lambda _unit: os.getpid())
     monkeypatch.setattr(rollout.Rollout, "set_rescue", lambda *_: host.done.append("set the rescue"))
     monkeypatch.setattr(rollout.Endpoint, "wait_until_accepted", lambda *_: host.done.append("wait for the queue"))
     monkeypatch.setattr(rollout, "queued", lambda *_: 0)
@@ -272,6 +273,12 @@ def test_a_live_version_that_does_not_run_is_no_reason_to_wait(host):
     assert (result["strategy"], result["why"]) == ("blue_green", "no version is running")
 
 
+def test_a_live_link_to_a_slot_without_a_release_is_mended(host):
+    (host.root / "slots" / "blue" / "release").unlink()
+    assert run(host)["previous"] == ""
+    assert live(host) == "green"
+
+
 def test_the_warm_up_comes_after_the_proof_and_before_the_switch(host, monkeypatch):
     plan = json.loads((host.root / "releases" / NEW / "rollout.json").read_text())
     (host.root / "releases" / NEW / "rollout.json").write_text(json.dumps({**plan, "warm_up": "curl $API_ENDPOINT_SOCKET"}))
@@ -295,3 +302,47 @@ def test_a_slot_gets_the_secrets_of_its_release(host, tmp_path):
     run(host)
     drop_in = (tmp_path / "green.d" / "release.conf").read_text()
     assert drop_in.endswith(f"[Service]\nEnvironmentFile={host.root}/secrets/{'0' * 16}\n")
+
+
+# --- beside a service of the old template
+
+
+def first_take_over(host, **more):
+    """Bring NEW live on a host on which nothing of ours is, and the old template's service runs."""
+    for path in ("live", "slots/blue/release", "slots/blue/gunicorn.sock"):
+        (host.root / path).unlink()
+    host.active, host.enabled = {"model.service"}, {"model.service"}
+    return run(host, old_unit="model.service", **more)
+
+
+def test_beside_the_old_templates_service(host):
+    told = first_take_over(host)
+    assert told["strategy"] == "blue_green"
+    assert "MB are available" in told["why"]
+    assert "model.service" in host.active
+    assert not any("model.service" in done for done in host.done)
+
+
+def test_where_there_is_no_memory_for_both_the_old_templates_service_goes_first(host, monkeypatch):
+    monkeypatch.setattr(rollout, "available_memory", lambda: 1)
+    assert first_take_over(host)["strategy"] == "restart"
+    assert host.done.index("stop model.service") < host.done.index("prove blue")
+    assert "model.service" not in host.active
+
+
+def test_the_old_templates_service_is_started_again_when_the_new_version_is_refused(host, monkeypatch):
+    monkeypatch.setattr(rollout, "available_memory", lambda: 1)
+    host.refused["blue"] = rollout.RefusedError("health", "it is broken")
+    with pytest.raises(StoreError, match=r"model.service of the old template goes on serving"):
+        first_take_over(host)
+    assert "model.service" in host.active
+
+
+def test_the_things_of_the_old_templates_service_stay_until_it_is_stopped(host, monkeypatch):
+    monkeypatch.undo()
+    (host.root / "p3env").mkdir()
+    given = {"name": "api", "root": str(host.root), "release": NEW, "rollback": False}
+    links = rollout.Rollout(Stub(**given, old_unit="model.service")).links()
+    assert host.root / "p3env" not in links
+    assert host.root / "current" in links
+    assert host.root / "p3env" in rollout.Rollout(Stub(**given)).links()

@@ -8,6 +8,10 @@ from ansible.module_utils.api_endpoint_rules import RANGES, problems, unknown_na
 from conftest import PROJECT, ROLE
 
 SPECS = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+PROFILES = {
+    profile: {f"api_endpoint_{name}": value for name, value in settings.items()}
+    for profile, settings in yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["__api_endpoint_profiles"].items()
+}
 FACTS = {"distribution": "Debian", "distribution_major_version": "13"}
 SHA = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
 
@@ -17,11 +21,14 @@ def good():
     defaults = {name: option["default"] for name, option in SPECS.items() if "default" in option}
     return {
         **defaults,
+        **PROFILES["plain"],
         "api_endpoint_server_names": ["language.wmcloud.org"],
         "api_endpoint_root": "/var/lib/api-endpoint",
         "api_endpoint_data_dir": "/srv/api-endpoint/data",
         "api_endpoint_release_mounts": ["/etc/api-endpoint"],
         "api_endpoint_artifacts": [{"src": "app/lid.176.ftz", "dest": "lid.176.ftz"}],
+        "__api_endpoint_environment": {},
+        "__api_endpoint_usual_headers": ["Accept-Language", "Authorization", "Cookie", "If-Match", "Range"],
     }
 
 
@@ -31,6 +38,37 @@ def found(facts=FACTS, **changes):
 
 def test_good_settings_have_no_problem():
     assert found() == []
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_profile_has_a_problem(profile):
+    assert found(**PROFILES[profile]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_refused"),
+    [
+        ({}, True),
+        ({"api_endpoint_profile": "sklearn"}, True),
+        ({"api_endpoint_profile": "fasttext"}, False),
+        ({"api_endpoint_preload": "no"}, False),
+        ({"api_endpoint_gunicorn_settings": {"preload_app": False}}, False),
+        ({"api_endpoint_worker_class": "threads"}, False),
+        ({"api_endpoint_worker_class": "threads", "api_endpoint_gunicorn_settings": {"worker_class": "gevent"}}, True),
+        ({"__api_endpoint_environment": {"OMP_NUM_THREADS": 1}}, False),
+        ({"__api_endpoint_environment": {}}, True),
+    ],
+)
+def test_openmp_that_would_hang_after_a_fork_is_refused(changes, is_refused):
+    given = {
+        "api_endpoint_profile": "pytorch",
+        "api_endpoint_preload": True,
+        "api_endpoint_worker_class": "sync",
+        "__api_endpoint_environment": {"OMP_NUM_THREADS": "2"},
+    }
+    problems_found = found(**{**given, **changes})
+    assert len(problems_found) == is_refused
+    assert all("OMP_NUM_THREADS" in problem and "Leave" in problem for problem in problems_found)
 
 
 def test_numbers_may_come_as_text():
@@ -70,7 +108,7 @@ def test_numbers_may_come_as_text():
             ["Only the data can be on the volume"],
         ),
         ({"api_endpoint_max_concurrency": 0}, ["api_endpoint_max_concurrency is 0", "requests from 1 to 4,000"]),
-        ({"api_endpoint_max_concurrency": 15}, ["api_endpoint_max_concurrency is 15", "16 requests at a time"]),
+        ({"api_endpoint_max_concurrency": 63}, ["api_endpoint_max_concurrency is 63", "64 requests at a time"]),
         ({"api_endpoint_memory_limit": "4 GB"}, ["api_endpoint_memory_limit is '4 GB'", "such as 80%"]),
         ({"api_endpoint_cors_origins": ["tool.example"]}, ["api_endpoint_cors_origins has 'tool.example'", "https://"]),
         ({"api_endpoint_cors_origins": []}, ["api_endpoint_cors_origins is []"]),
@@ -80,6 +118,23 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_request_headers": ["X_Y"]}, ["api_endpoint_request_headers has 'X_Y'"]),
         ({"api_endpoint_request_headers": ["X-Real-IP"]}, ["'X-Real-IP'", "api_endpoint_forward_client_address"]),
         ({"api_endpoint_trusted_proxies": ["10.0.0.1/8"]}, ["api_endpoint_trusted_proxies has '10.0.0.1/8'"]),
+        ({"api_endpoint_cache": {"tll": 9}}, ["api_endpoint_cache.tll is set", "key, paths, size, stale, ttl"]),
+        ({"api_endpoint_cache": {"paths": []}}, ["api_endpoint_cache.paths is []", "turn the cache off"]),
+        ({"api_endpoint_cache": {"paths": ["api"]}}, ["api_endpoint_cache.paths has 'api'", "begin with a slash"]),
+        ({"api_endpoint_cache": {"paths": ['/a"; #']}}, ["api_endpoint_cache.paths has"]),
+        ({"api_endpoint_cache": {"paths": ["/a//b"]}}, ["api_endpoint_cache.paths has '/a//b'"]),
+        ({"api_endpoint_cache": {"paths": ["/a%20b"]}}, ["as it is"]),
+        ({"api_endpoint_cache": {"ttl": 0}}, ["api_endpoint_cache.ttl is 0", "seconds from 1 to 31,536,000"]),
+        ({"api_endpoint_cache": {"ttl": True}}, ["api_endpoint_cache.ttl is True"]),
+        ({"api_endpoint_cache": {"size": "64 MB"}}, ["api_endpoint_cache.size is '64 MB'", "such as 64m"]),
+        ({"api_endpoint_cache": {"size": "8191k"}}, ["api_endpoint_cache.size is '8191k'", "8m at least"]),
+        ({"api_endpoint_cache": {"size": 9000}}, ["api_endpoint_cache.size is 9000", "8m at least"]),
+        ({"api_endpoint_cache": {"stale": "maybe"}}, ["api_endpoint_cache.stale is 'maybe'", "true or false"]),
+        ({"api_endpoint_cache": {"key": ["X-Token"]}}, ["has 'X-Token'", "does not reach the app", "request_headers"]),
+        ({"api_endpoint_cache": {"key": ["X_Y; #"]}}, ["has 'X_Y; #'", "does not reach the app"]),
+        ({"api_endpoint_cache": {"key": ["User-Agent"]}}, ["has 'User-Agent'", "does not reach the app"]),
+        ({"api_endpoint_cache": {"key": ["cookie"]}}, ["has 'cookie'", "Leave it out"]),
+        ({"api_endpoint_cache": {"key": ["If-Match"]}}, ["has 'If-Match'", "Leave it out"]),
         ({"api_endpoint_secrets": {"A-B": "12345678"}}, ["api_endpoint_secrets has the name 'A-B'"]),
         ({"api_endpoint_secrets": {"KEY": "short"}}, ["api_endpoint_secrets['KEY'] is no text of 8 characters"]),
         (
@@ -90,6 +145,13 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_service_settings": {"limit": 1}}, ["the name 'limit'", "LimitNOFILE"]),
         ({"api_endpoint_service_settings": {"User": "a\nb"}}, ["api_endpoint_service_settings['User']", "one line"]),
         ({"api_endpoint_firewall_ports": [0]}, ["api_endpoint_firewall_ports has 0"]),
+        ({"api_endpoint_metrics_listen": "9113"}, ["api_endpoint_metrics_listen is '9113'", "127.0.0.1:9113"]),
+        ({"api_endpoint_metrics_listen": "localhost:9113"}, ["'localhost:9113'", "an address of the host"]),
+        ({"api_endpoint_metrics_listen": "::1:9113"}, ["'::1:9113'", "[::1]:9113"]),
+        ({"api_endpoint_metrics_listen": "127.0.0.1:99999"}, ["'127.0.0.1:99999'"]),
+        ({"api_endpoint_metrics_listen": "127.0.0.1:80"}, ["nginx has that port"]),
+        ({"api_endpoint_metrics_listen": "10.0.0.5:9113"}, ["api_endpoint_metrics_clients is empty", "127.0.0.1"]),
+        ({"api_endpoint_metrics_clients": ["10.0.0.5/8"]}, ["api_endpoint_metrics_clients has '10.0.0.5/8'"]),
         ({"api_endpoint_name": "nginx"}, ["api_endpoint_name is 'nginx'", "a name of its own"]),
         ({"api_endpoint_wsgi": "wsgi.py"}, ["api_endpoint_wsgi is 'wsgi.py'", "wsgi:app"]),
         ({"api_endpoint_max_body_size": "10 MB"}, ["api_endpoint_max_body_size is '10 MB'", "such as 10m"]),
@@ -153,6 +215,7 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_smoke_requests": [{"path": "/", "status": [42]}]}, ["[0].status has 42"]),
         ({"api_endpoint_smoke_requests": [{"path": "/", "headers": {"X": "a\nb"}}]}, ["[0].headers has 'X'"]),
         ({"api_endpoint_keep_releases": 0}, ["api_endpoint_keep_releases is 0", "releases from 1"]),
+        ({"api_endpoint_log_lines": 0}, ["api_endpoint_log_lines is 0", "lines from 1"]),
         ({"api_endpoint_release": "0123456789ab"}, ["Only playbooks/rollback.yml takes it"]),
         ({"api_endpoint_app_dir": "nope"}, ["api_endpoint_app_dir is 'nope'", "Looked for"]),
         ({"api_endpoint_app_dir": "docs"}, ["api_endpoint_app_dir is 'docs'", "has no wsgi.py", "api_endpoint_wsgi"]),
@@ -185,6 +248,11 @@ def test_what_is_wrong_is_named_with_its_remedy(changes, words):
         {"api_endpoint_service_settings": {"LimitNOFILE": 9, "SystemCallFilter": ["@a", "@b"], "PrivateTmp": False}},
         {"api_endpoint_secrets": {"API_KEY": "a secret of two lines\nand more"}},
         {"api_endpoint_trusted_proxies": ["203.0.113.7", "2001:db8::/32"]},
+        {"api_endpoint_metrics_listen": "[::1]:9113"},
+        {"api_endpoint_metrics_listen": "10.0.0.5:9113", "api_endpoint_metrics_clients": ["10.0.0.9", "fd00::/8"]},
+        {"api_endpoint_cache": {"paths": ["/", "/api/v1.0/"], "ttl": "60", "size": "1g", "key": [], "stale": "no"}},
+        {"api_endpoint_cache": {"key": ["x-token", "accept-language"]}, "api_endpoint_request_headers": ["X-Token"]},
+        {"api_endpoint_cache": {"key": ["User-Agent"], "ttl": None}, "api_endpoint_forward_user_agent": True},
     ],
 )
 def test_what_is_good(changes):
@@ -233,7 +301,7 @@ def test_every_number_of_the_role_has_a_range():
     numbers = {name for name, option in SPECS.items() if option["type"] == "int"}
     assert numbers == set(RANGES)
     for name, (least, most, _) in RANGES.items():
-        assert least <= SPECS[name]["default"] <= most
+        assert least <= good()[name] <= most
 
 
 def test_the_projects_folder_is_found_from_its_playbooks():

@@ -1,24 +1,21 @@
 """Every branch of the templates, rendered by Ansible itself, without a host."""
 
 import ast
-import contextlib
+import gc
 import ipaddress
 import itertools
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
-import threading
-import time
-from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import PROJECT, ROLE
 
-TEMPLATES = sorted(path.name for path in (ROLE / "templates").iterdir())
+REPORT = "diagnosis.html.j2"  # the one that is for the laptop
+TEMPLATES = sorted(path.name for path in (ROLE / "templates").glob("*.j2") if path.name != REPORT)
 BASE = {"api_endpoint_server_names": ["language.wmcloud.org", "lang.example"]}
 
 
@@ -83,12 +80,25 @@ def settings_of(text):
 def test_gunicorns_settings(defaults):
     settings = settings_of(defaults["gunicorn.conf.py.j2"])
     assert settings["workers"] == 4
-    assert settings["threads"] == 4
+    assert settings["threads"] == 16
     assert settings["preload_app"] is True
     assert settings["control_socket_disable"] is True
     assert "%(h)s" not in settings["access_log_format"]
     assert "%(a)s" not in settings["access_log_format"]
     assert "bind" not in settings
+
+
+def test_a_preloaded_model_is_kept_from_the_garbage_collector(gunicorn):
+    gc.unfreeze()
+    try:
+        gunicorn["when_ready"](None)
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
+def test_without_preload_there_is_nothing_to_keep(render):
+    assert "gc.freeze" not in render("gunicorn.conf.py.j2", api_endpoint_preload="false")
 
 
 def test_gunicorns_settings_of_other_kinds(render):
@@ -129,6 +139,16 @@ def test_what_a_release_adds_to_its_unit(render):
     assert "TimeoutStartSec=30\n" in text
 
 
+def test_what_a_profile_adds(render, defaults):
+    assert "OMP_NUM_THREADS" not in defaults["service.conf.j2"]
+    unit, gunicorn = render("service.conf.j2", "gunicorn.conf.py.j2", api_endpoint_profile="pytorch")
+    assert 'Environment="OMP_NUM_THREADS=1"' in unit
+    assert "ProcSubset=all" in unit
+    assert "MemoryDenyWriteExecute" not in unit
+    assert settings_of(gunicorn)["preload_app"] is False
+    assert "MemoryDenyWriteExecute=true" in render("service.conf.j2", api_endpoint_profile="fasttext")
+
+
 def test_a_second_endpoint_has_names_of_its_own(render):
     unit, waiting, site, logrotate = render(
         "api-endpoint@.service.j2",
@@ -148,82 +168,11 @@ def test_a_second_endpoint_has_names_of_its_own(render):
 
 @pytest.fixture
 def gunicorn(defaults, monkeypatch):
-    """The settings file as gunicorn runs it, with what it does to a worker noted instead of done."""
-    told = SimpleNamespace(signals=[], exits=[], lines=[], threads=[])
+    """What the settings file defines when gunicorn runs it."""
     monkeypatch.setattr(logging.Handler, "handleError", logging.Handler.handleError)
     loaded = {}
     exec(compile(defaults["gunicorn.conf.py.j2"], "gunicorn.conf.py", "exec"), loaded)
-    monkeypatch.setattr(os, "kill", lambda _pid, number: told.signals.append(number))
-
-    def leave(status):
-        told.exits.append(status)
-        raise SystemExit
-
-    monkeypatch.setattr(os, "_exit", leave)
-    loaded.update(timeout=0.1, graceful_timeout=0.1)
-    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.05)))
-    log = SimpleNamespace(critical=lambda text, *words: told.lines.append(text % words))
-    yield SimpleNamespace(**loaded, settings=loaded, worker=SimpleNamespace(log=log), told=told)
-    # No thread may outlive the stand-ins: it would end the tests.
-    loaded.update(graceful_timeout=0)
-    loaded["under_way"].clear()
-    loaded["under_way"][0] = 0.0, "/so that the thread ends"
-    for thread in told.threads:
-        thread.join()
-
-
-def look_after(gunicorn):
-    """Let a worker look after its requests, in a thread."""
-
-    def look():
-        with contextlib.suppress(SystemExit):
-            gunicorn.look_after(gunicorn.worker)
-
-    gunicorn.told.threads.append(threading.Thread(target=look, daemon=True))
-    gunicorn.told.threads[-1].start()
-    return gunicorn.told.threads[-1]
-
-
-def test_a_worker_with_a_request_that_takes_too_long_is_replaced(gunicorn):
-    gunicorn.pre_request(gunicorn.worker, SimpleNamespace(path="/hang"))
-    look_after(gunicorn).join(5)
-    assert gunicorn.told.signals == [15]
-    assert gunicorn.told.exits == [1]
-    assert gunicorn.told.lines == ["/hang took longer than 0.1 s. This worker is replaced."]
-
-
-def test_a_worker_does_not_wait_for_what_hangs(gunicorn):
-    gunicorn.settings.update(graceful_timeout=3600)
-    gunicorn.under_way[1] = 0.0, "/hang"
-    look_after(gunicorn).join(5)
-    assert gunicorn.told.exits == [1]
-
-
-def test_a_worker_gives_the_others_that_it_works_on_their_time(gunicorn):
-    gunicorn.settings.update(graceful_timeout=2)
-    gunicorn.under_way.update({1: (0.0, "/hang"), 2: (time.monotonic() + 3600, "/in time")})
-    thread = look_after(gunicorn)
-    thread.join(1)
-    assert gunicorn.told.signals == [15]
-    assert gunicorn.told.exits == []
-    thread.join(10)
-    assert gunicorn.told.exits == [1]
-
-
-@pytest.mark.parametrize(("timeout", "threads"), [(30, 1), (0, 0)])
-def test_without_a_time_out_nobody_looks(gunicorn, monkeypatch, timeout, threads):
-    started = []
-    monkeypatch.setattr(threading.Thread, "start", lambda self: started.append(self))
-    gunicorn.settings["timeout"] = timeout
-    gunicorn.post_worker_init(gunicorn.worker)
-    assert len(started) == threads
-
-
-def test_a_worker_whose_requests_end_in_time_is_left_alone(gunicorn):
-    gunicorn.pre_request(gunicorn.worker, SimpleNamespace(path="/"))
-    gunicorn.post_request(gunicorn.worker, None, None, None)
-    look_after(gunicorn).join(0.5)
-    assert (gunicorn.told.signals, gunicorn.told.exits) == ([], [])
+    return loaded
 
 
 def test_a_line_that_cannot_be_written_is_not_printed_either(gunicorn, capsys):
@@ -265,8 +214,21 @@ def _no_filters_are_left():
     logging.getLogger("gunicorn.error").filters.clear()
 
 
-def test_only_workers_of_threads_look_after_themselves(render):
-    assert "look_after" not in render("gunicorn.conf.py.j2", api_endpoint_worker_class="sync")
+@pytest.mark.parametrize(
+    ("variables", "worker", "log"),
+    [
+        ({}, True, True),
+        ({"api_endpoint_worker_class": "sync"}, False, True),
+        ({"api_endpoint_gunicorn_settings": {"worker_class": "gevent"}}, False, True),
+        ({"api_endpoint_gunicorn_settings": {"access_log_format": "%(s)s"}}, True, False),
+        ({"api_endpoint_gunicorn_settings": {"logconfig_dict": {"version": 1}}}, True, False),
+    ],
+)
+def test_what_is_the_roles_own_in_gunicorn_and_what_the_user_has_replaced(render, variables, worker, log):
+    text = render("gunicorn.conf.py.j2", **variables)
+    assert ("\nworker_class = ThreadedWorker\n" in text) == worker
+    assert ("\nlogger_class = AccessLog\n" in text) == log
+    compile(text, "gunicorn.conf.py", "exec")
 
 
 def passed(site):
@@ -337,6 +299,72 @@ def test_how_many_are_let_in(render, defaults):
     assert "set_real_ip_from" not in few
 
 
+def test_without_a_cache_nothing_is_kept(defaults):
+    for name in ("nginx.conf.j2", "site.conf.j2", "catch_all.conf.j2"):
+        for word in ("proxy_cache", "cached", "Cache-Status"):
+            assert word not in defaults[name]
+
+
+def test_what_the_cache_keeps(render):
+    unit, mount, site = render(
+        "api-endpoint@.service.j2", "cache.mount.j2", "site.conf.j2",
+        api_endpoint_cache={"paths": ["/api/v1.0/", "/x"], "ttl": "90", "size": "1g", "key": ["Accept-Language"]},
+        api_endpoint_health_path="/api/v1.0//health%20z?x", api_endpoint_forward_client_address=True,
+    )  # fmt: skip
+    assert "InaccessiblePaths=/run/nginx-cache\n" in unit
+    assert "Where=/run/nginx-cache/api-endpoint\n" in mount
+    assert "\nOptions=size=2064m,mode=0700,uid=www-data,gid=www-data,noexec,nosuid,nodev\n" in mount
+    assert "proxy_cache_path /run/nginx-cache/api-endpoint " in site
+    assert "keys_zone=api_endpoint_cache:4194304 max_size=1g\n    inactive=90s;" in site
+    assert '"~^1(?:GET|HEAD)/api/v1\\.0(?:/|$)" 1;\n    "~^1(?:GET|HEAD)/x(?:/|$)" 1;' in site
+    assert '"~^1[A-Z]+/api/v1.0/health.z$" "";\n    "~^1(?:GET' in site, "the first one that fits counts"
+    usual, kept = site.split("location = /.api-endpoint-cached {")
+    assert usual.index("/waiting)") < usual.index("_cacheable)") < usual.index("limit_conn api_endpoint_clients")
+    assert "proxy_cache_key" not in usual
+    assert '$api_endpoint_given_port$request_uri\\n$http_accept_language";' in kept
+    assert passed(kept) == {"Host", "Connection", "X-Forwarded-Proto", "Accept-Language", "X-Request-Start"}
+    assert "X-Request-Start" not in usual.split("location = /.api-endpoint-waiting {")[1], "it may wait there"
+    small = re.compile(re.search(r"_too_large \{\n    volatile;\n    \"~(\S+)\" \"\";", usual)[1])
+    assert all(small.search(length) for length in ("0", "7", "9999", "10000", "59999", "63999", "64000"))
+    assert not any(small.search(length) for length in ("", "64001", "65000", "70000", "100000", "64000, 1"))
+    assert "proxy_no_cache $api_endpoint_switched $api_endpoint_too_large;" in kept
+    assert "proxy_cache_valid 200 90s;" in kept
+    assert "stale" not in kept
+    assert kept.count("limit_conn ") == kept.count("limit_req ") == 1
+    assert "add_header" not in kept, "nginx would forget all of the server's"
+    inner, past = kept.split("location @past_the_cache {")
+    assert re.findall(r"error_page (.*);", inner) == [
+        *re.findall(r"error_page ((?:400|494) .*);", usual), "500 = @past_the_cache", "502 = @no_answer",
+    ]  # fmt: skip
+    assert passed(past) == passed(inner)
+    assert "proxy_cache" not in past
+
+
+@pytest.mark.parametrize(("size", "megabytes"), [("64m", 144), ("1G", 2064), ("9000K", 34), (12 * 1024 * 1024, 40)])
+def test_the_memory_of_the_cache_has_an_end(render, size, megabytes):
+    assert f"Options=size={megabytes}m," in render("cache.mount.j2", api_endpoint_cache={"size": size})
+
+
+def test_the_cache_as_it_is_and_with_old_answers(render):
+    site = render("site.conf.j2", api_endpoint_cache={"stale": "yes", "ttl": None}, api_endpoint_client_rate=0)
+    assert "keys_zone=api_endpoint_cache:262144 max_size=64m\n    inactive=3600s;" in site
+    assert '"~^1(?:GET|HEAD)(?:/|$)" 1;' in site
+    assert '"~^1[A-Z]+/$" "";' in site
+    kept = site.split("location = /.api-endpoint-cached {")[1]
+    assert "proxy_cache_valid 200 300s;" in kept
+    assert "proxy_cache_use_stale error timeout updating http_502 http_503 http_504;\n" in kept
+    assert "limit_req" not in kept
+
+
+def test_an_api_key_is_whose_answer_it_is_unless_the_cache_tells_keys_apart(render):
+    usual = render("site.conf.j2", api_endpoint_cache={"ttl": 9})
+    others = "$http_content_length$http_transfer_encoding$http_if_match$http_if_unmodified_since $api_endpoint_is_plain {"
+    assert f"map $http_authorization$http_cookie$http_x_api_key{others}\n" in usual
+    in_key = render("site.conf.j2", api_endpoint_cache={"key": ["x-api-key"]})
+    assert f"map $http_authorization$http_cookie{others}\n" in in_key
+    assert '$request_uri\\n$http_x_api_key";' in in_key
+
+
 def test_what_the_app_may_do_on_the_host(render, defaults):
     usual = defaults["service.conf.j2"]
     assert "IPAddressDeny=any\n" in usual
@@ -392,6 +420,31 @@ def test_the_firewall_admits_ssh_wherever_it_is_http_and_what_is_named(render):
     assert "elements = { 22, 2222, 2300, 2400, 2500 }" in rules
     admitted = render("nftables_endpoint.nft.j2", api_endpoint_firewall_ports=[9100], api_endpoint_port="8080")
     assert admitted.endswith("add element inet api_endpoint admitted { 8080, 9100 }\n")
+
+
+@pytest.mark.parametrize(
+    ("listen", "admitted"), [("", "80"), ("127.0.0.1:9113", "80"), ("[::1]:9113", "80"), ("10.0.0.5:9113", "80, 9113")]
+)
+def test_the_firewall_admits_the_figures_where_others_may_ask(render, listen, admitted):
+    rules = render("nftables_endpoint.nft.j2", api_endpoint_metrics_listen=listen)
+    assert rules.endswith(f"admitted {{ {admitted} }}\n")
+
+
+def test_nginx_tells_of_requests_only_when_somebody_counts(render, defaults):
+    assert "metrics" not in defaults["site.conf.j2"]
+    given = {"api_endpoint_metrics_listen": "10.0.0.5:9113", "api_endpoint_metrics_clients": ["10.0.0.9", "fd00::/8"]}
+    site, socket, service = render(
+        "site.conf.j2", "api-endpoint-metrics.socket.j2", "api-endpoint-metrics.service.j2",
+        api_endpoint_health_path="/a.b?c=1", **given,
+    )  # fmt: skip
+    assert "access_log syslog:server=unix:/run/api-endpoint/metrics.sock,nohostname api_endpoint_metrics if=" in site
+    told = re.search(r"^log_format api_endpoint_metrics (.*);$", site, re.M)[1]
+    assert not re.search(r"addr|agent|uri|request |query|args|referer|forwarded", told)
+    uncounted = re.findall(r'^    "~(\S+)" "";$', site.partition("_counted {")[2].partition("}")[0], re.M)
+    asked = ("/a.b?c=1", "/a.b", "/a.b?c=12", "/a.b/c", "/c/a.b?c=1", "/c/a.b")
+    assert [path for path in asked if any(re.search(pattern, path) for pattern in uncounted)] == ["/a.b?c=1", "/a.b"]
+    assert "ListenStream=10.0.0.5:9113\n" in socket
+    assert "metrics.py api-endpoint /var/lib/api-endpoint /srv/api-endpoint/data 10.0.0.9 fd00::/8\n" in service
 
 
 def test_requests_that_wait_for_a_new_version_are_not_given_up(defaults):
@@ -453,3 +506,32 @@ def test_a_unit_with_a_volume_waits_for_it_and_says_when_it_is_missing(render, d
 def test_flask_config_is_the_given_one(render):
     text = render("flask_config.yaml.j2", api_endpoint_flask_config={"A": [1, "ü"], "B": {"c": True}})
     assert yaml.safe_load(text) == {"A": [1, "ü"], "B": {"c": True}}
+
+
+# --- the report of a diagnosis
+
+
+def diagnosis(*kinds, evil=""):
+    findings = [
+        {"kind": kind, "what": f"{kind} {evil}", "evidence": [evil or "line", "  next"], "remedy": [f"sudo {evil}"]}
+        for kind in kinds
+    ]
+    looked = [{"what": "the clock", "outcome": "well"}, {"what": f"disks {evil}", "outcome": "found"}]
+    return {"well": not kinds, "findings": findings, "looked": looked, "about": "(release 0123456789ab)"}
+
+
+def test_a_report_needs_nothing_else_and_runs_nothing(render):
+    evil = "</pre><script src=//a.example></script><img onerror=x>&lt;\"'"
+    text = render(REPORT, __api_endpoint_diagnosis=diagnosis("cause", "symptom", evil=evil))
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "&amp;lt;" in text
+    assert not re.search(r"(src|href)\s*=\s*[\"']|url\(|@import", text)
+    assert text.count("goes with its cause") == 1
+    assert text.index("1. Cause") < text.index("2. Symptom")
+
+
+def test_a_report_says_well_or_unwell(render):
+    well, unwell = (render(REPORT, __api_endpoint_diagnosis=diagnosis(*kinds)) for kinds in ((), ("risk",)))
+    assert "Well: nothing needs to be done." in well
+    assert "<title>api-endpoint on localhost: unwell</title>" in unwell

@@ -202,3 +202,32 @@ class Browser:
         except queue.Empty:
             said = self._log.read_text(errors="replace")[-2000:]
             raise RuntimeError(f"The browser did not bring {what} within {timeout} s. It said:\n{said}") from None
+
+
+def opened(page: Path) -> tuple[str, list[str]]:
+    """Open a file in the browser; return the page as it is afterwards, and what the console said or the page asked for."""
+    asked: list[str] = []
+
+    class Outside(http.server.BaseHTTPRequestHandler):
+        """Stands for every host there is."""
+
+        def do_GET(self) -> None:
+            asked.append(f"asked for {self.headers['Host']}{self.path}")
+            self.send_error(404)
+
+        def log_message(self, *arguments: Any) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Outside) as server, tempfile.TemporaryDirectory() as folder:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = subprocess.run(
+            [
+                "chromium", *FLAGS, f"--user-data-dir={folder}/profile", "--enable-logging=stderr", "--dump-dom",
+                "--disable-features=NetworkTimeServiceQuerying",
+                f"--host-resolver-rules=MAP * 127.0.0.1:{server.server_address[1]}", page.resolve().as_uri(),
+            ],
+            stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60,
+        )  # fmt: skip
+        server.shutdown()
+    said = [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
+    return done.stdout.decode(), said + asked

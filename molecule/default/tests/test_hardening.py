@@ -119,9 +119,9 @@ def test_pytorch_runs_under_the_defaults(api, on_one_host, with_settings, tmp_pa
     api.host.check_output("chmod -R a+rX /srv/wheels")
     with_settings(
         app_dir=str(app.relative_to(PROJECT)), pip_options=["--no-index", "--find-links=/srv/wheels"],
-        preload=False, workers=1, timeout=60, proxy_timeout=90,
+        profile="pytorch", workers=1,
     )  # fmt: skip
     answer = api.get("/")
     assert answer.status == 200, answer.body
     assert len(answer.json["scores"]) == 2
-    assert exposure(api) <= 1.2
+    assert exposure(api) <= 1.3  # /proc/cpuinfo

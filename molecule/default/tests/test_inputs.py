@@ -19,6 +19,9 @@ REFUSED = [
     ({"api_endpoint_app_dir": "docs"}, ["api_endpoint_app_dir is 'docs'", "wsgi.py"]),
     ({"api_endpoint_worker": 3}, ["api_endpoint_worker is set", "Did you mean api_endpoint_workers?"]),
     ({"api_endpoint_workers": "many"}, ["api_endpoint_workers", "many"]),
+    ({"api_endpoint_profile": "keras"}, ["value of api_endpoint_profile must be one of", "keras"]),
+    ({"api_endpoint_profile": "pytorch", "api_endpoint_environment": {"OMP_NUM_THREADS": 4}, "api_endpoint_preload": True,
+      "api_endpoint_worker_class": "sync"}, ["OMP_NUM_THREADS 4", "PyTorch", "api_endpoint_preload off"]),
     ({"ansible_facts": {"distribution": "Ubuntu", "distribution_major_version": "24"}}, ["Ubuntu 24", "Debian 12 or 13"]),
 ]  # fmt: skip
 

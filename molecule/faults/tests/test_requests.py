@@ -89,7 +89,7 @@ def test_all_threads_hang(api):
         assert isinstance(answer, Answer), answer
         assert answer.status in (502, 503, 504)
         assert_json_error(answer, answer.status)
-    assert found.errors, "nobody noticed: did they hang?"
+    assert found.load.failed, "nobody noticed: did they hang?"
     assert api.main_pid() == main
     assert set(api.workers()).isdisjoint(before)
     assert kinds(found) <= {"status 502", "status 503", "status 504"}, str(found)
@@ -131,7 +131,7 @@ def test_one_forks_without_end(api, deploy):
         wait_until(lambda: set(api.workers("nginx.service")) - nginx, "nginx has new workers", 5)
     assert isinstance(answer, Answer), answer
     assert answer.status == 200
-    assert answer.json["started"] < 400, "nothing stopped it"
+    assert answer.json["started"] < 1400, "nothing stopped it"
     found.note = f"{answer.json['started']} processes, then: {answer.json['error']}"
     # A dead worker cannot be replaced now, a new version would have no processes beside the old one: the old one goes first.
     with fault(api, "the next deployment, in place of the app that forks", within=15) as found:

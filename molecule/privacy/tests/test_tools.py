@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-# docs/security.md says why each of these stands.
+# docs/guides/security.md says why each of these stands.
 GIXY_EXPLAINED: set[str] = set()
 HTTPLINT_EXPLAINED = {
     "CORS headers are only allowed in preflight responses.",  # it is not told that this answers a preflight

@@ -47,7 +47,7 @@ def user() -> str:
 
 
 class ActionModule(ActionBase):
-    """Take the lock, or give it back."""
+    """Take the lock."""
 
     _supports_check_mode = False
 
@@ -55,8 +55,6 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        if arguments.get("state") == "absent":
-            return self._execute_module(module_args=arguments, task_vars=task_vars)
         machine = this_computer()
         arguments |= {
             "token": uuid.uuid4().hex,

@@ -71,12 +71,9 @@ release:
   returned: always
 """
 
-import subprocess
-import time
-
-from ansible.module_utils.api_endpoint_http import ask, healthy
+from ansible.module_utils.api_endpoint_health import ask_through_nginx
 from ansible.module_utils.api_endpoint_service import Endpoint
-from ansible.module_utils.api_endpoint_store import read_json
+from ansible.module_utils.api_endpoint_store import StoreError
 from ansible.module_utils.basic import AnsibleModule
 
 
@@ -97,33 +94,12 @@ def main() -> None:
     )
     given = module.params
     endpoint = Endpoint(given["name"], given["root"])
-    slot = endpoint.live_slot
-    release = endpoint.release_of(slot)
-    if module.check_mode and not release:
+    if module.check_mode and not endpoint.release_of(endpoint.live_slot):
         module.exit_json(changed=False, release="")
-    # What proves a release is written in it: an older one may have had another health path.
-    plan = read_json(endpoint.root / "releases" / release / "rollout.json") or {} if release else {}
-    given.update(plan.get("health", {}))
-    given["timeout"] = max(10, given["timeout"])
-    deadline = time.monotonic() + given["timeout"]
-    while True:
-        answer = ask(given["path"], given["server_name"], port=given["port"], timeout=given["timeout"])
-        if healthy(answer, given["status"]):
-            module.exit_json(changed=False, status=answer.status, release=release)
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
-    nginx = subprocess.run(
-        ["tail", "-n", "10", "/var/log/nginx/error.log"], capture_output=True, text=True, check=False
-    ).stdout
-    module.fail_json(
-        msg=(
-            f"GET {given['path']} through nginx on port {given['port']}: {answer}; "
-            f"expected: {given['status'] or 'any status below 500'}.\n"
-            f"{endpoint.last_words(slot, given['error_log'])}\n"
-            f"--- /var/log/nginx/error.log\n{nginx.strip() or '(nothing)'}"
-        )
-    )
+    try:
+        module.exit_json(changed=False, **ask_through_nginx(endpoint, given))
+    except StoreError as error:
+        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

@@ -9,23 +9,18 @@ DOCUMENTATION = r"""
 module: api_endpoint_lock
 short_description: Let one deployment at a time work on a host
 description:
-  - Takes the lock of an endpoint for this run of Ansible, or gives it back. Whoever comes second is told who holds it, since
+  - Takes the lock of an endpoint for this run of Ansible. Whoever comes second is told who holds it, since
     when, and from which computer.
   - A lock ends with the run, with a restart of the host, when its run has not been heard of for ten minutes, or at once when
     the run that held it was made on the same computer and is gone, which the action plugin of the same name finds out.
-  - The action plugin adds who deploys.
+  - The action plugin adds who deploys; C(api_endpoint_unlock), an action plugin alone, gives the lock back.
 options:
   name:
     description: Name of the endpoint.
     type: str
     required: true
-  state:
-    description: Whether the lock is to be held.
-    type: str
-    choices: [present, absent]
-    default: present
   token:
-    description: The run's token. Made by the action plugin; to give the lock back, the returned one.
+    description: The run's token. Made by the action plugin.
     type: str
     default: ""
   who:
@@ -63,9 +58,8 @@ EXAMPLES = r"""
   register: lock
 
 - name: Give the lock back
-  api_endpoint_lock:
+  api_endpoint_unlock:
     name: api-endpoint
-    state: absent
     token: "{{ lock.token }}"
 """
 
@@ -96,7 +90,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "token": {"type": "str", "default": ""},
             "who": {"type": "str", "default": "unknown"},
             "computer": {"type": "str", "default": "unknown"},
@@ -112,9 +105,6 @@ def main() -> None:
     record = {name: given[name] for name in ("token", "who", "computer", "machine", "pid")}
     record["since"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     try:
-        if given["state"] == "absent":
-            lock.give_back(given["token"])
-            module.exit_json(changed=False, token="")
         lock.take(record, given["instead_of"], given["wait"])
     except ConflictError as conflict:
         module.fail_json(msg=str(conflict), holder=conflict.holder, busy=conflict.busy)

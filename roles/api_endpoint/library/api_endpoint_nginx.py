@@ -11,6 +11,8 @@ short_description: Replace nginx's configuration as a whole, or not at all
 description:
   - Puts the wanted files into a copy of the configuration folder, lets C(nginx -t) judge the copy, and only then
     writes them. A configuration that nginx rejects never reaches the disk, where the next start of nginx would find it.
+  - C(nginx -t) makes the folders of caches. In the copy they are beside it, so that judging leaves nothing behind, and
+    needs no folder that a dry run does not make.
   - What is somebody else's is kept, with a warning that says where - a file that was there before the role as
     C(<name>.before-api-endpoint), the last edit by hand of one of the role's own files as C(<name>.edited-by-hand). Both are
     beside the file, or in C(*-available) for one in C(*-enabled), whose files nginx reads whatever their names.
@@ -64,23 +66,25 @@ written:
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+from ansible.module_utils.api_endpoint_nginx import NOTE, digests_of, stand_in
 from ansible.module_utils.api_endpoint_store import StoreError, point, read_json, value_digest, write_file, write_json
 from ansible.module_utils.basic import AnsibleModule
 
 FOREIGN = ".before-api-endpoint"  # ending of the file in which content from before the role is kept
 EDITED = ".edited-by-hand"  # ending of the file in which the last edit by hand is kept
-NOTE = ".api-endpoint.json"  # the digests of the files as they were written last
+CACHES = re.compile(r"^(\s*proxy_cache_path\s+)/(?:\S*/)?", re.MULTILINE)  # up to the last part of a cache's folder
 
 
 def current(path: Path) -> str | None:
     """Return what is at a path: a file's content, or a link's target behind an arrow; None when there is nothing."""
     if path.is_symlink():
-        return f"-> {os.readlink(path)}\n"
+        return stand_in(os.readlink(path))
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -125,7 +129,8 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "nginx")
         shutil.copytree(folder, copy, symlinks=True)
-        apply(copy, wanted, links)
+        beside = {name: content and CACHES.sub(rf"\1{temporary}/", content) for name, content in wanted.items()}
+        apply(copy, beside, links)
         done = subprocess.run(
             ["nginx", "-t", "-q", "-c", str(copy / "nginx.conf")], capture_output=True, text=True, check=False
         )
@@ -140,7 +145,7 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
     links = {name: str(target) for name, target in module.params["links"].items()}
     wanted: dict[str, str | None] = {
         **module.params["files"],
-        **{name: f"-> {target}\n" for name, target in links.items()},
+        **{name: stand_in(target) for name, target in links.items()},
         **dict.fromkeys(module.params["absent"]),
     }
     before = {name: current(folder / name) for name in wanted}
@@ -158,8 +163,7 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
                 keep(folder, name, kept[name])
                 module.warn(f"{folder / name} was not the role's own; it is kept as {folder / kept[name]}.")
         apply(folder, changes, links)
-    # Links are noted too, by what stands for them here: where a file has come in the place of one, that was by hand.
-    digests = {name: value_digest(content) for name, content in wanted.items() if content is not None}
+    digests = digests_of(module.params["files"], links)
     if {**noted, **digests} != noted and installed and not module.check_mode:
         write_json(folder / NOTE, {**noted, **digests}, 0o644)
     return {

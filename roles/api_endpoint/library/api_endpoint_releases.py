@@ -74,12 +74,8 @@ from typing import Any
 from ansible.module_utils.api_endpoint_history import History
 from ansible.module_utils.api_endpoint_service import Endpoint
 from ansible.module_utils.api_endpoint_store import StoreError, in_words, read_json
+from ansible.module_utils.api_endpoint_table import aligned, minutes
 from ansible.module_utils.basic import AnsibleModule
-
-
-def minutes(time: str) -> str:
-    """Return a time in UTC as people read it."""
-    return time[:16].replace("T", " ")
 
 
 def rows(endpoint: Endpoint, history: History) -> list[dict[str, Any]]:
@@ -118,10 +114,7 @@ def table(releases: list[dict[str, Any]]) -> str:
                 commit[:10] + plus + changes, ", ".join(row["differs"]), row["note"],
             )
         )  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(7)]
-    rows_of_text = ([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[7]] for line in lines)
-    # The line's end keeps Ansible from folding the text.
-    return "".join("  ".join(row).rstrip() + "\n" for row in rows_of_text)
+    return aligned(lines)
 
 
 def main() -> None:

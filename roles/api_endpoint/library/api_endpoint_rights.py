@@ -1,20 +1,43 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Put owners and rights right that somebody has changed by hand."""
+"""Make folders, and put owners and rights right that somebody has changed by hand."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: api_endpoint_rights
-short_description: Put owners and rights right that somebody has changed by hand
+short_description: Make folders, and put owners and rights right that somebody has changed by hand
 description:
+  - Makes each folder that is not there, and its parents, and sets its owner, group and rights.
   - Walks through trees and gives each file and folder the owner, the rights that it needs, and takes the rights that it must
     not have. Rights that are neither stay as they are, so that what is as the role made it is not changed.
   - A file that its owner may execute is given the group's right to do so where the group may read it.
   - Follows no link, whose own owner it sets, so that an account that may write in a tree cannot turn a change to another
     place. What is not there is left out, and so is what lies on a disk that fails.
 options:
+  folders:
+    description: The folders that must be there, parents before what lies below them.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Absolute path.
+        type: path
+        required: true
+      owner:
+        description: Its owner.
+        type: str
+        default: root
+      group:
+        description: Its group.
+        type: str
+        default: www-data
+      mode:
+        description: Its rights, in octal.
+        type: str
+        default: "0750"
   trees:
     description: The trees.
     type: list
@@ -58,6 +81,8 @@ author:
 EXAMPLES = r"""
 - name: Put rights right that were changed by hand
   api_endpoint_rights:
+    folders:
+      - path: /var/lib/api-endpoint
     trees:
       - paths:
           - /var/lib/api-endpoint/releases/*
@@ -66,6 +91,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+made:
+  description: The folders that were (or in check mode would be) made or changed.
+  type: list
+  elements: str
+  returned: always
 mended:
   description: The first hundred paths that were (or in check mode would be) changed.
   type: list
@@ -82,6 +112,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from ansible.module_utils import api_endpoint_folders
 from ansible.module_utils.api_endpoint_store import StoreError, in_words
 from ansible.module_utils.basic import AnsibleModule
 
@@ -174,6 +205,17 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            "folders": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "owner": {"type": "str", "default": "root"},
+                    "group": {"type": "str", "default": "www-data"},
+                    "mode": {"type": "str", "default": "0750"},
+                },
+            },
             "trees": {
                 "type": "list",
                 "elements": "dict",
@@ -191,11 +233,15 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)
     try:
+        made = [
+            folder["path"] for folder in module.params["folders"] if api_endpoint_folders.ensure(folder, module.check_mode)
+        ]
         result = ensure(module)
     except (StoreError, OSError) as error:
         module.fail_json(msg=in_words(error))
-    module.exit_json(**result)
+    module.exit_json(**{**result, "changed": bool(made) or result["changed"]}, made=made)
 
 
 if __name__ == "__main__":

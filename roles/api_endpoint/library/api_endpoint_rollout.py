@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bring a release live: start it, prove it, switch to it."""
+"""Put a release together and bring it live: start it, prove it, switch to it, ask it through nginx."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ DOCUMENTATION = r"""
 module: api_endpoint_rollout
 short_description: Bring a release live, or go back to one, without failing a request
 description:
+  - With O(components), first makes O(root)C(/releases/<id>), where the id is a digest of all that goes in. Equal inputs are
+    the same release. It holds the app's code, a link to each artifact at its C(dest), the settings files, C(p3env) (a link
+    to its virtualenv) and C(release.json). It is built under another name and renamed when it is whole; then it never
+    changes. Before it gets its name, the build commands in its settings (C(rollout.json)) run in its folder, as the app's
+    account.
   - Starts the release in the idle one of two slots, waits until its health path answers as expected over its own socket,
     puts the smoke requests to each of its workers, runs the warm-up command, and only then turns C(live), one link, to that
     slot. nginx connects through the link, so nothing is reloaded. The old slot is drained and stopped.
@@ -19,6 +24,8 @@ description:
     goes on serving.
   - The work is done by a process of its own on the host, which ends whatever becomes of the connection.
   - A release that is live already is left alone; what an interrupted run left amiss is put right.
+  - All of it is one module because each further one costs the time of a connection and of a start of Python, also when
+    there is nothing to do.
 options:
   name:
     description: Name of the endpoint.
@@ -34,10 +41,63 @@ options:
     required: true
   release:
     description:
-      - Id of the release, as returned by M(api_endpoint_release). Not needed in check mode on a clean host.
+      - Id of a release that is there, where O(components) does not say what it consists of.
       - With O(rollback), the one to go back to; when empty, the good one that was deployed before the live one.
     type: str
     default: ""
+  components:
+    description:
+      - What the release consists of. Leave a component out to keep the live one, so new data alone means the live code with
+        new data. Leave all of it out to bring O(release) live.
+      - V(null) for a value means that it is not known yet, as happens in check mode on a clean host.
+    type: dict
+    suboptions:
+      code:
+        description: Digest of the code.
+        type: str
+      virtualenv:
+        description: Key of the virtualenv.
+        type: str
+      artifacts:
+        description: The artifacts, as returned by M(api_endpoint_artifacts).
+        type: list
+        elements: dict
+      settings:
+        description: Settings files, content by name, written beside the WSGI module.
+        type: dict
+      writable_paths:
+        description: Paths, relative to the app's folder, that the app may write. They outlive the release.
+        type: list
+        elements: str
+  revision:
+    description: The git commit of the code, for C(release.json).
+    type: str
+    default: ""
+  ask:
+    description: How to ask the live release through nginx in the end, as M(api_endpoint_health) does.
+    type: dict
+    suboptions:
+      port:
+        description: Port of nginx.
+        type: int
+        default: 80
+      server_name:
+        description: Name to send as Host header.
+        type: str
+        required: true
+      path:
+        description: Path that is asked, unless the release has its own.
+        type: str
+        default: /
+      status:
+        description: Statuses that mean healthy, unless the release has its own. When empty, any below 500.
+        type: list
+        elements: int
+        default: []
+      timeout:
+        description: Seconds to go on asking, unless the release has its own.
+        type: int
+        default: 10
   rollback:
     description: Go back to a release that was built before.
     type: bool
@@ -62,8 +122,17 @@ options:
     description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
     type: str
     default: ""
+  old_unit:
+    description:
+      - Unit of a service of the old template that still serves. It is left running, with its virtualenv and its settings
+        where they are, for M(api_endpoint_takeover) to stop. When there is no memory for both it is stopped before the new
+        version starts, and started again when that is refused.
+    type: str
+    default: ""
   secrets:
-    description: The secrets of the release. They are blanked out in all that is returned, such as a command's output.
+    description:
+      - Environment variables of the app that only root may read on the host. They go with the settings; with the live
+        settings go the live secrets. They are blanked out in all that is returned, such as a command's output.
     type: dict
     default: {}
 author:
@@ -71,12 +140,19 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Bring the release live
+- name: Bring the code live
   api_endpoint_rollout:
     name: api-endpoint
     root: /var/lib/api-endpoint
     data_dir: /srv/api-endpoint/data
-    release: "{{ built.release }}"
+    components:
+      code: "{{ code.digest }}"
+      virtualenv: "{{ venv.key }}"
+      artifacts: "{{ data.artifacts }}"
+      settings:
+        gunicorn.conf.py: "{{ lookup('template', 'gunicorn.conf.py.j2') }}"
+    ask:
+      server_name: language.wmcloud.org
     error_log: /var/log/gunicorn/error.log
     audit_log: /var/log/api-endpoint/deploys.log
     run: "{{ lock.token }}"
@@ -97,6 +173,15 @@ release:
   description: Id of the release that was asked for, or found.
   type: str
   returned: always
+differs:
+  description: The components in which the release differs from the live one.
+  type: list
+  elements: str
+  returned: when components are given, and all are known
+answer:
+  description: The C(status) that was answered through nginx, and the C(release) that is live; an empty one when none is.
+  type: dict
+  returned: when O(ask) is given
 slot:
   description: The slot that is live now.
   type: str
@@ -138,8 +223,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint_background import Background
+from ansible.module_utils.api_endpoint_builder import Builder
 from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, run_command
 from ansible.module_utils.api_endpoint_detached import detached
+from ansible.module_utils.api_endpoint_health import ask_through_nginx
 from ansible.module_utils.api_endpoint_history import RELEASE, History, audit
 from ansible.module_utils.api_endpoint_lock import Lock
 from ansible.module_utils.api_endpoint_proof import Proof, RefusedError
@@ -148,6 +235,8 @@ from ansible.module_utils.api_endpoint_service import (
     SLOTS,
     Endpoint,
     available_memory,
+    main_process,
+    memory_of,
     must,
     queued,
     systemctl,
@@ -177,6 +266,7 @@ class Rollout:
         self.previous = self.endpoint.release_of(self.live)
         self.release: str = self.given["release"]
         self.slot = SLOTS[1] if self.live == SLOTS[0] else SLOTS[0]
+        self.old_unit: str = self.given.get("old_unit") or ""
         self.step = "start"
         self.offset = 0  # where gunicorn's error log ended before the start
         self.started = 0.0  # when the slot was started (epoch); 0 before
@@ -238,7 +328,7 @@ class Rollout:
         """Start, prove and switch by the strategy that suits."""
         plan = self.plan(self.release)
         strategy, why = self.choose(plan)
-        live_plan = self.plan(self.previous) if self.previous else {}
+        live_plan = self.plan(self.previous)
         begun = time.monotonic()
         self.prepare()
         if strategy == "restart":
@@ -268,11 +358,15 @@ class Rollout:
 
     def choose(self, plan: dict[str, Any]) -> tuple[str, str]:
         """Return the strategy, and why."""
-        if not self.live or not self.runs(self.live):
+        if self.live and self.runs(self.live):
+            used = self.endpoint.memory(self.live)
+        elif not self.live and self.old_runs():
+            used = memory_of(main_process(self.old_unit))
+        else:
             return "blue_green", "no version is running"
         if plan["strategy"] != "auto":
             return str(plan["strategy"]), f"api_endpoint_strategy is {plan['strategy']}"
-        used, available = self.endpoint.memory(self.live), available_memory()
+        available = available_memory()
         needed = int(used * 1.1) + MARGIN
         figures = f"a second version needs about {needed / 1e6:,.0f} MB of memory, {available / 1e6:,.0f} MB are available"
         return ("blue_green" if needed <= available else "restart"), figures
@@ -289,6 +383,10 @@ class Rollout:
             time.sleep(0.5)
         systemctl("stop", self.endpoint.unit_of(slot))
         return False
+
+    def old_runs(self) -> bool:
+        """Tell whether a service of the old template runs."""
+        return bool(self.old_unit) and systemctl("is-active", "--quiet", self.old_unit).returncode == 0
 
     def prepare(self) -> None:
         """Put the release into the idle slot."""
@@ -390,7 +488,10 @@ class Rollout:
         return Path("/run", self.endpoint.name, "let-go")
 
     def stop_the_old_one(self, live_plan: dict[str, Any]) -> None:
-        """Let requests wait, and stop the live version."""
+        """Let requests wait, and stop the live version. The old template's service has nowhere to let them wait."""
+        if not self.live:
+            must("stop", self.old_unit)
+            return
         self.may_go().unlink(missing_ok=True)
         self.set_rescue(live_plan)
         must("start", f"{self.endpoint.waiting_room}.socket")
@@ -472,6 +573,9 @@ class Rollout:
 
     def serve_again(self) -> str:
         """Make sure that the release that was live serves, and say whether it does."""
+        if not self.live and self.old_unit:
+            started = systemctl("start", self.old_unit)
+            return f"{self.old_unit} of the old template {'does not start' if started.returncode else 'goes on serving'}."
         if not self.live:
             return "No release is live on this host yet."
         try:
@@ -511,7 +615,8 @@ class Rollout:
                 self.write_drop_in(slot, self.release)
             self.write_links()
             must("enable", self.endpoint.unit_of(slot))
-            if amiss["not running"]:
+            # One that comes and goes is stopped first, or its ends so far would count as those of the new start.
+            if amiss["not running"] and not self.runs(slot):
                 try:
                     self.start(slot, plan)
                 except RefusedError as error:
@@ -528,13 +633,9 @@ class Rollout:
         return {"changed": bool(mended), "slot": slot, "mended": mended}
 
     def links(self) -> dict[Path, str]:
-        """Return the links that lead people to what is live; they follow `live` and so never change."""
-        root = self.endpoint.root
-        return {
-            root / "current": "live/release",
-            root / "p3env": "live/release/p3env",
-            Path("/etc", self.endpoint.name, "gunicorn.conf.py"): f"{root}/current/gunicorn.conf.py",
-        }
+        """Return the links that lead people to what is live, but for those where the old service has things of its own."""
+        links = self.endpoint.links
+        return {link: links[link] for link in links if not (self.old_unit and link.exists() and not link.is_symlink())}
 
     def links_differ(self) -> bool:
         """Tell whether one of the links is missing or leads elsewhere."""
@@ -562,6 +663,28 @@ class Rollout:
         audit(self.given["audit_log"], self.endpoint.name, action, words)
 
 
+def bring(module: AnsibleModule) -> dict[str, Any]:
+    """Put the release together where its components are given, and bring it live."""
+    built: dict[str, Any] = {"changed": False}
+    if module.params["components"] is not None:
+        os.umask(0o027)
+        built = Builder(module).build()
+        module.params["release"] = built.get("release", "")
+    os.umask(0o022)
+    told = Rollout(module).run() if module.check_mode else detached(Rollout(module).run)
+    differences = [result["diff"] for result in (built, told) if "diff" in result]
+    return {**built, **told, "changed": built["changed"] or told["changed"], "diff": differences}
+
+
+def asked(module: AnsibleModule) -> dict[str, Any]:
+    """Ask what is live through nginx."""
+    given = module.params
+    endpoint = Endpoint(given["name"], given["root"])
+    if module.check_mode and not endpoint.release_of(endpoint.live_slot):
+        return {"release": ""}
+    return ask_through_nginx(endpoint, {**given["ask"], "error_log": given["error_log"]})
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -570,23 +693,37 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "data_dir": {"type": "path", "required": True},
             "release": {"type": "str", "default": ""},
+            "components": {"type": "dict"},
+            "revision": {"type": "str", "default": ""},
             "rollback": {"type": "bool", "default": False},
             "keep": {"type": "int", "default": 3},
             "user": {"type": "str", "default": "www-data"},
             "error_log": {"type": "path", "required": True},
             "audit_log": {"type": "path", "required": True},
             "run": {"type": "str", "default": ""},
-            # Only so that no message shows them: Ansible blanks out what is given here.
+            "old_unit": {"type": "str", "default": ""},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "ask": {
+                "type": "dict",
+                "options": {
+                    "port": {"type": "int", "default": 80},
+                    "server_name": {"type": "str", "required": True},
+                    "path": {"type": "str", "default": "/"},
+                    "status": {"type": "list", "elements": "int", "default": []},
+                    "timeout": {"type": "int", "default": 10},
+                },
+            },
         },
         supports_check_mode=True,
     )
-    os.umask(0o022)
+    result: dict[str, Any] = {}
     try:
         with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
-            result = Rollout(module).run() if module.check_mode else detached(Rollout(module).run)
+            result = bring(module)
+        if module.params["ask"]:
+            result["answer"] = asked(module)
     except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+        module.fail_json(msg=in_words(error), changed=result.get("changed", False))
     module.exit_json(**result)
 
 

@@ -77,6 +77,11 @@ def key_of(sha256: str, unpack: bool, mode: str) -> str:
     return value_digest({"sha256": sha256, "unpack": unpack, "mode": mode})
 
 
+def fingerprint_of_file(size: int, mtime_ns: int, mode: int) -> str:
+    """Return the fingerprint of something that is no folder."""
+    return value_digest([".", size, mtime_ns, stat.S_IFMT(mode)])
+
+
 def fingerprint(path: Path) -> str:
     """Return a digest of sizes and times, which says without reading it that a file or folder was not touched."""
 
@@ -85,7 +90,8 @@ def fingerprint(path: Path) -> str:
         return [os.path.relpath(name, path), found.st_size, found.st_mtime_ns, stat.S_IFMT(found.st_mode)]
 
     if not path.is_dir():
-        return value_digest(entry(str(path)))
+        found = os.lstat(path)
+        return fingerprint_of_file(found.st_size, found.st_mtime_ns, found.st_mode)
     entries = []
     for folder, folders, files in os.walk(path):
         folders.sort()

@@ -10,7 +10,9 @@ says that the run is gone.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,10 +113,10 @@ class Lock:
                 raise ConflictError(holder, busy=False)
             self._write(record)
 
-    def give_back(self, token: str) -> None:
-        """End the lock, if it is still this run's."""
-        if self.holder().get("token") == token:
-            self.record.unlink(missing_ok=True)
+    def giving_back(self, token: str) -> str:
+        """Return the shell command that ends the lock if it is still this run's; it needs no Python on the host."""
+        entry, record = shlex.quote(json.dumps({"token": token})[1:-1]), shlex.quote(str(self.record))
+        return f"if grep -qsF {entry} {record}; then rm -f {record}; fi"
 
     @contextmanager
     def held(self, token: str, is_dry_run: bool = False) -> Iterator[None]:

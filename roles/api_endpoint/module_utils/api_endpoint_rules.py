@@ -44,11 +44,17 @@ METHOD = re.compile(r"[A-Za-z]{1,20}")
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HEADER_VALUE = re.compile(r"[ -~]*")
 PATH = re.compile(r"/[A-Za-z0-9._/+@-]*")
+URL_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?")
 
 TRUE = (
     True,
     1,
     *(word for true in ("true", "yes", "on", "y", "t", "1") for word in (true, true.capitalize(), true.upper())),
+)
+FALSE = (
+    False,
+    0,
+    *(word for no in ("false", "no", "off", "n", "f", "0") for word in (no, no.capitalize(), no.upper())),
 )
 SHORTEST_SECRET = 8  # characters; Ansible blanks secrets out wherever they appear, so a short one would mangle all output
 # What a site decides by itself, and which variable it follows.
@@ -62,6 +68,13 @@ OWN_HEADERS = {
     "x-forwarded-for": "which says who called. Set api_endpoint_forward_client_address instead",
     "x-real-ip": "which says who called. Set api_endpoint_forward_client_address instead",
 }
+
+# What a kept answer cannot depend on. Conditions and ranges are nginx's to answer.
+NO_KEYS = re.compile(r"(authorization|cookie|range|if-.*)", re.I)
+LEAST_CACHE = 8 * 2**20  # bytes
+CACHE_OPTIONS = ["key", "paths", "size", "stale", "ttl"]
+# Profiles whose libraries compute with threads of OpenMP's, and how these are called.
+OPENMP = {"sklearn": "scikit-learn", "pytorch": "PyTorch"}
 
 # Least and most of every number, and what it counts.
 RANGES = {
@@ -79,6 +92,7 @@ RANGES = {
     "api_endpoint_command_timeout": (1, 86_400, "seconds"),
     "api_endpoint_keep_releases": (1, 100, "releases"),
     "api_endpoint_log_days": (1, 90, "days"),
+    "api_endpoint_log_lines": (1, 10_000, "lines"),
     "api_endpoint_max_concurrency": (1, 4000, "requests"),
     "api_endpoint_client_rate": (0, 100_000, "requests a second"),
     "api_endpoint_cors_max_age": (0, 86_400, "seconds"),
@@ -126,7 +140,7 @@ def ranges(settings: Settings) -> list[str]:
         )
     most = number(settings.get("api_endpoint_max_concurrency")) or 0
     handled = (effective("workers") or 0) * (
-        (effective("threads") or 0) if settings.get("api_endpoint_worker_class") == "gthread" else 1
+        (effective("threads") or 0) if settings.get("api_endpoint_worker_class") == "threads" else 1
     )
     if 0 < most < handled:
         found.append(
@@ -135,6 +149,23 @@ def ranges(settings: Settings) -> list[str]:
             f"Make it {handled} or more."
         )
     return found
+
+
+def forks(settings: Settings) -> list[str]:
+    """Check that a library which is loaded before the fork works after it."""
+    own = settings.get("api_endpoint_gunicorn_settings") or {}
+    profile = settings.get("api_endpoint_profile")
+    preload = own.get("preload_app", settings.get("api_endpoint_preload"))
+    worker_class = own.get("worker_class", settings.get("api_endpoint_worker_class"))
+    threads = (settings.get("__api_endpoint_environment") or {}).get("OMP_NUM_THREADS")
+    # Threads of the role's own worker make OpenMP's threads anew; others answer in the one that was forked.
+    if profile not in OPENMP or preload not in TRUE or worker_class == "threads" or str(threads) == "1":
+        return []
+    return [
+        f"api_endpoint_environment has OMP_NUM_THREADS {threads!r}, with api_endpoint_preload on and workers of the class "
+        f"{worker_class}: what {OPENMP[profile]} computes while the app is loaded starts threads that the workers do not "
+        "have: they can hang at their first answer. Leave OMP_NUM_THREADS at 1, or turn api_endpoint_preload off."
+    ]
 
 
 def patterns(settings: Settings) -> list[str]:
@@ -231,6 +262,55 @@ def browsers(settings: Settings) -> list[str]:
     return found
 
 
+def in_bytes(size: str) -> int:
+    """Return a size as nginx understands it, such as 64m, in bytes."""
+    factor = {"k": 2**10, "m": 2**20, "g": 2**30}.get(size[-1].lower(), 1)
+    return int(size.rstrip("kmgKMG")) * factor
+
+
+def cache(settings: Settings) -> list[str]:
+    """Check which answers nginx keeps."""
+    given = settings.get("api_endpoint_cache") or {}
+    found = []
+    for name in sorted(set(map(str, given)) - set(CACHE_OPTIONS)):
+        found.append(f"api_endpoint_cache.{name} is set, but there is no such option. Give {', '.join(CACHE_OPTIONS)}.")
+    paths = given.get("paths")
+    if paths is not None and not paths:
+        found.append("api_endpoint_cache.paths is []. Give paths, or turn the cache off with api_endpoint_cache: {}.")
+    for path in paths or []:
+        if not path or not URL_PATH.fullmatch(str(path)):
+            found.append(
+                f"api_endpoint_cache.paths has {path!r}. Give paths that begin with a slash, such as /api/v1, of letters, "
+                "digits and punctuation that URLs have as it is."
+            )
+    ttl = given.get("ttl")
+    if ttl is not None and not 1 <= (number(ttl) or 0) <= 31_536_000:
+        found.append(f"api_endpoint_cache.ttl is {ttl!r}. Give seconds from 1 to 31,536,000.")
+    if given.get("size") is not None and not SIZE.fullmatch(str(given["size"])):
+        found.append(f"api_endpoint_cache.size is {given['size']!r}. Give bytes, or a number with k, m or g, such as 64m.")
+    elif given.get("size") is not None and in_bytes(str(given["size"])) < LEAST_CACHE:
+        found.append(
+            f"api_endpoint_cache.size is {given['size']!r}. Give 8m at least: nginx counts answers in pages of memory."
+        )
+    if given.get("stale") not in (None, *TRUE, *FALSE):
+        found.append(f"api_endpoint_cache.stale is {given['stale']!r}. Give true or false.")
+    passed = [*(settings.get("__api_endpoint_usual_headers") or []), *(settings.get("api_endpoint_request_headers") or [])]
+    if settings.get("api_endpoint_forward_user_agent") in TRUE:
+        passed += ["User-Agent", "Api-User-Agent"]
+    for header in given.get("key") or []:
+        if NO_KEYS.fullmatch(str(header)):
+            found.append(
+                f"api_endpoint_cache.key has {header!r}. Leave it out: requests with Authorization or Cookie are never "
+                "answered from the cache, and nginx itself answers conditions and ranges."
+            )
+        elif str(header).lower() not in [str(name).lower() for name in passed]:
+            found.append(
+                f"api_endpoint_cache.key has {header!r}, which does not reach the app. Leave it out, or add it to "
+                "api_endpoint_request_headers."
+            )
+    return found
+
+
 def service(settings: Settings) -> list[str]:
     """Check what the app is given on the host: secrets, devices, settings of its unit."""
     found = []
@@ -290,6 +370,43 @@ def server_names(settings: Settings) -> list[str]:
         for name in names
         if not isinstance(name, str) or not HOST_NAME.fullmatch(name)
     ]
+
+
+def metrics(settings: Settings) -> list[str]:
+    """Check where Prometheus finds the figures, and who may ask."""
+    found = []
+    clients = settings.get("api_endpoint_metrics_clients") or []
+    for network in clients:
+        try:
+            ipaddress.ip_network(str(network))
+        except ValueError:
+            found.append(
+                f"api_endpoint_metrics_clients has {network!r}. Give addresses or networks, such as 192.0.2.7 or "
+                "10.0.0.0/8, with nothing set beyond the network."
+            )
+    listen = str(settings.get("api_endpoint_metrics_listen") or "")
+    if not listen:
+        return found
+    address, _, port = listen.rpartition(":")
+    try:
+        own = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
+        is_good = (own.version == 6) == address.startswith("[") and port.isdecimal() and 1 <= int(port) <= 65535
+    except ValueError:
+        is_good = False
+    if not is_good:
+        return [
+            *found,
+            f"api_endpoint_metrics_listen is {listen!r}. Give an address of the host and a port, such as 127.0.0.1:9113 or "
+            "[::1]:9113.",
+        ]
+    if int(port) == number(settings.get("api_endpoint_port")):
+        found.append(f"api_endpoint_metrics_listen is {listen!r}, and nginx has that port. Give another one.")
+    if not own.is_loopback and not clients:
+        found.append(
+            f"api_endpoint_metrics_listen is {listen!r}, and api_endpoint_metrics_clients is empty: nobody else could ask. "
+            "Name the Prometheus server there, or listen on 127.0.0.1."
+        )
+    return found
 
 
 def host_paths(settings: Settings) -> list[str]:
@@ -480,10 +597,13 @@ def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str, rollb
         *server_names(settings),
         *patterns(settings),
         *ranges(settings),
+        *forks(settings),
         *requests(settings),
         *browsers(settings),
+        *cache(settings),
         *service(settings),
         *release(settings, rollback),
+        *metrics(settings),
         *host_paths(settings),
         *volume(settings),
         # Going back needs nothing of the laptop.

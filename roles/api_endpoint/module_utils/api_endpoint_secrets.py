@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint_store import write_file
@@ -45,3 +46,9 @@ def keep(root: Path, name: str, secrets: dict[str, str]) -> None:
     content = "".join(f"{key}={quote(value)}\n" for key, value in sorted(secrets.items()))
     if not file.exists() or file.read_bytes() != content.encode():
         write_file(file, content, 0o600)
+
+
+def unquote(content: str) -> list[str]:
+    """Return the values in such a file."""
+    values = re.findall(r'^\w+="((?:\\.|[^"\\])*)"$', content, re.M | re.S)
+    return [re.sub(r"\\(.)", r"\1", value, flags=re.S) for value in values]

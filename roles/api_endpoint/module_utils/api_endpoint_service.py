@@ -73,6 +73,22 @@ def _open_files(pid: int) -> set[str] | None:
     return found
 
 
+def main_process(unit: str) -> int:
+    """Return the process id of a unit's main process; 0 when it has none."""
+    return int(systemctl("show", "--property=MainPID", "--value", unit).stdout.strip() or 0)
+
+
+def memory_of(main: int) -> int:
+    """Return the bytes of memory that a process and its children use, shared pages counted once (the sum of their PSS)."""
+    total, queue = 0, [main] if main else []
+    while queue:
+        pid = queue.pop()
+        queue += [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
+        found = re.search(rb"^Pss:\s+(\d+) kB", _read(f"/proc/{pid}/smaps_rollup"), re.M)
+        total += int(found[1]) * 1024 if found else 0
+    return total
+
+
 def available_memory() -> int:
     """Return the bytes of memory that can be had without swapping."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
@@ -147,6 +163,15 @@ class Endpoint:
         """Return the process id of a slot's main process; 0 when it has none."""
         return int(self.properties(slot, "MainPID").get("MainPID") or 0)
 
+    @property
+    def links(self) -> dict[Path, str]:
+        """The links that lead people to what is live; they follow `live` and so never change."""
+        return {
+            self.root / "current": "live/release",
+            self.root / "p3env": "live/release/p3env",
+            Path("/etc", self.name, "gunicorn.conf.py"): f"{self.root}/current/gunicorn.conf.py",
+        }
+
     def wait_until_accepted(self, slot: str, seconds: float) -> None:
         """Wait until no connection waits on a slot's socket any more, `seconds` at most."""
         main, deadline = self.main_process(slot), time.monotonic() + seconds
@@ -167,15 +192,8 @@ class Endpoint:
         return sorted(int(pid) for pid in children if is_worker(int(pid)))
 
     def memory(self, slot: str) -> int:
-        """Return the bytes of memory that a slot's processes use, shared pages counted once (the sum of their PSS)."""
-        main = self.main_process(slot)
-        total, queue = 0, [main] if main else []
-        while queue:
-            pid = queue.pop()
-            queue += [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
-            found = re.search(rb"^Pss:\s+(\d+) kB", _read(f"/proc/{pid}/smaps_rollup"), re.M)
-            total += int(found[1]) * 1024 if found else 0
-        return total
+        """Return the bytes of memory that a slot's processes use."""
+        return memory_of(self.main_process(slot))
 
     def last_words(self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = 40) -> str:
         """Return the last lines of a slot: of gunicorn's error log from `offset` on, of the journal since a time (epoch)."""

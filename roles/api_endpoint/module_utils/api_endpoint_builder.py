@@ -1,110 +1,11 @@
-#!/usr/bin/python
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Put a release together from code, virtualenv, settings and data."""
+"""Put a release together from code, virtualenv, settings and data.
+
+A release is `<root>/releases/<id>`, where the id is a digest of all that goes in. It is built under another name and renamed
+when it is whole; then it never changes. A component that is not given is taken from the live release.
+"""
 
 from __future__ import annotations
-
-DOCUMENTATION = r"""
----
-module: api_endpoint_release
-short_description: Put a release together from code, virtualenv, settings and data
-description:
-  - Makes O(root)C(/releases/<id>), where the id is a digest of all that goes in. Equal inputs are the same release.
-  - A release holds the app's code, a link to each artifact at its C(dest), the settings files, C(p3env) (a link to its
-    virtualenv) and C(release.json). It is built under another name and renamed when it is whole; then it never changes.
-  - A component that is not given is taken from the live release. So new data alone means the live code with new data.
-  - Before the release gets its name, the build commands in its settings (C(rollout.json)) run in its folder, as the app's
-    account; what they make is part of the release.
-options:
-  root:
-    description: Absolute path of the endpoint's folder on the host.
-    type: path
-    required: true
-  data_dir:
-    description: Absolute path of the store of artifacts.
-    type: path
-    required: true
-  user:
-    description: User who runs the app, and group who may read the release.
-    type: str
-    default: www-data
-  components:
-    description:
-      - What the release consists of. Leave a component out to keep the live one.
-      - V(null) for a value means that it is not known yet, as happens in check mode on a clean host.
-    type: dict
-    required: true
-    suboptions:
-      code:
-        description: Digest of the code.
-        type: str
-      virtualenv:
-        description: Key of the virtualenv.
-        type: str
-      artifacts:
-        description: The artifacts, as returned by M(api_endpoint_artifacts).
-        type: list
-        elements: dict
-      settings:
-        description: Settings files, content by name, written beside the WSGI module.
-        type: dict
-      writable_paths:
-        description: Paths, relative to the app's folder, that the app may write. They outlive the release.
-        type: list
-        elements: str
-  secrets:
-    description:
-      - Environment variables of the app that only root may read on the host. They go with the settings; with the live
-        settings go the live secrets.
-    type: dict
-    default: {}
-  revision:
-    description: The git commit of the code, for C(release.json).
-    type: str
-    default: ""
-  name:
-    description: Name of the endpoint.
-    type: str
-    required: true
-  audit_log:
-    description: Absolute path of the log of deployments, which gets a line when a build command fails.
-    type: path
-    required: true
-  run:
-    description: Token of this run, from M(api_endpoint_lock). Not needed in check mode.
-    type: str
-    default: ""
-author:
-  - The api_endpoint authors
-"""
-
-EXAMPLES = r"""
-- name: Put the release together
-  api_endpoint_release:
-    name: api-endpoint
-    root: /var/lib/api-endpoint
-    data_dir: /srv/api-endpoint/data
-    audit_log: /var/log/api-endpoint/deploys.log
-    run: "{{ lock.token }}"
-    components:
-      code: "{{ code.digest }}"
-      virtualenv: "{{ venv.key }}"
-      artifacts: "{{ data.artifacts }}"
-      settings:
-        gunicorn.conf.py: "{{ lookup('template', 'gunicorn.conf.py.j2') }}"
-"""
-
-RETURN = r"""
-release:
-  description: Id of the release, 12 hexadecimal digits.
-  type: str
-  returned: when it can be told without changing anything
-differs:
-  description: The components in which the release differs from the live one.
-  type: list
-  elements: str
-  returned: when the release can be told
-"""
 
 import contextlib
 import json
@@ -112,7 +13,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, run_command
@@ -129,7 +30,9 @@ from ansible.module_utils.api_endpoint_store import (
     value_digest,
     write_json,
 )
-from ansible.module_utils.basic import AnsibleModule
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
 
 COMPONENTS = ("code", "virtualenv", "artifacts", "settings", "writable_paths", "secrets")
 RESERVED = ("release.json", "rollout.json", "gunicorn.conf.py", "service.conf", "p3env")
@@ -324,32 +227,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "root": {"type": "path", "required": True},
-            "data_dir": {"type": "path", "required": True},
-            "user": {"type": "str", "default": "www-data"},
-            "components": {"type": "dict", "required": True},
-            "secrets": {"type": "dict", "default": {}, "no_log": True},
-            "revision": {"type": "str", "default": ""},
-            "name": {"type": "str", "required": True},
-            "audit_log": {"type": "path", "required": True},
-            "run": {"type": "str", "default": ""},
-        },
-        supports_check_mode=True,
-    )
-    os.umask(0o027)
-    try:
-        with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
-            result = Builder(module).build()
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
-    module.exit_json(**result)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,11 @@
+chdir = '/etc/api-endpoint/'
+wsgi_app = 'wsgi:app'
+bind = 'unix:/srv/api-endpoint/sock/model.sock'
+umask = 7
+workers = 2
+timeout = 60
+preload_app = True
+accesslog = '/var/log/gunicorn/access.log'
+errorlog = '/var/log/gunicorn/error.log'
+loglevel = 'info'
+access_log_format = '%(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(M)s"'

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Replace nginx's configuration, unless one look says that all of it is as it should be."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+
+# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+from ansible.module_utils.api_endpoint_look import NOTHING, file_of, link_to, look_at
+from ansible.module_utils.api_endpoint_nginx import NOTE, digests_of
+
+
+def question(arguments: dict[str, Any]) -> str:
+    """Return the command that looks at the files, for the mark of a reload that is due, and at what was noted of them."""
+    folder = arguments.get("folder", "/etc/nginx")
+    names = [*arguments["files"], *arguments.get("links", {}), *arguments.get("absent", [])]
+    pending, note = shlex.quote(arguments["pending"]), shlex.quote(f"{folder}/{NOTE}")
+    return f"{look_at([f'{folder}/{name}' for name in names])}; test ! -e {pending} || echo reload; cat {note}"
+
+
+def is_as_wanted(arguments: dict[str, Any], answer: str) -> bool:
+    """Tell whether the host answered that there is nothing to do."""
+    wanted = [
+        *(file_of(content) for content in arguments["files"].values()),
+        *(link_to(target) for target in arguments.get("links", {}).values()),
+        *(NOTHING for _name in arguments.get("absent", [])),
+    ]
+    lines = answer.splitlines()
+    try:
+        noted = json.loads("\n".join(lines[len(wanted) :]))
+    except ValueError:
+        return False
+    digests = digests_of(arguments["files"], arguments.get("links", {}))
+    is_noted = isinstance(noted, dict) and noted == {**noted, **digests}
+    return lines[: len(wanted)] == wanted and is_noted
+
+
+class ActionModule(ActionBase):
+    """Look; have the module write."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the action."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        answer = self._low_level_execute_command(question(arguments))
+        if is_as_wanted(arguments, str(answer.get("stdout", ""))):
+            return {"changed": False, "written": []}
+        return self._execute_module(module_args=arguments, task_vars=task_vars)

@@ -1,0 +1,422 @@
+"""A look by a shell command says that there is nothing to do only when that is so; anything else is the module's."""
+
+import importlib.util
+import os
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils import api_endpoint_look
+from ansible.module_utils.api_endpoint_data import Store, key_of
+from ansible.module_utils.api_endpoint_store import file_digest
+from ansible.plugins.action import ActionBase
+from conftest import ROLE, Stub, load
+
+files = load("api_endpoint_files")
+nginx = load("api_endpoint_nginx")
+UNIT = "# Managed by Ansible\n"
+
+
+@pytest.fixture
+def act(tmp_path, monkeypatch):
+    """Return a function that runs an action plugin on this machine; what it has modules do is in `.asked`."""
+    monkeypatch.setattr(ActionBase, "run", lambda *_: {})
+    mine = f"{os.getuid()}:{os.getgid()}"
+    monkeypatch.setattr(api_endpoint_look, "OWNER", mine)
+    monkeypatch.setattr(files, "OWNER", mine)
+    (tmp_path / "bin").mkdir()
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+
+    def run(plugin, check_mode=False, variables=None, answers=(), **arguments):
+        spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / f"api_endpoint_{plugin}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        action = object.__new__(module.ActionModule)
+        action._task = SimpleNamespace(args=arguments, check_mode=check_mode)
+        left = list(answers)
+
+        def shell(command, sudoable=True):
+            done = subprocess.run(
+                ["/bin/sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path}
+            )
+            return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+        def execute(module_name="", module_args=None, task_vars=None):
+            run.asked.append((module_name, module_args))
+            return left.pop(0) if left else {"changed": True}
+
+        action._low_level_execute_command = shell
+        action._execute_module = execute
+        action._templar = SimpleNamespace(template=lambda value: value)
+        return action.run(None, variables or {})
+
+    run.asked = []
+    run.program = lambda name, text: (
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n") and (tmp_path / "bin" / name).chmod(0o755)
+    )
+    return run
+
+
+# --- files
+
+
+@pytest.fixture
+def wanted(tmp_path):
+    """Two files as they should be, written by the module."""
+    given = {str(tmp_path / "etc" / "a.conf"): "a\n", str(tmp_path / "etc" / "it's b"): "b é\n"}
+    said = files.ensure(Stub(files=given, mode="0644", needs=None))
+    assert said["changed"]
+    assert said["written"] == list(given)
+    assert not files.ensure(Stub(files=given, mode="0644", needs=None))["changed"]
+    return given
+
+
+def test_files_that_are_as_they_should_be_are_left(act, wanted):
+    assert act("files", files=wanted) == {"changed": False, "written": []}
+    assert act.asked == []
+
+
+def edited(path):
+    path.write_text("edited\n")
+
+
+def linked(path):
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    "harm", [edited, linked, os.unlink, lambda path: path.chmod(0o666), lambda path: path.chmod(0o600)],
+    ids=["edited", "linked", "removed", "writable", "unreadable"],
+)  # fmt: skip
+def test_what_was_changed_by_hand_is_the_modules(act, wanted, tmp_path, harm):
+    path = tmp_path / "etc" / "a.conf"
+    harm(path)
+    act("files", files=wanted)
+    assert act.asked == [("", {"files": wanted})]
+    would = files.ensure(Stub(True, files=wanted, mode="0644", needs=None))
+    assert (would["changed"], would["written"]) == (True, [str(path)])
+    assert would["diff"][0]["before"] != would["diff"][0]["after"]
+    files.ensure(Stub(files=wanted, mode="0644", needs=None))
+    assert path.read_text() == "a\n"
+    assert not path.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o644 or os.getuid() != 0
+
+
+def test_files_that_were_never_put_to_use_are_reported(act, wanted, tmp_path):
+    needs = str(tmp_path / "it's a socket")
+    act("files", files=wanted, needs=needs)
+    assert len(act.asked) == 1
+    assert files.ensure(Stub(files=wanted, mode="0644", needs=needs)) == {"changed": True, "written": [], "diff": []}
+    (tmp_path / "it's a socket").touch()
+    assert not act("files", files=wanted, needs=needs)["changed"]
+    assert len(act.asked) == 1
+    assert not files.ensure(Stub(files=wanted, mode="0644", needs=needs))["changed"]
+
+
+# --- nginx
+
+
+@pytest.fixture
+def configured(act, tmp_path, monkeypatch):
+    """nginx's folder as the module leaves it, and the arguments."""
+    act.program("nginx", "exit 0")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    folder = tmp_path / "nginx"
+    (folder / "sites-enabled").mkdir(parents=True)
+    (folder / "sites-enabled" / "default").write_text("Debian's\n")
+    given = {
+        "folder": str(folder), "files": {"nginx.conf": UNIT, "sites-available/api": f"{UNIT}server\n"},
+        "links": {"sites-enabled/api": "../sites-available/api"}, "absent": ["sites-enabled/default"],
+        "pending": str(tmp_path / "pending"),
+    }  # fmt: skip
+    act("nginx", **given)
+    assert len(act.asked) == 1
+    nginx.ensure(Stub(**given))
+    (tmp_path / "pending").unlink()
+    act.asked.clear()
+    return folder, given
+
+
+def test_a_configuration_that_is_as_it_should_be_is_left(act, configured):
+    assert act("nginx", **configured[1]) == {"changed": False, "written": []}
+    assert act.asked == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: (folder / "nginx.conf").write_text("edited\n"),
+        lambda folder: (folder / "sites-available" / "api").unlink(),
+        lambda folder: (folder / "sites-enabled" / "api").unlink(),
+        lambda folder: (folder / "sites-enabled" / "default").symlink_to("nowhere"),
+        lambda folder: (folder.parent / "pending").touch(),
+        lambda folder: (folder / ".api-endpoint.json").unlink(),
+        lambda folder: (folder / ".api-endpoint.json").write_text('{"nginx.conf": "another"}'),
+        lambda folder: (folder / ".api-endpoint.json").write_text("damaged"),
+        lambda folder: (folder / ".api-endpoint.json").write_text("[]"),
+    ],
+    ids=["edited", "file", "link", "default site", "reload due", "no note", "old note", "damaged note", "another note"],
+)
+def test_a_configuration_that_is_not_is_the_modules(act, configured, harm):
+    folder, given = configured
+    harm(folder)
+    act("nginx", **given)
+    assert act.asked == [("", given)]
+
+
+# --- packages
+
+
+@pytest.mark.parametrize(
+    ("there", "names", "is_left"),
+    [
+        ("installed curl\ninstalled g++", ["g++", "curl"], True),
+        ("installed curl", ["g++", "curl"], False),
+        ("installed curl\nconfig-files g++", ["g++", "curl"], False),
+        ("installed curl", ["curl=8.1"], False),
+        ("installed curl", ["curl:amd64", "curl"], False),
+    ],
+)
+def test_apt_is_asked_only_when_a_package_is_missing(act, there, names, is_left):
+    act.program("dpkg-query", f"/bin/cat <<'X'\n{there}\nX")
+    act.program("grep", "exit 1")
+    told = act("packages", name=names, state="present")
+    assert told["changed"] is not is_left
+    assert [name for name, _ in act.asked] == ([] if is_left else ["ansible.legacy.apt"])
+
+
+def test_what_a_killed_installation_left_goes_first(act):
+    act.program("dpkg-query", "echo installed curl")
+    act.program("grep", "exit 0")
+    assert act("packages", name=["curl"])["changed"]
+    assert act.asked == [("ansible.legacy.file", {"path": "/usr/sbin/policy-rc.d", "state": "absent"})]
+
+
+def test_the_words_of_apt_are_kept(act):
+    act.program("dpkg-query", "exit 1")
+    act.program("grep", "exit 1")
+    failed = {"failed": True, "msg": "python3-apt must be installed"}
+    assert act("packages", name=["curl"], answers=[failed]) == {**failed, "changed": False}
+
+
+# --- services
+
+
+def test_services_that_run_are_left(act):
+    act.program("systemctl", 'case $1 in is-active) printf "active\\nactive\\n";; *) printf "enabled\\nenabled\\n";; esac')
+    assert act("services", names=["a", "b"]) == {"changed": False}
+    assert act.asked == []
+
+
+@pytest.mark.parametrize("answer", ["inactive", "failed", "activating", ""])
+def test_a_service_that_does_not_run_is_started(act, answer):
+    act.program("systemctl", f"case $1 in is-active) echo active; echo {answer};; *) echo enabled; echo enabled;; esac")
+    told = act("services", names=["a", "b"], answers=[{"changed": False}, {"changed": True}])
+    assert told == {"changed": True, "started": ["b"]}
+    assert [arguments["name"] for _, arguments in act.asked] == ["a", "b"]
+
+
+def test_a_service_that_does_not_start_fails_but_for_a_dry_run(act):
+    act.program("systemctl", "exit 1")
+    failed = {"failed": True, "msg": "no such unit"}
+    assert act("services", names=["a"], answers=[failed]) == {"failed": True, "msg": "a: no such unit"}
+    assert act("services", names=["a"], answers=[failed], check_mode=True) == {"changed": True, "started": ["a"]}
+
+
+# --- preflight
+
+DEBIAN = """\
+PRETTY_NAME="Debian GNU/Linux 13 (trixie)"
+NAME="Debian GNU/Linux"
+VERSION_ID="13"
+ID=debian
+# a comment
+search eqiad.wmflabs
+nameserver 172.20.255.1
+nameserver fe80::1%eth0
+"""
+
+
+def test_the_facts_of_the_host(act):
+    act.program("cat", f"/bin/cat <<'X'\n{DEBIAN}X")
+    given = {"api_endpoint_name": "api-endpoint", "api_endpoint_server_names": ["a.example"], "playbook_dir": "playbooks"}
+    with pytest.raises(AnsibleActionFail) as told:
+        act("preflight", variables={**given, "ansible_facts": {"distribution": "Ubuntu"}})
+    assert "Ubuntu 13" in str(told.value)
+    with pytest.raises(AnsibleActionFail) as told:
+        act("preflight", variables=given)
+    assert "The host runs" not in str(told.value)
+
+
+def test_what_has_to_be_removed_is_looked_for_on_the_way(tmp_path):
+    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_preflight.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    there, gone = tmp_path / r"run-nginx\x2dcache it's.mount", tmp_path / "gone"
+    there.touch()
+    said = subprocess.run(["sh", "-c", module.question("any", [str(there), str(gone)])], capture_output=True, text=True)
+    assert said.returncode == 0
+    assert [line for line in said.stdout.splitlines() if line.startswith(module.THERE)] == [f"{module.THERE}{there}"]
+
+
+def test_the_facts_are_those_that_ansible_finds(act):
+    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_preflight.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.facts_of(DEBIAN) == {
+        "distribution": "Debian",
+        "distribution_major_version": "13",
+        "dns": {"nameservers": ["172.20.255.1", "fe80::1%eth0"]},
+    }
+    assert module.facts_of("NAME=Ubuntu\nVERSION_ID='24.04'")["distribution_major_version"] == "24"
+    assert module.facts_of("") == {
+        "distribution": "an unknown system", "distribution_major_version": "", "dns": {"nameservers": []},
+    }  # fmt: skip
+
+
+def test_what_of_the_old_template_is_in_use():
+    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_preflight.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    said = "site of the old template: sites-enabled/model\nunit of the old template: model.service\n"
+    assert module.old_of(DEBIAN + said) == {"sites": ["sites-enabled/model"], "unit": "model.service"}
+    assert module.old_of(DEBIAN) == {"sites": [], "unit": ""}
+
+
+@pytest.mark.parametrize(
+    ("volume", "sites", "is_refused"),
+    [
+        ({"device": "auto"}, ["sites-enabled/model"], True),
+        ({"mount": "/srv"}, ["sites-enabled/model"], True),
+        ({"mount": "/srv/models"}, ["sites-enabled/model"], False),
+        ({"device": "auto"}, [], False),
+        ({}, ["sites-enabled/model"], False),
+    ],
+)
+def test_a_volume_must_not_hide_the_socket_of_the_old_templates_service(volume, sites, is_refused):
+    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_preflight.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    settings = {"api_endpoint_name": "api-endpoint", "api_endpoint_volume": volume}
+    found = module.hidden(settings, {"sites": sites, "unit": ""})
+    assert [problem.split()[-1] for problem in found] == (["later."] if is_refused else [])
+
+
+# --- code
+
+
+def test_code_that_the_host_has_is_not_sent(act, tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "wsgi.py").write_text("app = None\n")
+    (tmp_path / "app" / "requirements.txt").write_text("")
+    given = {"folder": str(tmp_path / "app"), "root": str(tmp_path / "root"), "variables": {"playbook_dir": str(tmp_path)}}
+    act("code", **given, answers=[{"changed": True, "missing": False}])
+    digest = act.asked[0][1]["digest"]
+    (tmp_path / "root" / "code" / digest).mkdir(parents=True)
+    assert act("code", **given) == {"changed": False, "digest": digest, "revision": ""}
+    assert len(act.asked) == 1
+
+
+# --- model data
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A store with two artifacts, and the arguments that ask for them."""
+    store = Store(tmp_path / "it's data", "any")
+    store.folder.mkdir()
+    store.claim("api-endpoint", may_write=True)
+    artifacts = []
+    for text, mode in (("model", ""), ("word\nlist", "0644")):
+        (tmp_path / "made").write_text(text)
+        sha256 = file_digest(tmp_path / "made")
+        store.add(key_of(sha256, False, mode), tmp_path / "made", mode=mode, source='a \\n "é"')
+        artifacts.append({"dest": f"./{text[:4]}", "url": "https://a.example", "sha256": sha256.upper(), "mode": mode})
+    artifacts[1]["writable"] = "yes"
+    return store, {"name": "api-endpoint", "data_dir": str(store.folder), "artifacts": artifacts}
+
+
+def test_data_that_is_there_is_not_brought(act, stored):
+    store, given = stored
+    keys = [key_of(artifact["sha256"].lower(), False, artifact["mode"]) for artifact in given["artifacts"]]
+    assert all(store.has(key) for key in keys)
+    told = [{"dest": "mode", "digest": keys[0], "writable": False}, {"dest": "word", "digest": keys[1], "writable": True}]
+    for check_mode in (True, False):
+        assert act("artifacts", check_mode, **given) == {
+            "changed": False, "missing": [], "uploads": {}, "artifacts": told,
+        }  # fmt: skip
+    assert act("artifacts", **{**given, "artifacts": []})["artifacts"] == []
+    assert act.asked == []
+
+
+def changed_time(folder):
+    os.utime(next(folder.glob("*/artifact")), ns=(1, 1_700_000_000_000_000_001))
+
+
+def changed_size(folder):
+    path = next(folder.glob("*/artifact"))
+    before = path.stat()
+    path.write_text("mode")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def swapped_notes(folder):
+    first, second = folder.glob("*/artifact.json")
+    first_text = first.read_text()
+    first.write_text(second.read_text())
+    second.write_text(first_text)
+
+
+def replaced_by_a_folder(folder):
+    path = next(folder.glob("*/artifact"))
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        changed_time, changed_size, swapped_notes, replaced_by_a_folder,
+        lambda folder: next(folder.glob("*/artifact")).unlink(),
+        lambda folder: next(folder.glob("*/artifact.json")).unlink(),
+        lambda folder: next(folder.glob("*/artifact.json")).write_text("{}"),
+        lambda folder: next(folder.glob("*/artifact.json")).write_text("[]"),
+        lambda folder: next(folder.glob("*/artifact.json")).write_text("damaged"),
+        lambda folder: (folder / ".endpoint").unlink(),
+        lambda folder: (folder / ".endpoint").write_text("another\n"),
+        lambda folder: folder.rename(folder.with_name("pulled off")),
+    ],
+)  # fmt: skip
+def test_data_that_is_not_as_noted_is_the_modules(act, stored, harm):
+    store, given = stored
+    harm(store.folder)
+    answer = {"failed": True}
+    assert act("artifacts", **given, answers=[answer]) == answer
+    assert act.asked[0][1]["step"] == "plan"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"command": "make"}, {"sha256": None}, {"mode": 420}, {"writable": None}, {"unpack": "true"}, {"unpack": None}],
+    ids=str,
+)
+def test_data_whose_key_only_the_host_knows_is_the_modules(act, stored, more):
+    _store, given = stored
+    given["artifacts"][0] |= more
+    act("artifacts", **given, answers=[{"failed": True}])
+    assert len(act.asked) == 1
+
+
+def test_more_than_fits_a_command_is_the_modules(act, stored):
+    given = stored[1]
+    act("artifacts", **{**given, "artifacts": given["artifacts"] * 101}, answers=[{"failed": True}])
+    assert len(act.asked) == 1
+    assert act("artifacts", **{**given, "artifacts": given["artifacts"] * 100})["missing"] == []
+    assert len(act.asked) == 1
+
+
+def test_data_that_shall_be_verified_is_the_modules(act, stored):
+    act("artifacts", **stored[1], verify=True, answers=[{"failed": True}])
+    assert len(act.asked) == 1
