@@ -1,12 +1,10 @@
 """How fast data arrives, and how long it takes to find out that nothing is new: ratios, measured side by side.
 
 Run by `make bench`. The server, the client and what they are compared with share this machine, so only the ratios mean
-something. BENCH_SIZE is the size of the file in bytes (default 1 GB), BENCH_REPEATS the number of pairs (default 5).
+something. BENCH_SIZE is the size of the file in bytes (default 1 GB), BENCH_REPEATS the number of rounds (default 5).
 """
 
-import importlib.util
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,10 +21,13 @@ ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
 sys.path.insert(0, str(PROJECT / "molecule" / "artifacts"))
 
 import fault_server  # noqa: E402
+import figures  # noqa: E402
 from ansible.module_utils import api_endpoint_store  # noqa: E402
 from ansible.module_utils.api_endpoint_data import Artifact, Store  # noqa: E402
 from ansible.module_utils.api_endpoint_download import download  # noqa: E402
+from figures import Figure  # noqa: E402
 
+PART = "Data"
 SIZE = int(os.environ.get("BENCH_SIZE", 10**9))
 REPEATS = int(os.environ.get("BENCH_REPEATS", 5))
 
@@ -38,32 +39,27 @@ def seconds(work) -> float:
     return time.monotonic() - begun
 
 
-def report(what: str, ratios: list[float]) -> None:
-    """Print the median and the spread of ratios."""
-    print(
-        f"{what:<66} median {statistics.median(ratios):.2f}   from {min(ratios):.2f} to {max(ratios):.2f}   n={len(ratios)}"
-    )
-
-
-def throughput(folder: Path) -> None:
+def throughput(folder: Path) -> list[Figure]:
     """Download the same file with plain curl and with the role's downloader, in turn."""
     server = fault_server.Server(("127.0.0.1", 0))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     digest = fault_server.digest(SIZE, "1")
+    found = []
     for name, query in (("at 100 MB/s", "?throttle=100000000"), ("at 400 MB/s", "?throttle=400000000"), ("unthrottled", "")):
         url = f"http://127.0.0.1:{server.server_address[1]}/bytes/{SIZE}/1{query}"
-        ratios = []
+        figure = Figure(PART, f"download, verified, against curl alone, server {name}", goal=0.9)
         for _ in range(REPEATS):
             plain = seconds(lambda url=url: subprocess.run(["curl", "-sfo", folder / "plain", url], check=True))
             ours = seconds(lambda url=url: download(folder / "part", [url], sha256=digest))
-            ratios.append(plain / ours)
+            figure.values.append(plain / ours)
             for path in folder.iterdir():
                 path.unlink()
-        report(f"throughput, ours verified / plain curl, server {name}", ratios)
+        found.append(figure)
     server.shutdown()
+    return found
 
 
-def nothing_to_do(folder: Path) -> None:
+def nothing_to_do(folder: Path) -> list[Figure]:
     """Ask the store whether a file of 5 GB is as it was, and compare that with asking for a small one."""
     account = SimpleNamespace(pw_uid=os.getuid(), gr_gid=os.getgid())
     api_endpoint_store.pwd.getpwnam = lambda _name: account
@@ -77,14 +73,13 @@ def nothing_to_do(folder: Path) -> None:
     assert Artifact(dest="x", key="a" * 64).key
     large = [seconds(lambda: store.has("a" * 64)) for _ in range(REPEATS)]
     small = [seconds(lambda: store.has("b" * 64)) for _ in range(REPEATS)]
-    report("finding out that nothing changed, 5 GB / 1 byte", [a / b for a, b in zip(large, small, strict=True)])
-    print(f"{'the same, 5 GB, in milliseconds':<66} median {statistics.median(large) * 1000:.2f}")
+    ratios = [a / b for a, b in zip(large, small, strict=True)]
+    return [
+        Figure(PART, "finding out that nothing changed, 5 GB against 1 byte", ratios, more_is_better=False),
+        Figure(PART, "finding out that nothing changed, 5 GB", [one * 1000 for one in large], "ms", more_is_better=False),
+    ]
 
 
 if __name__ == "__main__":
-    if importlib.util.find_spec("ansible") is None:
-        sys.exit("Run it by `make bench`.")
-    with tempfile.TemporaryDirectory() as temporary:
-        throughput(Path(temporary))
-    with tempfile.TemporaryDirectory() as temporary:
-        nothing_to_do(Path(temporary))
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        figures.keep(throughput(Path(one)) + nothing_to_do(Path(other)))

@@ -1,0 +1,92 @@
+"""The time of deployments over SSH, as ratios to `ansible -m setup` on the same host in the same round.
+
+Run by `make bench`. BENCH_REPEATS is the number of rounds (default 5); BENCH_INVENTORY and BENCH_HOST name another instance
+than the demo's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+
+from figures import Figure, keep
+from host import CONTAINER, PROJECT, run, start
+
+INVENTORY = os.environ.get("BENCH_INVENTORY", "inventory/demo.yml")
+HOST = os.environ.get("BENCH_HOST", CONTAINER)
+APP = PROJECT / ".cache" / "bench" / "changed_app"
+
+NOTHING = "no-op site.yml"
+MODEL = "no-op --tags model"
+PART = "no-op --tags app"
+NEW_CODE = "new code, beyond the app's start"
+GOALS = {NOTHING: 4.0, MODEL: 2.0, PART: 2.0, NEW_CODE: 8.0}
+
+
+def deploy(*options: str) -> str:
+    """Deploy the copy of the example app, and return what Ansible says."""
+    folder = os.path.relpath(APP, PROJECT)
+    return run("ansible-playbook", "-i", INVENTORY, "site.yml", *options, "--extra-vars", f"api_endpoint_app_dir={folder}")
+
+
+def timed(work: Callable[[], str]) -> tuple[float, str]:
+    """Return how many seconds something takes, and what it says."""
+    begun = time.monotonic()
+    said = work()
+    return time.monotonic() - begun, said
+
+
+def nothing_to_do(*options: str) -> float:
+    """Return the seconds of a run that changes nothing."""
+    seconds, said = timed(lambda: deploy(*options))
+    if not re.search(rf"{re.escape(HOST)} .*changed=0 .*failed=0", said):
+        raise SystemExit(f"A run with nothing to do did something:\n{said}")
+    return seconds
+
+
+def new_code() -> float:
+    """Return the seconds that a run takes with a new line of code and unchanged requirements, but for the app's start."""
+    module = APP / "wsgi.py"
+    module.write_text(f"{module.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n", encoding="utf-8")
+    seconds, said = timed(deploy)
+    proven = re.search(r"proven\s+after\s+([0-9.]+)\s+s", said)
+    if not proven:
+        raise SystemExit(f"New code was not brought live:\n{said}")
+    return seconds - float(proven[1])
+
+
+def floor() -> float:
+    """Return the seconds of one look at the host, which is about as little as Ansible can do there."""
+    return timed(lambda: run("ansible", "-i", INVENTORY, HOST, "--module-name", "setup"))[0]
+
+
+def measure(repeats: int) -> dict[str, list[float]]:
+    """Return, for each figure, its ratios to the floor that was measured in the same round."""
+    shutil.rmtree(APP, ignore_errors=True)
+    shutil.copytree(PROJECT / "app", APP, ignore=shutil.ignore_patterns("__pycache__"))
+    # Once before: what differs from the last deployment, and the connection that stays open.
+    deploy()
+    found: dict[str, list[float]] = {name: [] for name in GOALS}
+    for _ in range(repeats):
+        least = floor()
+        found[NOTHING].append(nothing_to_do() / least)
+        found[MODEL].append(nothing_to_do("--tags", "model") / least)
+        found[PART].append(nothing_to_do("--tags", "app") / least)
+        found[NEW_CODE].append(new_code() / least)
+    return found
+
+
+def main() -> None:
+    """Measure, and keep the figures."""
+    if HOST == CONTAINER:
+        start()
+    found = measure(int(os.environ.get("BENCH_REPEATS", 5)))
+    keep([Figure("Deployments", name, ratios, goal=GOALS[name], more_is_better=False) for name, ratios in found.items()])
+
+
+if __name__ == "__main__":
+    main()
