@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# set up an instance
+
+# NOTE: first run `sudo wmcs-prepare-cinder-volume` with `/extrastorage`
+APP_LBL='sources'
+REPO_LBL='repo'
+GIT_CLONE_HTTPS='https://git.example.org/me/sources.git'
+DATA_WGET='https://data.example.org/sources.db'
+GIT_BRANCH='sources'
+DB_PATH="/extrastorage"
+
+ETC_PATH="/etc/${APP_LBL}"  # app config info
+SRV_PATH="/srv/${APP_LBL}"
+TMP_PATH="/tmp/${APP_LBL}"
+LOG_PATH="/var/log/gunicorn"
+LIB_PATH="/var/lib/${APP_LBL}"
+
+apt-get update
+apt-get install -y nginx  # handles incoming requests
+apt-get install -y python3-pip python3-wheel
+apt-get install -y python3-venv
+rm -rf ${TMP_PATH}
+mkdir -p ${TMP_PATH}
+mkdir -p ${SRV_PATH}/sock
+mkdir -p ${ETC_PATH}/resources
+mkdir -p ${LOG_PATH} ${LIB_PATH}
+python3 -m venv ${LIB_PATH}/p3env
+source ${LIB_PATH}/p3env/bin/activate
+git clone --branch ${GIT_BRANCH} ${GIT_CLONE_HTTPS} ${TMP_PATH}/${REPO_LBL}
+pip install wheel
+pip install gunicorn
+pip install -r ${TMP_PATH}/${REPO_LBL}/requirements.txt
+mkdir -p ${DB_PATH}
+wget -O ${DB_PATH}/sources.db ${DATA_WGET}
+wget -O ${TMP_PATH}/citations.tsv.gz https://data.example.org/citations.tsv.gz
+python3 ${TMP_PATH}/${REPO_LBL}/model/db_setup.py --tsv ${TMP_PATH}/citations.tsv.gz
+
+echo "Setting up ownership..."
+chown -R www-data:www-data ${ETC_PATH} ${SRV_PATH} ${LOG_PATH} ${LIB_PATH}
+cp ${TMP_PATH}/${REPO_LBL}/model/config/gunicorn.conf.py ${ETC_PATH}
+cp ${TMP_PATH}/${REPO_LBL}/model/wsgi.py ${ETC_PATH}
+cp ${TMP_PATH}/${REPO_LBL}/model/flask_config.yaml ${ETC_PATH}
+cp ${TMP_PATH}/${REPO_LBL}/model/config/model.service /etc/systemd/system/
+cp ${TMP_PATH}/${REPO_LBL}/model/config/model.nginx /etc/nginx/sites-available/model
+if [[ -f "/etc/nginx/sites-enabled/model" ]]; then
+    unlink /etc/nginx/sites-enabled/model
+fi
+ln -s /etc/nginx/sites-available/model /etc/nginx/sites-enabled/
+systemctl enable model.service
+systemctl daemon-reload
+systemctl restart model.service
+systemctl restart nginx

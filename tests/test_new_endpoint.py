@@ -1,0 +1,103 @@
+"""make new-endpoint: what it writes works at once, and what is there already is left alone."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import PROJECT
+
+PROFILES = ["plain", "sklearn", "fasttext", "pytorch"]
+LIBRARIES = {"sklearn": "sklearn", "pytorch": "torch"}
+
+
+def new_endpoint(*arguments):
+    command = [sys.executable, PROJECT / "tools" / "new_endpoint.py", *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory):
+    """Return the folder with an endpoint for each profile."""
+    folder = tmp_path_factory.mktemp("clone") / "endpoints"
+    for profile in PROFILES:
+        done = new_endpoint(f"of-{profile}", profile, folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(f"-i {folder}/of-{profile}/inventory.yml site.yml") == 2
+    return folder
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_it_writes_an_app_its_settings_and_its_inventory(endpoints, profile):
+    written = files(endpoints / f"of-{profile}")
+    names = {name for name in written if "__pycache__" not in name}
+    assert names >= {
+        "inventory.yml", f"host_vars/of-{profile}.yml", "app/wsgi.py", "app/model.py", "app/requirements.txt",
+        "app/tests/test_app.py",
+    }  # fmt: skip
+    assert not [name for name, content in written.items() if b"my-api" in content]
+    assert sorted(path.name for path in endpoints.iterdir()) == sorted(f"of-{profile}" for profile in PROFILES)
+    subprocess.run(["yamllint", "--strict", "-c", PROJECT / ".yamllint", endpoints], cwd=PROJECT, check=True)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_its_app_passes_its_own_test(endpoints, profile):
+    if importlib.util.find_spec(LIBRARIES.get(profile, "flask")) is None:
+        pytest.skip(f"{LIBRARIES[profile]} is not installed; molecule/profiles asks such an app on a host")
+    app = endpoints / f"of-{profile}" / "app"
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", app], cwd=app, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_its_settings_win_over_those_of_the_example(endpoints, profile, tmp_path):
+    """Ansible lets group variables beside a playbook win over those beside an inventory."""
+    example = yaml.safe_load((PROJECT / "group_vars" / "api_endpoints.yml").read_text())
+    own = yaml.safe_load((endpoints / f"of-{profile}" / "host_vars" / f"of-{profile}.yml").read_text())
+    assert set(own) >= set(example)
+    (tmp_path / "group_vars").symlink_to(PROJECT / "group_vars")
+    inventory = endpoints / f"of-{profile}" / "inventory.yml"
+    shown = subprocess.run(
+        ["ansible-inventory", "-i", inventory, "--playbook-dir", tmp_path, "--host", f"of-{profile}"],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(shown.stdout)
+    assert {name: found[name] for name in own} == own
+    assert found["api_endpoint_profile"] == profile
+
+
+def test_the_pins_are_those_of_the_example(endpoints):
+    def pins(path):
+        return {line for line in path.read_text().splitlines() if "==" in line}
+
+    example = pins(PROJECT / "app" / "requirements.txt")
+    assert {pin for pin in example if "PyYAML" not in pin} == pins(endpoints / "of-fasttext" / "app" / "requirements.txt")
+    assert pins(endpoints / "of-plain" / "app" / "requirements.txt") <= example
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "words"),
+    [
+        ("", "plain", ["NAME is missing"]),
+        ("My API", "plain", ["NAME is 'My API'", "lower-case letters"]),
+        ("../x", "plain", ["NAME is '../x'"]),
+        ("nginx", "plain", ["NAME is 'nginx'", "a name of its own"]),
+        ("good", "keras", ["PROFILE is 'keras'", "fasttext, plain, pytorch, sklearn"]),
+        ("taken", "plain", ["NAME is 'taken'", "exists already"]),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_is_touched(tmp_path, name, profile, words):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    done = new_endpoint(name, profile, tmp_path)
+    assert done.returncode != 0
+    for word in [*words, "Nothing was touched."]:
+        assert word in done.stderr
+    assert files(tmp_path) == {"taken/mine.txt": b"mine"}
+    assert len(list(tmp_path.iterdir())) == 1
