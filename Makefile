@@ -4,11 +4,11 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help demo demo-down test lint unit molecule demo-test bench readme clean
+.PHONY: help new-endpoint demo demo-down test lint unit molecule demo-test bench bench-test import-template readme docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/.installed: requirements-dev.txt app/requirements.txt
 	@echo "Setting up .venv (about a minute) ..."
@@ -18,13 +18,19 @@ help: ## List the targets
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+new-endpoint: export NAME := $(NAME)
+new-endpoint: export PROFILE := $(or $(PROFILE),plain)
+new-endpoint: export FOLDER := $(or $(FOLDER),endpoints)
+new-endpoint: .venv/.installed ## An endpoint of your own: make new-endpoint NAME=my-api PROFILE=plain|sklearn|fasttext|pytorch
+	@python tools/new_endpoint.py "$$NAME" "$$PROFILE" "$$FOLDER"
+
 demo: .venv/.installed ## One Debian 13 "instance" in a container, deployed over SSH, asked a question
 	@tools/demo.sh up
 
 demo-down: ## Remove the demo's instance
 	@tools/demo.sh down
 
-test: lint unit demo-test molecule ## Everything: lint, unit tests, the demo, every Molecule scenario
+test: lint unit demo-test bench-test molecule ## Everything: lint, unit tests, the demo, every Molecule scenario
 
 lint: .venv/.installed ## Style and documentation: yamllint, ansible-lint, ruff, mypy, docsmith, shellcheck
 	@tools/lint.sh
@@ -39,13 +45,22 @@ demo-test: .venv/.installed ## The README's quick start on a fresh instance, ove
 molecule: .venv/.installed ## Every Molecule scenario, or one: make molecule SCENARIOS=default
 	@tools/molecule.sh $(SCENARIOS)
 
-bench: .venv/.installed ## Measure against what there is to compare with; prints ratios
-	@tools/needs.sh curl
-	@python bench/data.py
+bench: .venv/.installed ## Measure against what there is to compare with, into docs/performance.md (about an hour)
+	@tools/bench.sh
 	@ARTIFACTS_SIZE=1000000000 tools/molecule.sh artifacts
+
+bench-test: .venv/.installed ## The same in minutes, to see that it works; what it measures means nothing
+	@tools/bench.sh --short
+
+import-template: .venv/.installed ## A vars file of a clone of the old template: make import-template CLONE=../my-old-api
+	@tools/import_template.py "$(CLONE)" $(OPTIONS)
 
 readme: .venv/.installed ## Regenerate the README's table of variables from the argument specs
 	@ansible-docsmith generate roles/api_endpoint
+
+docs: .venv/.installed ## The documentation as a site: .cache/site/index.html
+	@sphinx-build --fresh-env --fail-on-warning --quiet docs .cache/site
+	@echo "The site is there: .cache/site/index.html"
 
 clean: ## Remove the virtualenv and caches
 	rm -rf .venv .cache .ansible .mypy_cache .ruff_cache .pytest_cache

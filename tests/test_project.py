@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import yaml
-from conftest import PROJECT, ROLE
+from conftest import PROJECT, ROLE, role_tags
 
 MODULES = sorted((ROLE / "library").glob("*.py"))
 
@@ -38,18 +38,25 @@ def test_a_modules_documentation_has_the_options_that_it_takes(path):
 
 
 def test_every_template_and_every_default_is_used():
-    files = [path for kind in ("tasks", "templates", "vars", "handlers") for path in (ROLE / kind).iterdir()]
+    files = [path for kind in ("tasks", "templates", "vars", "handlers") for path in (ROLE / kind).rglob("*.*")]
     used = "".join(path.read_text() for path in files)
-    for template in (ROLE / "templates").iterdir():
+    for template in (ROLE / "templates").rglob("*.*"):
         assert f"{template.name}" in used, template.name
     for name in yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()):
         assert name in used, name
 
 
 def test_the_tags_are_the_documented_ones():
-    index = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text())
-    tasks = [inner for task in index for inner in task.get("block", [task]) + task.get("always", [])]
-    tags = {tag for task in tasks for tag in task["tags"]} - {"always"}
+    tags = role_tags()
     assert len(tags) >= 4
     readme = (PROJECT / "README.md").read_text()
     assert {tag for tag in tags if f"`--tags {tag}`" in readme} == tags
+
+
+def test_what_tasks_want_to_be_found_is_looked_for():
+    """A name that the preflight does not look for is never there, and what was turned off would stay."""
+    tasks = "".join(path.read_text() for path in (ROLE / "tasks").glob("*.yml"))
+    wanted = set(re.findall(r"- (\w+) in __api_endpoint_found\.there", tasks))
+    looked_for = set(re.findall(r'- "\{\{ (\w+) \}\}"', (ROLE / "tasks" / "preflight.yml").read_text()))
+    assert wanted
+    assert wanted == looked_for

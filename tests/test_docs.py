@@ -1,0 +1,92 @@
+"""The documentation: a site without a broken link, and commands that exist."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import PROJECT, ROLE, role_tags
+
+PAGES = [
+    PROJECT / "README.md",
+    *(page for page in sorted((PROJECT / "docs").rglob("*.md")) if "adr" not in page.parts),
+]
+VARIABLES = set(yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"])
+
+
+def shell_lines() -> list[tuple[str, str]]:
+    """Return every line of every block of commands, with its page."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S):
+            found += [
+                (str(page.relative_to(PROJECT)), line) for line in block.replace("\\\n", " ").splitlines() if line.strip()
+            ]
+    return found
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "docs", tmp_path / "site"],
+        cwd=PROJECT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "site" / "reference" / "variables.html").read_text()
+    assert 'id="api-endpoint-server-names"' in page, "the table of variables is missing"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links_to_files_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", [PROJECT / "README.md"], ids=["README.md"])
+def test_links_to_headings_lead_somewhere(page):
+    """Sphinx knows those of the site's own pages."""
+    for link, heading in re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", page.read_text()):
+        other = page.parent / link if link else page
+        text = other.read_text()
+        anchors = set(re.findall(r'<a id="([^"]+)"', text))
+        for title in re.findall(r"^#+ (.+)$", text, re.M):
+            anchors.add(re.sub(r"[^\w\- ]", "", re.sub(r"<[^>]*>", "", title)).strip().lower().replace(" ", "-"))
+        assert heading in anchors, f"{link}#{heading}"
+
+
+def commands(word: str) -> list[tuple[str, str]]:
+    """Return the commands that begin with a word, with their pages; at least one, or the test looks at nothing."""
+    found = [(page, line) for page, line in shell_lines() if line.split()[0] == word]
+    # In tables and sentences too.
+    for page in PAGES:
+        found += [(str(page.relative_to(PROJECT)), code) for code in re.findall(rf"`({word} [^`]+)`", page.read_text())]
+    assert found
+    return found
+
+
+def test_playbooks_tags_and_variables_that_are_named_exist():
+    known = role_tags()
+    for page in PAGES:
+        for playbook in re.findall(r"playbooks/\w+\.yml", page.read_text()):
+            assert (PROJECT / playbook).exists(), f"{page.name}: {playbook}"
+    for page, line in commands("ansible-playbook"):
+        words = re.sub(r" -i \S+", "", line.split("#")[0]).split()
+        for playbook in (word for word in words if word.endswith(".yml")):
+            assert (PROJECT / playbook).exists(), f"{page}: {line}"
+        for tag in re.findall(r"--tags (\S+)", line):
+            assert tag in known, f"{page}: {line}"
+        for name in re.findall(r"-e (\w+)=", line):
+            assert name in VARIABLES, f"{page}: {line}"
+
+
+def test_targets_that_are_named_exist():
+    targets = set(re.findall(r"^([a-z.][\w./-]*):", (PROJECT / "Makefile").read_text(), re.M))
+    for page, line in commands("make"):
+        for target in line.split("#")[0].split("&&")[0].split()[1:]:
+            assert "=" in target or target in targets, f"{page}: {line}"
+
+
+def test_variables_that_are_named_exist():
+    for page in PAGES:
+        for name in re.findall(r"\bapi_endpoint_[a-z_]+[a-z]\b", page.read_text()):
+            assert name in VARIABLES, f"{page.name}: {name}"
