@@ -24,7 +24,8 @@ NOTHING = "no-op site.yml"
 MODEL = "no-op --tags model"
 PART = "no-op --tags app"
 NEW_CODE = "new code, beyond the app's start"
-GOALS = {NOTHING: 4.0, MODEL: 2.0, PART: 2.0, NEW_CODE: 8.0}
+BACK = "roll-back, beyond the app's start"
+GOALS = {NOTHING: 4.0, MODEL: 2.0, PART: 2.0, NEW_CODE: 8.0, BACK: 4.0}
 
 
 def deploy(*options: str) -> str:
@@ -52,10 +53,20 @@ def new_code() -> float:
     """Return the seconds that a run takes with a new line of code and unchanged requirements, but for the app's start."""
     module = APP / "wsgi.py"
     module.write_text(f"{module.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n", encoding="utf-8")
-    seconds, said = timed(deploy)
+    return beyond_the_start(deploy)
+
+
+def back() -> float:
+    """Return the seconds that it takes to go back to the release before, but for the app's start."""
+    return beyond_the_start(lambda: run("ansible-playbook", "-i", INVENTORY, "playbooks/rollback.yml"))
+
+
+def beyond_the_start(switch: Callable[[], str]) -> float:
+    """Return the seconds of a run that brings another release live, but for those of the app's start."""
+    seconds, said = timed(switch)
     proven = re.search(r"proven\s+after\s+([0-9.]+)\s+s", said)
     if not proven:
-        raise SystemExit(f"New code was not brought live:\n{said}")
+        raise SystemExit(f"No other release was brought live:\n{said}")
     return seconds - float(proven[1])
 
 
@@ -77,6 +88,7 @@ def measure(repeats: int) -> dict[str, list[float]]:
         found[MODEL].append(nothing_to_do("--tags", "model") / least)
         found[PART].append(nothing_to_do("--tags", "app") / least)
         found[NEW_CODE].append(new_code() / least)
+        found[BACK].append(back() / least)
     return found
 
 

@@ -93,7 +93,6 @@ def test_roll_back_to_the_previous_release_without_network(api, deploy, four_rel
         run = deploy.back()
     assert_switched(api, run, result, before)
     assert api.release == previous
-    assert result.first_answer[previous] < LOAD_SECONDS + 5, "seconds from the command until its answers"
     assert f"rollback release={previous} result=live previous={before} " in api.deploys[-1]
 
 
@@ -103,7 +102,6 @@ def test_roll_back_to_a_release_by_its_id_without_network(api, deploy, four_rele
         run = deploy.back(wanted)
     assert_switched(api, run, result, before)
     assert api.release == wanted
-    assert result.first_answer[wanted] < LOAD_SECONDS + 5, "seconds from the command until its answers"
 
 
 def test_roll_back_to_a_release_that_is_not_there(api, deploy):
