@@ -36,7 +36,7 @@ lint: .venv/.installed ## Style and documentation: yamllint, ansible-lint, ruff,
 	@tools/lint.sh
 
 unit: .venv/.installed ## Unit tests of modules, plugins, templates and the example app
-	@tools/needs.sh curl flock rsync ss zstd
+	@tools/needs.sh curl flock haproxy keepalived rsync ss zstd
 	@pytest -q
 
 demo-test: .venv/.installed ## The README's quick start on a fresh instance, over SSH
@@ -55,8 +55,8 @@ bench-test: .venv/.installed ## The same in minutes, to see that it works; what 
 import-template: .venv/.installed ## A vars file of a clone of the old template: make import-template CLONE=../my-old-api
 	@tools/import_template.py "$(CLONE)" $(OPTIONS)
 
-readme: .venv/.installed ## Regenerate the README's table of variables from the argument specs
-	@ansible-docsmith generate roles/api_endpoint
+readme: .venv/.installed ## Regenerate the READMEs' tables of variables from the argument specs
+	@for role in roles/*/; do ansible-docsmith generate $$role; done
 
 docs: .venv/.installed ## The documentation as a site: .cache/site/index.html
 	@sphinx-build --fresh-env --fail-on-warning --quiet docs .cache/site
