@@ -95,7 +95,7 @@ def line_of(one: dict[str, Any], dry: bool) -> tuple[str, str]:
         return "?", "cannot be reached; left out"
     if one.get("reason"):
         words = printable((str(one["reason"]).splitlines() or [""])[0])[:LONGEST]
-        return before or "-", f"FAILED, back in service with what it had: {words}" if before else f"FAILED: {words}"
+        return before or "?", f"FAILED, back in service with what it had: {words}" if before else f"FAILED: {words}"
     if one.get("failed"):
         return before or "-", "FAILED, see above"
     if one.get("waiting"):
