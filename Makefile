@@ -4,11 +4,11 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help new-endpoint demo demo-down test lint unit molecule demo-test bench bench-test import-template readme docs clean
+.PHONY: help new-endpoint demo demo-down demo-cluster demo-cluster-down test lint unit molecule demo-test bench bench-test import-template readme docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/.installed: requirements-dev.txt app/requirements.txt
 	@echo "Setting up .venv (about a minute) ..."
@@ -29,6 +29,12 @@ demo: .venv/.installed ## One Debian 13 "instance" in a container, deployed over
 
 demo-down: ## Remove the demo's instance
 	@tools/demo.sh down
+
+demo-cluster: .venv/.installed ## A balancer and three instances: a release in turn under load, and a host that dies
+	@tools/demo_cluster.sh up
+
+demo-cluster-down: ## Remove the demo of a cluster
+	@tools/demo_cluster.sh down
 
 test: lint unit demo-test bench-test molecule ## Everything: lint, unit tests, the demo, every Molecule scenario
 
