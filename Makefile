@@ -51,7 +51,7 @@ demo-test: .venv/.installed ## The README's quick start on a fresh instance, ove
 molecule: .venv/.installed ## Every Molecule scenario, or one: make molecule SCENARIOS=default
 	@tools/molecule.sh $(SCENARIOS)
 
-bench: .venv/.installed ## Measure against what there is to compare with, into docs/performance.md (about an hour)
+bench: .venv/.installed ## Measure against what there is to compare with, into docs/performance.md (about an hour and a half)
 	@tools/bench.sh
 	@ARTIFACTS_SIZE=1000000000 tools/molecule.sh artifacts
 

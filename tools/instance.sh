@@ -35,7 +35,7 @@ start_instance() { # start_instance CONTAINER SSH_PORT [OPTIONS OF DOCKER RUN...
       --cgroupns host --volume /sys/fs/cgroup:/sys/fs/cgroup:rw --tmpfs /run --tmpfs /tmp:exec \
       --cap-add SYS_ADMIN --cap-add NET_ADMIN \
       --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
-      "api-endpoint-testhost:debian13" >/dev/null
+      "${image:-api-endpoint-testhost:debian13}" >/dev/null
   fi
   make_key
   docker exec --interactive "$container" sh -c \
