@@ -4,11 +4,11 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help new-endpoint demo demo-down test lint unit molecule demo-test bench bench-test import-template readme docs clean
+.PHONY: help new-endpoint demo demo-down demo-cluster demo-cluster-down test lint unit molecule demo-test bench bench-test import-template readme docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/.installed: requirements-dev.txt app/requirements.txt
 	@echo "Setting up .venv (about a minute) ..."
@@ -30,13 +30,19 @@ demo: .venv/.installed ## One Debian 13 "instance" in a container, deployed over
 demo-down: ## Remove the demo's instance
 	@tools/demo.sh down
 
+demo-cluster: .venv/.installed ## A balancer and three instances: a release in turn under load, and a host that dies
+	@tools/demo_cluster.sh up
+
+demo-cluster-down: ## Remove the demo of a cluster
+	@tools/demo_cluster.sh down
+
 test: lint unit demo-test bench-test molecule ## Everything: lint, unit tests, the demo, every Molecule scenario
 
 lint: .venv/.installed ## Style and documentation: yamllint, ansible-lint, ruff, mypy, docsmith, shellcheck
 	@tools/lint.sh
 
 unit: .venv/.installed ## Unit tests of modules, plugins, templates and the example app
-	@tools/needs.sh curl flock rsync ss zstd
+	@tools/needs.sh curl flock haproxy keepalived rsync ss zstd
 	@pytest -q
 
 demo-test: .venv/.installed ## The README's quick start on a fresh instance, over SSH
@@ -45,7 +51,7 @@ demo-test: .venv/.installed ## The README's quick start on a fresh instance, ove
 molecule: .venv/.installed ## Every Molecule scenario, or one: make molecule SCENARIOS=default
 	@tools/molecule.sh $(SCENARIOS)
 
-bench: .venv/.installed ## Measure against what there is to compare with, into docs/performance.md (about an hour)
+bench: .venv/.installed ## Measure against what there is to compare with, into docs/performance.md (about an hour and a half)
 	@tools/bench.sh
 	@ARTIFACTS_SIZE=1000000000 tools/molecule.sh artifacts
 
@@ -55,8 +61,8 @@ bench-test: .venv/.installed ## The same in minutes, to see that it works; what 
 import-template: .venv/.installed ## A vars file of a clone of the old template: make import-template CLONE=../my-old-api
 	@tools/import_template.py "$(CLONE)" $(OPTIONS)
 
-readme: .venv/.installed ## Regenerate the README's table of variables from the argument specs
-	@ansible-docsmith generate roles/api_endpoint
+readme: .venv/.installed ## Regenerate the READMEs' tables of variables from the argument specs
+	@for role in roles/*/; do ansible-docsmith generate $$role; done
 
 docs: .venv/.installed ## The documentation as a site: .cache/site/index.html
 	@sphinx-build --fresh-env --fail-on-warning --quiet docs .cache/site

@@ -84,14 +84,19 @@ def start() -> None:
     run("tools/demo.sh", "up")
 
 
-def settings(**more: object) -> dict:
-    """Return the project's defaults for the app that is measured, but for the limits on one client: there is only one."""
+def make_app() -> str:
+    """Make the app that is measured, and return its folder."""
     shutil.rmtree(APP, ignore_errors=True)
     shutil.copytree(PROJECT / "app", APP, ignore=shutil.ignore_patterns("tests", "__pycache__"))
     for module in (PROJECT / "bench" / "app").glob("*.py"):
         shutil.copy(module, APP)
+    return os.path.relpath(APP, PROJECT)
+
+
+def settings(**more: object) -> dict:
+    """Return the project's defaults for the app that is measured, but for the limits on one client: there is only one."""
     return {
-        "api_endpoint_app_dir": os.path.relpath(APP, PROJECT),
+        "api_endpoint_app_dir": make_app(),
         "api_endpoint_wsgi": "bench_wsgi:app",
         "api_endpoint_client_rate": 0,
         "api_endpoint_trusted_proxies": [
@@ -121,11 +126,11 @@ def address() -> str:
     return run("docker", "inspect", "--format", "{{ .NetworkSettings.IPAddress }}", CONTAINER).strip()
 
 
-def load(port: int, path: str, connections: int, seconds: int) -> Answers:
-    """Let so many clients ask, each again as soon as it is answered."""
+def load(port: int, path: str, connections: int, seconds: int, at: str = "") -> Answers:
+    """Let so many clients ask the instance, or another address, each again as soon as it is answered."""
     said = run(
         *("wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", "--timeout", "30s"),
-        *("--header", "Host: localhost", "--script", "bench/wrk.lua", f"http://{address()}:{port}{path}"),
+        *("--header", "Host: localhost", "--script", "bench/wrk.lua", f"http://{at or address()}:{port}{path}"),
     )
     figures = json.loads(said.strip().splitlines()[-1])
     if figures["broken"]:

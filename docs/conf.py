@@ -5,7 +5,9 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-ROLE = Path(__file__).resolve().parents[1] / "roles" / "api_endpoint"
+ROLES = Path(__file__).resolve().parents[1] / "roles"
+# The pages with the table of variables of a role.
+TABLES = {"reference/variables": "api_endpoint", "reference/load_balancer": "load_balancer"}
 
 project = "api_endpoint"
 html_title = "api_endpoint"
@@ -30,12 +32,13 @@ nitpicky = True
 
 def add_variables(_app: Sphinx, page: str, source: list[str]) -> None:
     """Take the table of variables from the role's README, which is generated, with links as this site has them."""
-    if page != "reference/variables":
+    if page not in TABLES:
         return
-    readme = (ROLE / "README.md").read_text(encoding="utf-8")
+    role = ROLES / TABLES[page]
+    readme = (role / "README.md").read_text(encoding="utf-8")
     table = re.search(r"## Role variables.*?\n(.*)<!-- ANSIBLE DOCSMITH MAIN END -->", readme, re.S)
     if not table:
-        raise ValueError(f"{ROLE}/README.md has no table of variables")
+        raise ValueError(f"{role}/README.md has no table of variables")
     text = re.sub(r"\[[^\]]*\]\(#toc\)\n", "", table[1])
     text = re.sub(r"(?m)^##(#+ .*?)<a id=.*$", r"#\1", text)
     # Names and descriptions have room side by side; the rest is told below for each.

@@ -56,17 +56,18 @@ class Started:
 
 
 class Playbook:
-    """Runs the project's playbooks against one host: `playbook("--tags", "app")`."""
+    """Runs the project's playbooks against one host, or all of them: `playbook("--tags", "app")`."""
 
-    def __init__(self, host) -> None:
-        self.host = host
+    def __init__(self, host=None, inventory: str = "") -> None:
+        self.inventory = inventory or os.environ["MOLECULE_INVENTORY_FILE"]
+        self.limit = ["--limit", host.backend.get_hostname()] if host else []
         self.started: list[Started] = []
 
     def start(self, *options: str, name: str = "site.yml", environment: dict[str, str] | None = None) -> Started:
         """Start a playbook, and do not wait for it."""
         command = [
-            "ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"],
-            "--limit", self.host.backend.get_hostname(), str(PROJECT / name), *options,
+            "ansible-playbook", "-i", self.inventory,
+            *self.limit, str(PROJECT / name), *options,
         ]  # fmt: skip
         self.started.append(Started(command, environment or {}))
         return self.started[-1]
@@ -75,15 +76,27 @@ class Playbook:
         """Run a playbook."""
         return self.start(*options, name=name, environment=environment).wait()
 
+    def end(self) -> None:
+        """Kill the runs that have not ended."""
+        for started in self.started:
+            if not started.has_ended:
+                started.kill()
+
 
 @pytest.fixture(scope="module")
 def playbook(host) -> Iterator[Playbook]:
     """Return what runs a playbook against this host, site.yml unless another one is named."""
     playbook = Playbook(host)
     yield playbook
-    for started in playbook.started:
-        if not started.has_ended:
-            started.kill()
+    playbook.end()
+
+
+@pytest.fixture(scope="module")
+def everywhere() -> Iterator[Playbook]:
+    """Return what runs a playbook against all hosts of the scenario."""
+    playbook = Playbook()
+    yield playbook
+    playbook.end()
 
 
 @pytest.fixture(scope="module")

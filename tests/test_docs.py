@@ -12,7 +12,13 @@ PAGES = [
     PROJECT / "README.md",
     *(page for page in sorted((PROJECT / "docs").rglob("*.md")) if "adr" not in page.parts),
 ]
-VARIABLES = set(yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"])
+VARIABLES = {
+    name
+    for role in ("api_endpoint", "load_balancer")
+    for name in yaml.safe_load((ROLE.parent / role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"][
+        "options"
+    ]
+}
 
 
 def shell_lines() -> list[tuple[str, str]]:
@@ -88,5 +94,5 @@ def test_targets_that_are_named_exist():
 
 def test_variables_that_are_named_exist():
     for page in PAGES:
-        for name in re.findall(r"\bapi_endpoint_[a-z_]+[a-z]\b", page.read_text()):
+        for name in re.findall(r"\b(?:api_endpoint|load_balancer)_[a-z_]+[a-z]\b", page.read_text()):
             assert name in VARIABLES, f"{page.name}: {name}"

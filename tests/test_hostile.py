@@ -272,8 +272,7 @@ class TestAudit:
         leaves: list[tuple[str, str]] = [("nginx/access.log", MARKS.path)]
         journal: list[str] = []
         monkeypatch.setattr(audit, "SETTLE", 0)
-        for module in (audit, api_endpoint_privacy):
-            monkeypatch.setattr(module, "NGINX_LOGS", str(tmp_path / "nginx"))
+        monkeypatch.setattr(api_endpoint_privacy, "NGINX_LOGS", str(tmp_path / "nginx"))
         monkeypatch.setattr(audit, "places", lambda *_folders: [str(tmp_path)])
         monkeypatch.setattr(audit, "main_processes", lambda _name: [])
         monkeypatch.setattr(Marks, "new", lambda _rng: MARKS)
@@ -304,9 +303,10 @@ class TestAudit:
         )
         return SimpleNamespace(leaves=leaves, journal=journal, folder=tmp_path)
 
-    def run(self, **more):
+    def run(self, host, **more):
         done = audit.Audit(
             {
+                "access_log": str(host.folder / "nginx" / "access.log"),
                 "name": "x", "root": "/x", "data_dir": "/y", "log_dir": "/z", "port": 80, "server_name": "a.example",
                 "path": "/", "requests": 60, "rate": 50, "seconds": 1, "search_seconds": 60,
                 "query_string": True, "referrer": True, **more,
@@ -316,7 +316,7 @@ class TestAudit:
         return done
 
     def test_all_is_well(self, host):
-        done = self.run()
+        done = self.run(host)
         assert (done.leaks, done.doubts) == ([], [])
         assert "nobody is named anywhere" in done.report
         assert "over IPv6: none, this host cannot (switched off)" in done.report
@@ -324,7 +324,7 @@ class TestAudit:
     @pytest.mark.parametrize("what", [MARKS.agent, MARKS.ipv4, MARKS.ipv6, "127.99.1.2", MARKS.query])
     def test_a_leak(self, host, what):
         host.leaves.append(("syslog", f"client {what} called"))
-        done = self.run()
+        done = self.run(host)
         assert [find.place for find in done.leaks] == [str(host.folder / "syslog")]
         assert "CALLERS ARE NAMED" in done.report
         assert f"{host.folder}/syslog" in done.remedy
@@ -332,16 +332,16 @@ class TestAudit:
     @pytest.mark.parametrize(("mark", "variable"), [(MARKS.query, "query_string"), (MARKS.referrer, "referrer")])
     def test_what_the_logs_keep_is_a_leak_when_the_owner_says_no(self, host, mark, variable):
         host.leaves[0] = ("nginx/access.log", f"{MARKS.path} {mark}")
-        assert self.run().leaks == []
-        assert [find.place for find in self.run(**{variable: False}).leaks] == [str(host.folder / "nginx/access.log")]
+        assert self.run(host).leaks == []
+        assert [find.place for find in self.run(host, **{variable: False}).leaks] == [str(host.folder / "nginx/access.log")]
 
     def test_a_leak_in_the_journal(self, host):
         host.journal.append(MARKS.agent)
-        assert [find.place for find in self.run().leaks] == ["journal"]
+        assert [find.place for find in self.run(host).leaks] == ["journal"]
 
     def test_requests_that_are_not_logged_where_they_should_be(self, host):
         host.leaves.clear()
-        done = self.run()
+        done = self.run(host)
         assert ["none of the requests is in" in doubt for doubt in done.doubts] == [True]
         assert "NOT PROVEN" in done.report
 
@@ -349,14 +349,14 @@ class TestAudit:
     def test_a_search_that_misses_what_was_planted(self, host, monkeypatch, blind):
         note = Search._note
         monkeypatch.setattr(Search, "_note", lambda self, find: None if find.place.endswith(blind) else note(self, find))
-        (doubt,) = self.run().doubts
+        (doubt,) = self.run(host).doubts
         assert blind in doubt
 
     def test_what_could_not_be_searched(self, host):
         host.leaves.append(("broken.gz", "\x1f\x8b\x08 is no packed file"))
         (host.folder / "broken.gz").write_bytes(b"\x1f\x8b\x08 is no packed file")
         host.leaves.pop()
-        (doubt,) = self.run().doubts
+        (doubt,) = self.run(host).doubts
         assert "broken.gz" in doubt
 
 

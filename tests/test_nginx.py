@@ -51,12 +51,12 @@ def test_files_links_and_removals_and_then_nothing(folder):
     assert not (folder / "sites-enabled" / "default").is_symlink()
     assert (folder / "nginx.conf.before-api-endpoint").read_text() == "# Debian's\n"
     (folder.parent / "pending").unlink()  # as the handler that reloads nginx does
-    assert ensure(folder) == {"changed": False, "written": [], "diff": []}
+    assert ensure(folder) == {"changed": False, "written": [], "pending": False, "diff": []}
 
 
 def test_a_reload_that_was_never_done_is_still_a_change(folder):
     assert ensure(folder)["changed"]
-    assert ensure(folder) == {"changed": True, "written": [], "diff": []}
+    assert ensure(folder) == {"changed": True, "written": [], "pending": True, "diff": []}
 
 
 def test_our_own_older_file_is_not_kept(folder):

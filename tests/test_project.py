@@ -39,7 +39,7 @@ def test_a_modules_documentation_has_the_options_that_it_takes(path):
 
 def test_every_template_and_every_default_is_used():
     files = [path for kind in ("tasks", "templates", "vars", "handlers") for path in (ROLE / kind).rglob("*.*")]
-    used = "".join(path.read_text() for path in files)
+    used = "".join(path.read_text() for path in [*files, *(PROJECT / "playbooks").glob("*.yml")])
     for template in (ROLE / "templates").rglob("*.*"):
         assert f"{template.name}" in used, template.name
     for name in yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()):

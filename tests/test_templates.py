@@ -447,6 +447,30 @@ def test_nginx_tells_of_requests_only_when_somebody_counts(render, defaults):
     assert "metrics.py api-endpoint /var/lib/api-endpoint /srv/api-endpoint/data 10.0.0.9 fd00::/8\n" in service
 
 
+def test_a_balancer_is_told_whether_the_host_may_be_used(render, defaults):
+    assert "check" not in defaults["site.conf.j2"], "a single host has nothing of it"
+    site = render(
+        "site.conf.j2", api_endpoint_balancers=["lb"], api_endpoint_health_path="/readyz?deep=1",
+        api_endpoint_metrics_listen="127.0.0.1:9113", api_endpoint_cache={"ttl": 9},
+    )  # fmt: skip
+    usual, check = site.split("location = /.api-endpoint-check {")
+    check, _rest = check.split("location @no_such_path {")
+    order = ["_asked_by_someone = ", "/waiting)", "_cacheable)"]
+    assert sorted(order, key=usual.index) == order
+    assert 'if (-e /run/api-endpoint/leaving) {\n            return 404 "leaving\\n";' in check
+    assert (
+        check.index("/leaving)")
+        < check.index("/waiting)")
+        < check.index("proxy_pass http://api_endpoint_waiting/readyz?deep=1;")
+    )
+    assert "X-Request-Start" not in check, "the workers would send it away when they are busy"
+    assert "limit_conn api_endpoint_clients" in check
+    assert "access_log /var/log/nginx/access.log api_endpoint if=$api_endpoint_asked_by_someone;" in usual
+    counted = re.search(r"map (\S+) \$api_endpoint_counted \{\n(.*?)\n\}", site, re.S)
+    assert counted[1] == "$api_endpoint_asked_by_someone$request_uri"
+    assert counted[2].splitlines()[:2] == ['    "~^/" "";', '    "~^1/readyz.deep.1$" "";']
+
+
 def test_requests_that_wait_for_a_new_version_are_not_given_up(defaults):
     usual, waiting = defaults["site.conf.j2"].split("location = /.api-endpoint-waiting {")
     assert "if (-e /run/api-endpoint/waiting) {" in usual

@@ -94,6 +94,21 @@ def test_the_key_stays_with_equal_inputs(tmp_path, code):
     assert virtualenv(tmp_path, code).key() == before
 
 
+@pytest.mark.parametrize(("version", "is_same"), [((3, 11, 9), True), ((3, 13, 2), False)])
+def test_a_correction_of_python_is_the_same_python_on_every_host_and_another_one_is_not(tmp_path, code, version, is_same):
+    python = tmp_path / "python"
+
+    def key(version):
+        python.write_text(
+            f"#!{sys.executable}\nimport sys\nsys.version = 'built {version}'\nsys.version_info = {version}\n"
+            "exec(sys.argv[2])\n"
+        )
+        python.chmod(0o755)
+        return virtualenv(tmp_path, code, python=str(python)).key()
+
+    assert (key(version) == key((3, 11, 2))) == is_same
+
+
 def test_a_python_that_does_not_run(tmp_path, code):
     with pytest.raises(StoreError, match="api_endpoint_python is '/nowhere/python'"):
         virtualenv(tmp_path, code, python="/nowhere/python").key()

@@ -15,6 +15,8 @@ step ruff format --check .
 step ruff check .
 step mypy
 step ansible-lint --offline
-step ansible-docsmith validate --strict roles/api_endpoint
-step ansible-docsmith generate --check roles/api_endpoint
+for role in roles/*/; do
+  step ansible-docsmith validate --strict "$role"
+  step ansible-docsmith generate --check "$role"
+done
 step shellcheck tools/*.sh .ci/run

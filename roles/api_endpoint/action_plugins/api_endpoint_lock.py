@@ -65,8 +65,10 @@ class ActionModule(ActionBase):
         }
         result = self._execute_module(module_args=arguments, task_vars=task_vars)
         holder = result.get("holder") or {}
-        if result.get("failed") and holder.get("machine") == machine and not is_running(int(holder.get("pid") or 0)):
-            if result.get("busy"):
+        pid = int(holder.get("pid") or 0)
+        is_own = pid == arguments["pid"]  # the turn of a host in a roll takes it before the deployment does
+        if result.get("failed") and holder.get("machine") == machine and (is_own or not is_running(pid)):
+            if result.get("busy") and not is_own:
                 self._display.display(
                     "  an earlier run of yours was cut off; waiting until the host has finished its work ..."
                 )

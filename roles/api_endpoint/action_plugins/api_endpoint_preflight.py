@@ -14,7 +14,7 @@ from typing import Any
 
 import ansible.module_utils
 import yaml
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
@@ -107,7 +107,11 @@ class ActionModule(ActionBase):
         arguments = self._task.args
         name = str(self._templar.template(variables.get("api_endpoint_name", "")))
         asked = question(name, list(arguments.get("look_for") or []))
-        text = str(self._low_level_execute_command(asked, sudoable=False).get("stdout", ""))
+        answer = self._low_level_execute_command(asked, sudoable=False)
+        if answer.get("rc"):
+            # The question cannot fail: not every kind of connection notices that nobody is there.
+            raise AnsibleConnectionFailure(f"The host does not answer: {answer.get('stderr') or answer.get('rc')}")
+        text = str(answer.get("stdout", ""))
         looked, old = facts_of(text), old_of(text)
         # A host on which the old template still serves is not set up, however much of it is done.
         is_set_up = SET_UP in text.splitlines() and not old["sites"]
@@ -128,4 +132,4 @@ class ActionModule(ActionBase):
             )
         there = [line.removeprefix(THERE) for line in text.splitlines() if line.startswith(THERE)]
         found_facts = {f"ansible_{name}": facts[name] for name in looked}
-        return {"changed": False, "ansible_facts": found_facts, "old": old, "there": there}
+        return {"changed": False, "ansible_facts": found_facts, "old": old, "there": there, "is_set_up": is_set_up}

@@ -12,6 +12,7 @@ from ansible.plugins.action import ActionBase
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
 from ansible.module_utils.api_endpoint_access_log import in_seconds
+from ansible.module_utils.api_endpoint_cluster import alike
 from ansible.module_utils.api_endpoint_table import aligned, minutes, printable
 
 HEADS = ("host", "live", "since (UTC)", "healthy", "memory", "disk free", "requests", "5xx", "4xx", "p50", "p95", "")
@@ -46,8 +47,10 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run the action; C(found) has for each host what was found there."""
+        """Run the action; C(found) has for each host what was found there, C(one_api) is whether they are one API."""
         super().run(tmp, task_vars)
         found = self._task.args["found"]
         table = aligned([HEADS, *(row(host, found[host]) for host in sorted(found))])
+        if self._task.args.get("one_api"):
+            table += alike({host: str(found[host].get("release") or "") for host in sorted(found)})
         return {"changed": False, "table": table}

@@ -63,6 +63,10 @@ written:
   type: list
   elements: str
   returned: always
+pending:
+  description: Whether nginx has yet to read what is on the disk.
+  type: bool
+  returned: when there is something to do
 """
 
 import os
@@ -169,6 +173,7 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
     return {
         "changed": bool(changes) or pending.exists(),
         "written": sorted(changes),
+        "pending": pending.exists(),
         "diff": [
             {
                 "before_header": str(folder / name),

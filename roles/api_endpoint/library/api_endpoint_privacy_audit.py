@@ -63,6 +63,10 @@ options:
     description: Seconds for searching. What was not searched by then makes the audit fail.
     type: int
     default: 600
+  access_log:
+    description: The log in which every request is, by which the audit tells that its search finds what is there.
+    type: path
+    default: /var/log/nginx/access.log
   query_string:
     description: Whether the access logs may keep query strings.
     type: bool
@@ -142,7 +146,7 @@ from typing import Any
 from ansible.module_utils.api_endpoint_caller import Callers, callers, connect
 from ansible.module_utils.api_endpoint_hostile import Marks, requests, send_all
 from ansible.module_utils.api_endpoint_http import ask
-from ansible.module_utils.api_endpoint_privacy import NGINX_LOGS, PATH, Policy, places, search_folders, searched, views
+from ansible.module_utils.api_endpoint_privacy import PATH, Policy, places, search_folders, searched, views
 from ansible.module_utils.api_endpoint_search import Find, Search, SearchError, text_mark
 from ansible.module_utils.api_endpoint_service import SLOTS, systemctl
 from ansible.module_utils.basic import AnsibleModule
@@ -220,8 +224,9 @@ class Audit:
         self.doubts += [
             f"the search missed what was put into {place} for it to find" for place in canaries if place not in met
         ]
-        if not any(find.kind == PATH and find.place.startswith(f"{NGINX_LOGS}/access.log") for find in result.found):
-            self.doubts.append(f"none of the requests is in {NGINX_LOGS}/access.log, where they should be logged")
+        log = given["access_log"]
+        if not any(find.kind == PATH and find.place.startswith(log) for find in result.found):
+            self.doubts.append(f"none of the requests is in {log}, where they should be logged")
         self.doubts += [f"it could not be searched: {what}" for what in result.failed]
         answered = sum(count for sent in self.sent.values() for (_kind, end), count in sent.items() if end.isdigit())
         if answered < sum(sum(sent.values()) for sent in self.sent.values()) / 2:
@@ -298,7 +303,7 @@ def outcomes(sent: Counter[tuple[str, str]]) -> str:
 
 def main_processes(name: str) -> list[int]:
     """Return the main processes of those who handle requests."""
-    units = [*(f"{name}@{slot}.service" for slot in SLOTS), "nginx.service", "rsyslog.service"]
+    units = [*(f"{name}@{slot}.service" for slot in SLOTS), "nginx.service", "haproxy.service", "rsyslog.service"]
     shown = (systemctl("show", "--property=MainPID", "--value", unit).stdout.strip() for unit in units)
     return [int(pid) for pid in shown if pid.isdigit() and pid != "0"]
 
@@ -339,6 +344,7 @@ def main() -> None:
             "rate": {"type": "int", "default": 50},
             "seconds": {"type": "int", "default": 60},
             "search_seconds": {"type": "int", "default": 600},
+            "access_log": {"type": "path", "default": "/var/log/nginx/access.log"},
             "query_string": {"type": "bool", "default": True},
             "referrer": {"type": "bool", "default": True},
         },

@@ -63,6 +63,14 @@ releases:
     note:
       description: When and why it last failed; empty when it did not.
       type: str
+live:
+  description: The id of the live release; empty when none is.
+  type: str
+  returned: always
+previous:
+  description: The id of the good release before the live one, to which a roll-back goes; empty when there is none.
+  type: str
+  returned: always
 table:
   description: The same as text, a release a line.
   type: str
@@ -128,10 +136,12 @@ def main() -> None:
     )
     endpoint = Endpoint(module.params["name"], module.params["root"])
     try:
-        found = rows(endpoint, History(module.params["root"]))
+        history = History(module.params["root"])
+        found = rows(endpoint, history)
+        live = endpoint.release_of(endpoint.live_slot)
     except (StoreError, OSError) as error:
         module.fail_json(msg=in_words(error))
-    module.exit_json(changed=False, releases=found, table=table(found))
+    module.exit_json(changed=False, releases=found, live=live, previous=history.previous(live), table=table(found))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,10 @@ options:
     description: Go back to a release that was built before.
     type: bool
     default: false
+  build_only:
+    description: Make the release of O(components), and leave what is live alone.
+    type: bool
+    default: false
   keep:
     description: How many good releases to keep, with the virtualenvs and data that they need.
     type: int
@@ -178,6 +182,10 @@ differs:
   type: list
   elements: str
   returned: when components are given, and all are known
+components:
+  description: What the release is a digest of.
+  type: dict
+  returned: with O(build_only), when all are known
 answer:
   description: The C(status) that was answered through nginx, and the C(release) that is live; an empty one when none is.
   type: dict
@@ -671,6 +679,8 @@ def bring(module: AnsibleModule) -> dict[str, Any]:
         built = Builder(module).build()
         module.params["release"] = built.get("release", "")
     os.umask(0o022)
+    if module.params["build_only"]:
+        return {**built, "previous": Rollout(module).previous, "components": built.get("diff", {}).get("after", {})}
     told = Rollout(module).run() if module.check_mode else detached(Rollout(module).run)
     differences = [result["diff"] for result in (built, told) if "diff" in result]
     return {**built, **told, "changed": built["changed"] or told["changed"], "diff": differences}
@@ -696,6 +706,7 @@ def main() -> None:
             "components": {"type": "dict"},
             "revision": {"type": "str", "default": ""},
             "rollback": {"type": "bool", "default": False},
+            "build_only": {"type": "bool", "default": False},
             "keep": {"type": "int", "default": 3},
             "user": {"type": "str", "default": "www-data"},
             "error_log": {"type": "path", "required": True},

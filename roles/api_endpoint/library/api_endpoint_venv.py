@@ -10,7 +10,8 @@ module: api_endpoint_venv
 short_description: Build the virtualenv that an app's requirements ask for
 description:
   - Makes O(root)C(/venvs/<key>), where the key is a digest of the requirements, the constraints, the pip options and the
-    Python that runs them. Equal inputs share one virtualenv; no package installer runs for them again.
+    Python that runs them, by its path, its version but for corrections (3.11) and its binary interface. Equal inputs share
+    one virtualenv; no package installer runs for them again.
   - A virtualenv is never rebuilt in place. One whose building was interrupted has no C(.complete) file and is removed.
 options:
   root:
@@ -98,7 +99,6 @@ excluded:
 """
 
 import os
-import platform
 import pwd
 import re
 import shlex
@@ -111,6 +111,8 @@ from ansible.module_utils.api_endpoint_store import StoreError, in_words, value_
 from ansible.module_utils.basic import AnsibleModule
 
 COMPLETE = ".complete"
+# What installed packages fit to. A correction of the same Python, which hosts get at different times, changes none of it.
+ABI = "import sys, sysconfig; print(sys.version_info[:2], sysconfig.get_config_var('SOABI'), sysconfig.get_platform())"
 NAME = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 INCLUDE = re.compile(r"^(-r|-c|--requirement|--constraint)[ =]\s*(\S+)$")
 LOCAL = re.compile(r"^(-e\b|--editable\b|\.{1,2}(/|$)|file:|/)")
@@ -190,9 +192,8 @@ class Virtualenv:
     def key(self) -> str:
         """Return the name that stands for all that goes into the virtualenv."""
         given = self.given
-        command = [given["python"], "-c", "import sys, sysconfig; print(sys.version, sysconfig.get_platform())"]
         try:
-            version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            abi = subprocess.run([given["python"], "-c", ABI], capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError) as error:
             raise StoreError(
                 f"api_endpoint_python is {given['python']!r}, which does not run on the host: {error}. "
@@ -204,7 +205,7 @@ class Virtualenv:
                 "constraints": self.constraints,
                 "index": [given["index_url"], *given["extra_index_urls"]],
                 "options": given["options"],
-                "python": [given["python"], version, platform.machine()],
+                "python": [given["python"], abi],
             },
             16,
         )

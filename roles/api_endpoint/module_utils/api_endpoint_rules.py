@@ -356,6 +356,25 @@ def release(settings: Settings, rollback: bool) -> list[str]:
     ]
 
 
+def cluster(settings: Settings) -> list[str]:
+    """Check how several hosts are deployed, and that the balancers can ask for the health path."""
+    found = []
+    batches = settings.get("api_endpoint_serial")
+    for batch in batches if isinstance(batches, list) else [] if batches is None else [batches]:
+        part = re.fullmatch(r"([1-9]\d{0,3})(%?)", str(batch))
+        if isinstance(batch, bool) or not part or (part[2] and int(part[1]) > 100):
+            found.append(f"api_endpoint_serial has {batch!r}. Give numbers of hosts, or parts such as 25%, in quotes.")
+    if batches == []:
+        found.append("api_endpoint_serial is []. Give numbers of hosts, or parts such as 25%.")
+    path = str(settings.get("api_endpoint_health_path") or "/")
+    if settings.get("api_endpoint_balancers") and not re.fullmatch(r"[A-Za-z0-9/._~%?&=+,:@!-]*", path):
+        found.append(
+            f"api_endpoint_health_path is {path!r}, which the balancers are to ask for. Give a path of letters, digits and "
+            "/._~%?&=+,:@!- alone."
+        )
+    return found
+
+
 def server_names(settings: Settings) -> list[str]:
     """Check the public names."""
     names = settings.get("api_endpoint_server_names")
@@ -603,6 +622,7 @@ def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str, rollb
         *cache(settings),
         *service(settings),
         *release(settings, rollback),
+        *cluster(settings),
         *metrics(settings),
         *host_paths(settings),
         *volume(settings),

@@ -26,7 +26,7 @@ def attack(marks, host, count, seed, paths, kinds, family, patience, rate):
     return {"caller": address, "counted": [[*key, count] for key, count in counted.items()]}
 
 
-def search(marks, callers, since, processes):
+def search(marks, callers, since, processes, log_dir="/var/log/gunicorn"):
     """Search all that was written since a time for marks and for callers; return what is where it should not be, and all."""
     wanted = [mark for one in marks for mark in searched(Marks(**one), [])]
     wanted += searched(Marks(**marks[0]), callers) if callers else []
@@ -36,7 +36,7 @@ def search(marks, callers, since, processes):
     searching.deleted((int(name) for name in os.listdir("/proc") if name.isdigit()), since)
     searching.journal(since)
     result = searching.result
-    leaks = Policy("/var/log/gunicorn").leaks(result.found)
+    leaks = Policy(log_dir).leaks(result.found)
     return {
         "leaks": [[find.kind, find.place, find.excerpt] for find in leaks],
         "met": sorted({(find.kind, find.place) for find in result.found}),

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Judge what was found on several hosts: `question` says what is asked of `hosts`, which has it for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+
+# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+from ansible.module_utils.api_endpoint_cluster import alike, one_release, standing, target
+from ansible.module_utils.api_endpoint_store import StoreError
+
+
+class ActionModule(ActionBase):
+    """Answer a question."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the action."""
+        super().run(tmp, task_vars)
+        hosts, question = self._task.args["hosts"], self._task.args["question"]
+        try:
+            if question == "one release":
+                return {"changed": False, "release": one_release(hosts)}
+            if question == "target":
+                return {"changed": False, "release": target(hosts, str(self._task.args.get("release") or ""))}
+            if question == "alike":
+                return {"changed": False, "text": alike(hosts)}
+        except StoreError as error:
+            return {"failed": True, "msg": str(error)}
+        well, text = standing(hosts, str(self._task.args.get("action") or "site.yml"), bool(self._task.args.get("dry")))
+        return {"changed": False, "well": well, "text": text}

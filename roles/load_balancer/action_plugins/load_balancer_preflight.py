@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check every input before the balancer is touched: what the argument spec cannot, all at once, with the remedy.
+
+The look at the balancer that this takes also looks up the hosts that are known by name: HAProxy bounds the silence of
+a host (tcp-ut) only where it has an address, and keepalived wants addresses.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+ROLE = Path(__file__).resolve().parents[1]
+PREFIX = "load_balancer_"
+SUPPORTED = ("12", "13")
+LOOKED_UP = "looked up: "  # the beginning of lines of the answer that stand in no file
+
+# Least and most of every number, and what it counts.
+RANGES = {
+    "load_balancer_port": (1, 65535, "ports"),
+    "load_balancer_max_concurrency": (1, 4000, "requests"),
+    "load_balancer_queue_timeout": (1, 3600, "seconds"),
+    "load_balancer_client_rate": (0, 100_000, "requests a second"),
+    "load_balancer_client_timeout": (1, 3600, "seconds"),
+    "load_balancer_log_days": (1, 90, "days"),
+    "load_balancer_floating_router_id": (1, 255, "numbers"),
+}
+SERVER_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
+HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
+PATH = re.compile(r"/[!#-&(-\[\]-~]*")  # without spaces, quotes and backslashes, which HAProxy would read in its own way
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|\*")
+INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+NETWORKS = ("load_balancer_trusted_proxies", "load_balancer_metrics_clients")
+
+Settings = dict[str, Any]
+
+
+def number(value: Any) -> int | None:
+    """Return a whole number, also from text (as -e gives it); None when it is none."""
+    try:
+        return None if isinstance(value, (bool, float)) else int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def is_address(text: Any) -> bool:
+    """Whether it is an IP address."""
+    try:
+        ipaddress.ip_address(str(text))
+    except ValueError:
+        return False
+    return True
+
+
+def unknown_names(given: list[str], known: list[str]) -> list[str]:
+    """Return a problem for every name that is not one of the role's variables, with the nearest that is."""
+    found = []
+    for name in sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f"Did you mean {near[0]}?" if near else "The role's README lists the variables there are."
+        found.append(f"{name} is set, but the role has no such variable. {hint}")
+    return found
+
+
+def ranges(settings: Settings) -> list[str]:
+    """Check every number."""
+    found = []
+    for name, (least, most, what) in RANGES.items():
+        value = settings.get(name)
+        whole = number(value)
+        if value is not None and (whole is None or not least <= whole <= most):
+            found.append(f"{name} is {value!r}. Give {what} from {least:,} to {most:,}.")
+    return found
+
+
+def servers(settings: Settings, here: str) -> list[str]:
+    """Check the hosts; `here` is the balancer's own name in the inventory."""
+    found: list[str] = []
+    given = settings.get("load_balancer_servers") or []
+    if not given:
+        found.append(
+            "load_balancer_servers is []. A balancer needs hosts: put them into the group api_endpoints of the inventory, "
+            "or take the balancers out of the group load_balancers."
+        )
+    names = [str(server.get("name")) for server in given]
+    for server in given:
+        name, address, port = str(server.get("name")), str(server.get("address")), server.get("port", 80)
+        if not SERVER_NAME.fullmatch(name):
+            found.append(f"load_balancer_servers has the name {name!r}. Use letters, digits, dots, hyphens and underscores.")
+        if names.count(name) > 1:
+            found.append(
+                f"load_balancer_servers has the name {name!r} {names.count(name)} times. Give each host a name of its own."
+            )
+        if not is_address(address) and not HOST_NAME.fullmatch(address):
+            found.append(f"load_balancer_servers has the address {address!r} for {name}. Give an address or a host's name.")
+        if not 1 <= (number(port) or 0) <= 65535:
+            found.append(f"load_balancer_servers has the port {port!r} for {name}. Give a port from 1 to 65,535.")
+        if name == here and number(port) == number(settings.get("load_balancer_port")):
+            found.append(
+                f"load_balancer_port is {port}, and so is the port of nginx on {here}, which is a balancer and one of its "
+                "hosts. Give nginx another one there, such as api_endpoint_port: 8080 in its host_vars."
+            )
+    return list(dict.fromkeys(found))
+
+
+def texts(settings: Settings) -> list[str]:
+    """Check every text that must have a certain form."""
+    found = []
+    name = settings.get("load_balancer_server_name")
+    if name is not None and not HOST_NAME.fullmatch(str(name)):
+        found.append(f"load_balancer_server_name is {name!r}. Give the API's name, such as my-api.wmcloud.org.")
+    path = settings.get("load_balancer_health_path")
+    if path is not None and not PATH.fullmatch(str(path)):
+        found.append(
+            f"load_balancer_health_path is {path!r}. Give a path that begins with a slash, without spaces, quotes and "
+            "backslashes."
+        )
+    origins = settings.get("load_balancer_cors_origins")
+    for origin in origins or []:
+        if not ORIGIN.fullmatch(str(origin)):
+            found.append(
+                f'load_balancer_cors_origins has {origin!r}. Give origins such as https://tool.example.org, or "*" for any.'
+            )
+    if origins is not None and not origins:
+        found.append('load_balancer_cors_origins is []. Give "*", or the origins of the pages that may read the answers.')
+    for variable in NETWORKS:
+        for network in settings.get(variable) or []:
+            try:
+                ipaddress.ip_network(str(network))
+            except ValueError:
+                found.append(
+                    f"{variable} has {network!r}. Give addresses or networks, such as 172.16.0.0/12, with zeros "
+                    "after the prefix."
+                )
+    listen = settings.get("load_balancer_metrics_listen")
+    if listen is not None:
+        address, _, port = str(listen).rpartition(":")
+        if not is_address(address.strip("[]")) or not 1 <= (number(port) or 0) <= 65535:
+            found.append(f"load_balancer_metrics_listen is {listen!r}. Give an address and a port, such as 127.0.0.1:8404.")
+        elif number(port) == number(settings.get("load_balancer_port")):
+            found.append(
+                f"load_balancer_metrics_listen is {listen!r}, with the port of load_balancer_port. Give it another one."
+            )
+    return found
+
+
+def floating(settings: Settings) -> list[str]:
+    """Check the address that balancers share."""
+    address = str(settings.get("load_balancer_floating_address") or "")
+    if not address:
+        return []
+    found = []
+    try:
+        if "/" not in address:
+            raise ValueError
+        ipaddress.ip_interface(address)
+    except ValueError:
+        found.append(
+            f"load_balancer_floating_address is {address!r}. Give an address with its prefix, such as 172.16.0.10/21."
+        )
+    interface = str(settings.get("load_balancer_floating_interface"))
+    if not INTERFACE.fullmatch(interface):
+        found.append(f"load_balancer_floating_interface is {interface!r}. Give a network interface's name, such as ens3.")
+    if not settings.get("load_balancer_floating_peers"):
+        found.append(
+            f"load_balancer_floating_address is {address!r}, but load_balancer_floating_peers is []: nobody could take it "
+            "over. Put a second balancer into the group load_balancers, or leave the address out."
+        )
+    return found
+
+
+def problems(settings: Settings, here: str) -> list[str]:
+    """Return every problem there is."""
+    return servers(settings, here) + ranges(settings) + texts(settings) + floating(settings)
+
+
+def known_names() -> list[str]:
+    """Return the names of the role's variables."""
+    specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    return sorted(specs["argument_specs"]["main"]["options"])
+
+
+def platform(text: str) -> list[str]:
+    """Check the system; `text` is its /etc/os-release."""
+    named = {name: value.strip("\"'") for name, _, value in (line.partition("=") for line in text.splitlines())}
+    if named.get("ID") == "debian" and named.get("VERSION_ID") in SUPPORTED:
+        return []
+    return [f"The balancer's system is {named.get('PRETTY_NAME', 'unknown')}. Use one with Debian {' or '.join(SUPPORTED)}."]
+
+
+def occupied(text: str, port: Any) -> list[str]:
+    """Check that nobody else has the port; `text` is what listens there, as ss tells."""
+    others = sorted(set(re.findall(r'\(\("([^"]+)"', text)) - {"haproxy"})
+    if not others:
+        return []
+    return [
+        f"load_balancer_port is {port}, where {others[0]} listens on this host already. Give one of them another port. "
+        f"(nginx keeps a port that an endpoint once had: remove /etc/nginx/sites-enabled/catch-all-{port} and reload nginx.)"
+    ]
+
+
+def names_of(settings: Settings) -> list[str]:
+    """Return what is to be looked up."""
+    given = [str(server.get("address")) for server in settings.get("load_balancer_servers") or []]
+    given += [str(peer) for peer in settings.get("load_balancer_floating_peers") or []]
+    return sorted({name for name in given if not is_address(name)})
+
+
+def addresses_of(text: str) -> dict[str, str]:
+    """Return the address of each name that has one, IPv4 where there is one; `text` is getent's, a name before each line."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        words = line.removeprefix(LOOKED_UP).split()
+        if line.startswith(LOOKED_UP) and len(words) > 1:
+            name, address = words[:2]
+            if name not in found or (":" in found[name] and ":" not in address):
+                found[name] = address
+    return found
+
+
+class ActionModule(ActionBase):
+    """Check, and fail with every problem there is; return the addresses of hosts that are known by name."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the action."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        known = known_names()
+        settings = {name: self._templar.template(variables[name]) for name in known if name in variables}
+        found = unknown_names([name for name in variables if name.startswith(PREFIX)], known)
+        found += problems(settings, str(variables.get("inventory_hostname")))
+        port = settings.get("load_balancer_port")
+        command = f"cat /etc/os-release; ss -ltnpH {shlex.quote(f'sport = :{port}')}"
+        for name in names_of(settings):
+            command += f"; getent ahosts {shlex.quote(name)} | sed {shlex.quote(f's/^/{LOOKED_UP}{name} /')}"
+        text = str(self._low_level_execute_command(command).get("stdout", ""))
+        found += platform(text)
+        # In a dry run what has the port now may be about to give it up.
+        found += [] if self._task.check_mode else occupied(text, port)
+        if found:
+            lines = "\n".join(f"  - {problem}" for problem in found)
+            raise AnsibleActionFail(f"Nothing was touched. Please correct:\n{lines}")
+        return {"changed": False, "addresses": addresses_of(text)}

@@ -1,0 +1,272 @@
+"""Several hosts: one release, one way back, a balancer that is understood, and a table that says where each host stands."""
+
+import importlib.util
+import socket
+import subprocess
+import threading
+
+import pytest
+import yaml
+from ansible.module_utils.api_endpoint_cluster import alike, one_release, standing, target
+from ansible.module_utils.api_endpoint_store import StoreError
+from conftest import PROJECT, ROLE, load
+
+balancer = load("api_endpoint_balancer")
+leaving = load("api_endpoint_leaving")
+
+A, B, C = (letter * 12 for letter in "abc")
+HEADS = "# pxname,svname,qcur,scur,status,check_status,\n"
+
+
+def built(release, **components):
+    return {"release": release, "components": {"code": "1", "virtualenv": "2", **components}}
+
+
+def test_the_same_release_everywhere():
+    assert one_release({"one": built(A), "two": built(A)}) == A
+    assert one_release({"one": {}, "two": built(A)}) == A, "one has built none"
+    assert one_release({"one": {}}) == ""
+
+
+def test_different_releases_are_refused_with_the_component():
+    with pytest.raises(StoreError) as told:
+        one_release({"one": built(A), "two": built(B, virtualenv="3"), "three": built(A)})
+    said = str(told.value)
+    assert f"  {A}: one, three\n  {B}: two\nThey differ in: virtualenv." in said
+    assert "the same Debian version" in said
+    with pytest.raises(StoreError, match=r"They differ in: settings\. Give all"):
+        one_release({"one": built(A), "two": built(B, settings={"a": "b"})})
+
+
+def host(live, previous="", *others):
+    return {"live": live, "previous": previous, "releases": [{"id": name} for name in (live, previous, *others) if name]}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "wanted", "found"),
+    [
+        ([host(B, A), host(B, A)], "", A),
+        ([host(C, B), host(B, A), host(B, A)], "", B),  # a roll that stopped halfway
+        ([host(C, B), host(C, B), host(B, "")], "", B),
+        ([host(B, A, C), host(A, C)], C, C),
+        ([host(B, A), host(A)], A, A),
+    ],
+)
+def test_all_go_back_to_one_release(hosts, wanted, found):
+    assert target(dict(enumerate(hosts)), wanted) == found
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        [host(C, B), host(C, A)],
+        [host(C, B), host(A, "")],
+        [host(A), host(A)],
+        [host(B, A), host(A, B)],  # either would do
+        [host(C, B), host("", "")],
+    ],
+)
+def test_where_there_is_no_common_release_a_name_is_asked_for(hosts):
+    with pytest.raises(StoreError) as told:
+        target({f"host{number}": one for number, one in enumerate(hosts)}, "")
+    said = str(told.value)
+    assert said.startswith("Nothing was touched: the hosts do not have the same good release")
+    assert "Name one with -e api_endpoint_release=<id>." in said
+    assert len([line for line in said.splitlines() if line.startswith("host")]) == 3, said
+
+
+def test_hosts_that_do_not_have_the_release_are_named():
+    with pytest.raises(StoreError, match=rf"there is no release '{C}' on two, three\.\nhost"):
+        target({"one": host(C, B), "two": host(B, A), "three": host(B)}, C)
+
+
+def test_a_difference_is_seen_at_a_glance():
+    assert alike({"one": A, "two": A, "three": ""}) == "All 2 hosts have the same release live."
+    assert alike({"one": A}) == alike({}) == ""
+    assert alike({"one": A, "two": B}) == f"NOT ALL HOSTS HAVE THE SAME RELEASE LIVE:\n  {A}: one\n  {B}: two"
+
+
+def test_where_the_hosts_stand():
+    well, text = standing(
+        {"one": {"before": A, "after": B}, "two": {"before": B, "after": B}, "new": {"before": "", "after": B}}
+    )
+    assert well
+    assert text.splitlines() == [
+        "host  release",
+        f"one   {B}  until now {A}",
+        f"two   {B}",
+        f"new   {B}",
+    ]
+
+
+def test_a_dry_run_says_what_would_be():
+    assert f"one   {B}  would be; now {A}" in standing({"one": {"before": A, "after": B}}, dry=True)[1]
+
+
+def test_a_failure_says_who_has_what_and_what_to_do():
+    well, text = standing(
+        {"one": {"before": A, "reason": "it broke\nlog line"}, "two": {"before": A, "waiting": True}, "gone": {"down": True}}
+    )
+    assert not well
+    lines = text.splitlines()
+    assert lines[1:4] == [
+        f"one   {A}  FAILED, back in service with what it had: it broke",
+        f"two   {A}  not touched",
+        "gone  ?             cannot be reached; left out",
+    ]
+    assert "two not touched. Correct what failed, and run site.yml again" in lines[4]
+    assert "When gone can be reached again, run site.yml once more" in lines[5]
+
+
+def test_a_host_that_is_down_is_no_failure():
+    assert standing({"one": {"before": A, "after": A}, "gone": {"down": True}})[0]
+
+
+def haproxy(path, text):
+    """A HAProxy that answers once."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def answer():
+        connection, _ = listener.accept()
+        assert connection.recv(100) == b"show stat\n"
+        connection.sendall(text.encode())
+        connection.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    return listener
+
+
+def test_haproxy_is_asked_over_its_socket(tmp_path):
+    listener = haproxy(tmp_path / "s", f"{HEADS}api,one,0,3,UP,L7OK,\napi,BACKEND,0,3,UP,,\nother,one,0,0,DOWN,,\n\n")
+    servers = balancer.servers_of(balancer.ask(str(tmp_path / "s")), "api")
+    listener.close()
+    assert list(servers) == ["one"]
+    assert balancer.ask(str(tmp_path / "not there")) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "requests", "usable", "has_left", "is_back"),
+    [
+        ("UP", 0, True, False, True),
+        ("UP 1/2", 0, True, False, True),
+        ("no check", 0, True, False, True),
+        ("NOLB", 2, False, False, False),
+        ("NOLB", 0, False, True, False),
+        ("NOLB 1/2", 0, False, True, False),
+        ("DOWN", 0, False, True, False),
+        ("DOWN 1/2", 0, False, True, False),
+        ("MAINT", 0, False, True, True),
+        ("DRAIN", 0, False, True, True),
+    ],
+)
+def test_what_a_state_means(status, requests, usable, has_left, is_back):
+    servers = balancer.servers_of(f"{HEADS}api,one,0,{requests},{status},L7OK,\n", "api")
+    found = balancer.judged(servers, "one", "left", [])
+    assert (found["usable"], found["as_wanted"]) == (usable, has_left)
+    assert balancer.judged(servers, "one", "back", [])["as_wanted"] == is_back
+    assert found["status"] == f"{status} L7OK"
+
+
+def test_the_last_usable_host_may_not_leave():
+    servers = balancer.servers_of(f"{HEADS}api,one,0,0,UP,,\napi,two,0,0,UP,,\napi,three,0,0,DOWN,,\n", "api")
+    assert balancer.judged(servers, "one", "", ["one"])["may_leave"]
+    assert not balancer.judged(servers, "one", "", ["one", "two"])["may_leave"], "two leaves at the same time"
+    assert balancer.judged(servers, "three", "", ["three", "one", "two"])["may_leave"], "it gets no requests anyway"
+    assert balancer.judged(servers, "new", "left", [])["as_wanted"], "unknown: nothing to wait for"
+
+
+def test_nobody_leaves_while_the_one_before_has_just_returned():
+    heads = HEADS.replace(",\n", ",throttle,\n")
+
+    def may_go(throttle):
+        servers = balancer.servers_of(
+            f"{heads}api,one,0,0,UP,,,\napi,two,0,0,UP,,{throttle},\napi,gone,0,0,DOWN,,1%,\n", "api"
+        )
+        return balancer.judged(servers, "one", "others", ["one"])["as_wanted"]
+
+    assert [may_go(throttle) for throttle in ("10%", "49%", "50%", "100%", "")] == [False, False, True, True, True]
+
+
+def test_the_timer_is_set_before_the_mark_and_ended_after_it(tmp_path, monkeypatch):
+    mark, done = tmp_path / "api" / "leaving", []
+
+    def note(command, **_more):
+        done.append((command[0], mark.exists()))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(leaving.subprocess, "run", note)
+    monkeypatch.setattr(leaving, "systemctl", lambda verb, *_units: done.append((verb, mark.exists())))
+    leaving.leave(mark, "api-return", 9)
+    assert done == [("stop", False), ("reset-failed", False), ("systemd-run", False)]
+    assert mark.exists()
+    done.clear()
+    leaving.come_back(mark, "api-return")
+    assert done == [("stop", False), ("reset-failed", False)]
+    monkeypatch.setattr(
+        leaving.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no bus")
+    )
+    with pytest.raises(StoreError, match="no bus"):
+        leaving.leave(mark, "api-return", 9)
+    assert not mark.exists(), "nothing would remove it"
+
+
+def test_what_playbooks_assume_of_the_serial_is_the_roles_default():
+    default = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())["api_endpoint_serial"]
+    for name in ("deploy", "rollback"):
+        assert f"default={default}" in (PROJECT / "playbooks" / f"{name}.yml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "batches"),
+    [
+        (None, [1, 2, 2, 2, 1]),
+        ([3], [3, 3, 2]),
+        ("50%", [4, 4]),
+        (2, [2, 2, 2, 2]),
+        ([1, "100%"], [1, 7]),
+        ("nonsense", [1] * 8),  # the preflight has refused it by then
+    ],
+)
+def test_how_many_hosts_have_their_turn_together(tmp_path, given, batches):
+    # hostvars are there from the second play on.
+    before, play = yaml.safe_load((PROJECT / "playbooks" / "deploy.yml").read_text())[:2]
+    before |= {"tasks": [], "become": False}
+    play |= {"tasks": [{"ansible.builtin.debug": {"msg": "in a batch"}}], "become": False}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([before, play]))
+    variables = {} if given is None else {"api_endpoint_serial": given}
+    inventory = {"api_endpoints": {"hosts": {f"host{number}": {} for number in range(8)}, "vars": variables}}
+    (tmp_path / "inventory.yml").write_text(yaml.safe_dump(inventory))
+    command = ["ansible-playbook", "-i", str(tmp_path / "inventory.yml"), str(tmp_path / "play.yml")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = done.stdout.split(f"PLAY [{play['name']}]")[1:]
+    assert [part.count("in a batch") for part in parts] == batches
+
+
+def test_a_run_takes_a_lock_again_that_is_its_own(monkeypatch):
+    """The turn of a host takes it, and so does the deployment within."""
+    spec = importlib.util.spec_from_file_location("lock", ROLE / "action_plugins" / "api_endpoint_lock.py")
+    lock = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lock)
+    asked = []
+
+    def answers(holder):
+        asked.clear()
+
+        def execute(module_args, task_vars):
+            asked.append(dict(module_args))
+            return {"failed": True, "holder": holder} if len(asked) == 1 else {"token": module_args["token"]}
+
+        action = object.__new__(lock.ActionModule)
+        action._task = type("Task", (), {"args": {"name": "api"}})
+        action._execute_module = execute
+        monkeypatch.setattr(lock.ActionBase, "run", lambda *_: {})
+        return action.run(None, {})
+
+    own = {"token": "mine", "machine": lock.this_computer(), "pid": lock.os.getppid()}
+    assert not answers(own).get("failed")
+    assert asked[1]["instead_of"] == "mine"
+    assert answers({**own, "pid": 1})["failed"], "init runs, and is somebody else"
+    assert answers({**own, "machine": "another"})["failed"]
