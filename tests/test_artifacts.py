@@ -31,9 +31,9 @@ def put(store, key, content="x", **stamp):
     store.add(key, part, **{"unverified": False, "source": "here", "content": key, **stamp})
 
 
-def plan(store, *given, check_mode=False):
+def plan(store, *given, check_mode=False, offers=(), alone=True):
     found = artifacts.read([{**DEFAULTS, **entry} for entry in given], store)
-    return artifacts.plan(Stub(check_mode), store, found)
+    return artifacts.plan(Stub(check_mode), store, found, dict.fromkeys(offers), alone=alone)
 
 
 def test_nothing_is_missing(store):
@@ -41,6 +41,7 @@ def test_nothing_is_missing(store):
     result = plan(store, {"dest": "./m", "url": "https://a.example/m", "sha256": A.upper(), "writable": True})
     assert result == {
         "changed": False, "missing": [], "uploads": {}, "artifacts": [{"dest": "m", "digest": A, "writable": True}],
+        "there": {A: A}, "lacks": [],
     }  # fmt: skip
 
 
