@@ -30,7 +30,7 @@ trap 'rm -rf "$logs"' EXIT
 
 # The longest first, or the others wait for it in the end.
 ordered=()
-for scenario in releases default privacy "$@"; do
+for scenario in releases cluster default privacy "$@"; do
   case " $* " in *" $scenario "*) ;; *) continue ;; esac
   case " ${ordered[*]} " in *" $scenario "*) ;; *) ordered+=("$scenario") ;; esac
 done
