@@ -177,15 +177,15 @@ def test_a_retry_that_fails_too_is_a_failure(server):
 
 
 def test_more_than_a_thousand_requests_wait_at_once_and_the_rate_holds(server):
-    server.wait = 1.5
+    server.wait = 4  # so that a busy machine may take its time to send them
     with load(server, rate=900) as result:
         time.sleep(1.5)
     assert_nothing_failed(result)
     assert server.most_open > 1200
     assert result.requests >= 900 * 1.4
     assert result.late_ms < 500
-    assert 1500 <= result.slowest_ms < 3500
-    assert result.gap_ms >= 1500
+    assert 4000 <= result.slowest_ms < 6000
+    assert result.gap_ms >= 4000
 
 
 def test_a_switch_is_seen(server, tmp_path, monkeypatch):
