@@ -61,10 +61,10 @@ class Gunicorn:
         client.connect(str(self.folder / "socket"))
         return client
 
-    def ask(self, path="/", waited=None, head="", body=b"", crowd=0) -> tuple[int, dict]:
+    def ask(self, path="/", waited=None, head="", body=b"", crowd=0, places=128) -> tuple[int, dict]:
         """Ask as nginx does; `waited` tells how many seconds ago that was. Status 0: no answer."""
         if waited is not None:
-            head += f"X-Request-Start: t={time.time() - waited:.3f} crowd={crowd}\r\n"
+            head += f"X-Request-Start: t={time.time() - waited:.3f} crowd={crowd} places={places}\r\n"
         if body:
             head += f"Content-Length: {len(body)}\r\n"
         with contextlib.suppress(OSError), self.connect() as client:
@@ -255,14 +255,14 @@ def test_a_host_that_is_held_up_for_seconds_sends_nobody_away(gunicorn):
 
 
 @contextlib.contextmanager
-def clients_that_come_again(server, crowds, path, pause):
+def clients_that_come_again(server, crowds, path, pause, places=128):
     """Let clients ask all the time, one for each number of a crowd; return (when, crowd, status, seconds, what was told)."""
     answers, stop = [], threading.Event()
 
     def come(crowd):
         while not stop.is_set():
             begun = time.monotonic()
-            status, told = server.ask(path, waited=0, crowd=crowd)
+            status, told = server.ask(path, waited=0, crowd=crowd, places=places)
             answers.append((begun, crowd, status, time.monotonic() - begun, told))
             stop.wait(pause)
 
@@ -291,6 +291,13 @@ def test_those_are_sent_away_for_whom_there_is_no_time(gunicorn, crowds):
     assert busy["error"]["status"] == 503
     time.sleep(0.1)
     assert [server.ask("/", waited=0)[0] for _ in range(20)] == [200] * 20
+
+
+def test_those_who_take_the_places_of_others_are_sent_away_sooner(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "2")
+    with clients_that_come_again(server, [0] * 24, "/?sleep=0.05", pause=0.02, places=26) as answers:
+        time.sleep(3.5)
+    assert Counter(status for _, _, status, _, _ in answers)[503] > 40
 
 
 def test_a_few_who_wait_for_each_other_for_a_moment_are_not_too_many(gunicorn):

@@ -6,12 +6,14 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 
 from gunicorn.workers.sync import SyncWorker
 
 QUICK = 0.005  # seconds for which an answer may keep the next one waiting
 UNNOTICED = 0.05  # seconds for which everybody may wait, always
 RUSH = 5  # seconds after which a rush is none, but too many
+RUSH_THAT_FILLS = 1  # the same, for one that takes the places of others
 
 
 class Crowd:
@@ -27,13 +29,17 @@ class Queue:
 
     A rush ends, so that waiting is worth it, and so does what holds up a whole host: a disk, a new version that starts. When
     for some seconds not one request found its thread at once, more come than can be answered: all would wait in vain, and
-    it is better to answer some in time and to send the others away. The idea is that of CoDel (RFC 8289).
+    it is better to answer some in time and to send the others away. The idea is that of CoDel (RFC 8289). Where so many wait
+    that nginx soon has no place for others, it is sooner known.
 
     Who asks for little is not sent away because others ask for much: clients are told apart, roughly, by a number that
     nginx gives them (RFC 8290).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1, threads: int = 1) -> None:
+        self.workers = workers
+        self.handled = workers * threads
+        self.taken: deque[float] = deque(maxlen=1000)  # when the last requests were
         self.usual = 0.0  # seconds within which most answers are made
         self.standing_since: float | None = None
         self.is_overloaded = False
@@ -49,9 +55,13 @@ class Queue:
         crowd = self.crowds.setdefault(number, Crowd())
         crowd.takes += (seconds - crowd.takes) / 8 if crowd.takes else seconds
 
-    def is_too_long(self, number: str, waited: float) -> bool:
-        """Tell whether a request of a crowd that has waited for so many seconds is to be sent away."""
+    def is_too_long(self, number: str, waited: float, places: int) -> bool:
+        """Tell whether a request of a crowd that has waited for so many seconds is to be sent away.
+
+        `places` is how many requests nginx lets be under way; 0 when it did not say.
+        """
         now = time.monotonic()
+        self.taken.append(now)
         if now - self.aged_at > 1:
             self.age(now)
         crowd = self.crowds.setdefault(number, Crowd())
@@ -67,8 +77,13 @@ class Queue:
             elif self.standing_since is None:
                 self.standing_since = now
             else:
-                self.is_overloaded = now - self.standing_since > max(RUSH, 10 * self.usual)
+                patience = RUSH_THAT_FILLS if 0 < 0.75 * places < self.under_way(now - waited) else RUSH
+                self.is_overloaded = now - self.standing_since > max(patience, 10 * self.usual)
         return self.is_overloaded and is_late and crowd.wants > self.fair_share() / 2
+
+    def under_way(self, came: float) -> int:
+        """Return how many requests were under way when one came; each worker has taken its share of the waiting since."""
+        return self.workers * sum(at >= came for at in list(self.taken)) + self.handled
 
     def age(self, now: float) -> None:
         """Let what was a second ago count half, and forget who has not come for long."""
@@ -134,7 +149,7 @@ class ThreadedWorker(SyncWorker):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.queue = Queue()
+        self.queue = Queue(self.cfg.workers, self.cfg.threads)
         self.under_way: dict[int, tuple[float, str]] = {}  # by thread: when its request began, and the path
 
     def load_wsgi(self) -> None:
@@ -145,10 +160,11 @@ class ThreadedWorker(SyncWorker):
         def answer(environ, start_response):
             environ["wsgi.multithread"] = self.cfg.threads > 1
             # nginx says when it asked, and for whom, roughly
-            sent, _, number = environ.pop("HTTP_X_REQUEST_START", "").removeprefix("t=").partition(" crowd=")
+            sent, _, told = environ.pop("HTTP_X_REQUEST_START", "").removeprefix("t=").partition(" crowd=")
+            number, _, places = told.partition(" places=")
             waited = time.time() - float(sent or "inf")
             # Beyond an hour it is a clock that was set.
-            if 0 < waited < 3600 and self.queue.is_too_long(number, waited):
+            if 0 < waited < 3600 and self.queue.is_too_long(number, waited, int(places or 0)):
                 headers = [("Content-Type", "application/json"), ("Content-Length", str(len(BUSY))), ("X-Sent-Away", "yes")]
                 start_response("503 Service Unavailable", headers)
                 return [BUSY]
