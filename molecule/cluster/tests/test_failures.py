@@ -104,8 +104,8 @@ def test_a_host_that_is_cut_off(cluster: Cluster, balancer: Balancer):
         wait_until(lambda: watch.first("UP", healed) < float("inf"), "the host is back", 30)
     assert watch.first("DOWN", cut) < OUT
     assert_nothing_failed(result)
-    # The few that were in flight on it waited until its silence was noticed, and were sent to another host; when there were none,
-    # the first that were meant for it tried in vain to connect.
+    # The few that were in flight on it waited until its silence was noticed, and were sent to another host. When there were
+    # none, the first that were meant for it tried in vain to connect.
     assert 700 < result.slowest_ms < 7500, str(result)
 
 

@@ -278,7 +278,8 @@ def test_a_host_is_removed_and_another_one_added(roll, tmp_path):
         # A host on which nothing ever was.
         api.host.check_output(
             "systemctl stop nginx 'api-endpoint*' && rm -rf /var/lib/api-endpoint /srv/api-endpoint "
-            "/etc/nginx/sites-enabled/* /etc/systemd/system/api-endpoint* && systemctl daemon-reload"
+            "/etc/nginx/sites-enabled/* && find /etc/systemd/system -name 'api-endpoint*' -prune -exec rm -rf {} + "
+            "&& systemctl daemon-reload"
         )
         added = roll()
     assert added.status == 0, added.output
