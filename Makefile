@@ -36,7 +36,8 @@ demo-cluster: .venv/.installed ## A balancer and three instances: a release in t
 demo-cluster-down: ## Remove the demo of a cluster
 	@tools/demo_cluster.sh down
 
-test: lint unit demo-test bench-test molecule ## Everything: lint, unit tests, the demo, every Molecule scenario
+test: lint ## Everything: lint, unit tests, the demo, a short bench, every Molecule scenario
+	@tools/test.sh unit "demo-test bench-test" $(SCENARIOS)
 
 lint: .venv/.installed ## Style and documentation: yamllint, ansible-lint, ruff, mypy, docsmith, shellcheck
 	@tools/lint.sh
@@ -49,11 +50,11 @@ demo-test: .venv/.installed ## The README's quick start on a fresh instance, ove
 	@tools/demo_test.sh
 
 molecule: .venv/.installed ## Every Molecule scenario, or one: make molecule SCENARIOS=default
-	@tools/molecule.sh $(SCENARIOS)
+	@tools/test.sh $(SCENARIOS)
 
 bench: .venv/.installed ## Measure against what there is to compare with, into docs/performance.md (about an hour and a half)
 	@tools/bench.sh
-	@ARTIFACTS_SIZE=1000000000 tools/molecule.sh artifacts
+	@ARTIFACTS_SIZE=1000000000 tools/test.sh artifacts
 
 bench-test: .venv/.installed ## The same in minutes, to see that it works; what it measures means nothing
 	@tools/bench.sh --short

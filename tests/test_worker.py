@@ -320,6 +320,37 @@ def test_who_asks_for_little_is_not_sent_away_with_who_asks_for_much(gunicorn, p
     assert len(modest) > 15
 
 
+def test_who_asked_for_much_a_minute_ago_is_as_good_as_anybody(settings):
+    now = 1000.0
+    loaded = {}
+    exec(compile(settings, "gunicorn.conf.py", "exec"), loaded)
+    loaded["time"] = SimpleNamespace(monotonic=lambda: now)
+    queue = loaded["Queue"]()
+
+    def is_sent_away(number, waited=0.5):
+        is_too_long = queue.is_too_long(number, waited, places=8)
+        if not is_too_long:
+            queue.learn(number, 0.05)
+        return is_too_long
+
+    def sent_away_of_a_flood(number, beside=None):
+        nonlocal now
+        counts = Counter()
+        for request in range(400):
+            now += 0.01
+            finds_a_thread = queue.is_overloaded and request % 5 == 0
+            counts[number] += is_sent_away(number, 0.0 if finds_a_thread else 0.5)
+            if beside and request % 50 == 25:
+                counts[beside] += is_sent_away(beside)
+        return counts
+
+    assert sent_away_of_a_flood("1")["1"] > 200
+    now += 60
+    found = sent_away_of_a_flood("2", beside="1")
+    assert found["2"] > 200
+    assert found["1"] == 0
+
+
 def test_who_comes_past_nginx_is_never_sent_away(gunicorn):
     server = gunicorn("--workers", "1", "--threads", "1")
     end = time.monotonic() + 6

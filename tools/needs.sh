@@ -20,6 +20,8 @@ if [ "$(id -u)" -ne 0 ] || [ ! -f /etc/debian_version ]; then
   echo "Please install, for the tests: ${missing[*]}" >&2
   exit 1
 fi
+exec 9>/tmp/api-endpoint-needs.lock
+flock 9 # apt waits for nobody
 echo "Installing for the tests: ${missing[*]} ..."
 log=$(mktemp)
 export DEBIAN_FRONTEND=noninteractive

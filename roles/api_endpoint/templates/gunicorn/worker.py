@@ -46,7 +46,7 @@ class Queue:
         self.late_at = 0.0
         self.crowds: dict[str, Crowd] = {}
         self.spent = 0.0  # seconds of answering lately
-        self.aged_at = 0.0
+        self.aged_at = time.monotonic()
 
     def learn(self, number: str, seconds: float) -> None:
         """Take note of how long an answer to a crowd took: one that took longer weighs more."""
@@ -87,11 +87,12 @@ class Queue:
 
     def age(self, now: float) -> None:
         """Let what was a second ago count half, and forget who has not come for long."""
+        left = 0.5 ** (now - self.aged_at)
         self.aged_at = now
-        self.spent /= 2
+        self.spent *= left
         crowds = list(self.crowds.items())  # other threads add to them
         for _, crowd in crowds:
-            crowd.wants /= 2
+            crowd.wants *= left
         self.crowds = {number: crowd for number, crowd in crowds if crowd.wants > 0.001 * crowd.takes}
 
     def fair_share(self) -> float:
