@@ -36,8 +36,8 @@ demo-cluster: .venv/.installed ## A balancer and three instances: a release in t
 demo-cluster-down: ## Remove the demo of a cluster
 	@tools/demo_cluster.sh down
 
-test: lint ## Everything: lint, unit tests, the demo, a short bench, every Molecule scenario
-	@tools/test.sh unit "demo-test bench-test" $(SCENARIOS)
+test: .venv/.installed ## Everything: lint, unit tests, the demo, a short bench, every Molecule scenario
+	@tools/test.sh lint unit "demo-test bench-test" $(SCENARIOS)
 
 lint: .venv/.installed ## Style and documentation: yamllint, ansible-lint, ruff, mypy, docsmith, shellcheck
 	@tools/lint.sh

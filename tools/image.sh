@@ -13,15 +13,7 @@ codename() {
 }
 
 bootstrap() { # bootstrap CODENAME TAG
-  if ! command -v mmdebstrap >/dev/null; then
-    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-      echo "No image registry answers, and mmdebstrap is not installed: connect to a registry, or install mmdebstrap." >&2
-      return 1
-    fi
-    echo "  installing mmdebstrap ..."
-    { apt-get update && apt-get install -y --no-install-recommends mmdebstrap; } >"$work/apt.log" 2>&1 \
-      || { tail -n 20 "$work/apt.log" >&2; return 1; }
-  fi
+  "$here/needs.sh" mmdebstrap || { echo "Or connect to an image registry: none answers." >&2; return 1; }
   echo "  no image registry answers: bootstrapping Debian $1 from its packages (about 20 s) ..."
   mmdebstrap --variant=minbase --include=ca-certificates "$1" "$work/base.tar" 2>"$work/bootstrap.log" \
     || { tail -n 20 "$work/bootstrap.log" >&2; return 1; }

@@ -9,7 +9,9 @@ tools/needs.sh rsync
 case " $* " in *" privacy "*) tools/needs.sh chromium slowhttptest ;; esac
 case " $* " in *" operations "*) tools/needs.sh chromium ;; esac
 tools/engine.sh
-tools/image.sh 12 13
+tools/image.sh 12 &
+tools/image.sh 13
+wait $!
 
 run() { # run SCENARIO | run "TARGET..."
   local targets
@@ -39,8 +41,8 @@ logs=$(mktemp --directory)
 export logs
 trap 'rm -rf "$logs"' EXIT
 
-# The longest first, or the others wait for it in the end.
-printf '%s\n' releases cluster default privacy faults artifacts unit "demo-test bench-test" "$@" \
+# The longest first, or the others wait for it in the end; before them what fails soonest.
+printf '%s\n' lint releases cluster default privacy faults artifacts unit "demo-test bench-test" "$@" \
   | grep --fixed-strings --line-regexp "$(printf '%s\n' "$@")" \
   | awk '!seen[$0]++' \
   | tr '\n' '\0' \
