@@ -31,7 +31,7 @@ one() { # one SCENARIO | one "TARGET..."
     # Once more at the end, where one looks first.
     {
       printf '\nWhat failed in %s:\n' "$1"
-      grep --extended-regexp '(^| )((FAILED|ERROR) |E   )|fatal: |(passed|failed).* in ' "$logs/$1.log" | tail -n 25 \
+      grep --text --extended-regexp '(^| )((FAILED|ERROR) |E   )|fatal: |(passed|failed).* in ' "$logs/$1.log" | tail -n 25 \
         || tail -n 25 "$logs/$1.log"
     } >>"$logs/failed"
   fi
