@@ -21,11 +21,11 @@ if [ "$(id -u)" -ne 0 ] || [ ! -f /etc/debian_version ]; then
   exit 1
 fi
 exec 9>/tmp/api-endpoint-needs.lock
-flock 9 # apt waits for nobody
+flock 9 # apt waits for nobody; what it starts does not keep the lock
 echo "Installing for the tests: ${missing[*]} ..."
 log=$(mktemp)
 export DEBIAN_FRONTEND=noninteractive
-if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 9>&-; then
   tail -n 20 "$log" >&2
   exit 1
 fi

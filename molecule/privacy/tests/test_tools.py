@@ -26,7 +26,7 @@ SLOW = {
     "body": ["-r", "500", "-B", "-i", "5", "-s", "100000", "-t", "POST"],
     "body, never quite too slow": ["-r", "500", "-B", "-i", "1", "-s", "100000", "-t", "POST"],
     # These requests are whole, and the app answers them: not more a second than it can, or it is a test of floods.
-    "reading": ["-r", "200", "-X", "-n", "5", "-w", "1", "-y", "32", "-z", "1", "-k", "1"],
+    "reading": ["-r", "200", "-X", "-n", "5", "-w", "1", "-y", "32", "-z", "1", "-k", "3"],
 }
 CONNECTIONS = 1000
 SECONDS = 10
