@@ -363,6 +363,17 @@ def test_who_comes_past_nginx_is_never_sent_away(gunicorn):
     assert server.ask("/", waited=9)[0] == 503, "one that did not wait for its turn was taken for one that did"
 
 
+def test_where_an_answer_takes_no_longer_than_sending_away_nobody_is_sent_away(gunicorn):
+    """A host that is held up for long enough would send everybody away, and gain no time by it."""
+    server = gunicorn("--workers", "1", "--threads", "1")
+    end = time.monotonic() + 7
+    statuses = Counter()
+    while time.monotonic() < end:
+        statuses[server.ask("/", waited=9)[0]] += 1
+    assert set(statuses) == {200}, statuses
+    assert statuses[200] > 500
+
+
 def access_logs(logger_class, path, cfg):
     from gunicorn.config import Config
 

@@ -14,6 +14,7 @@ QUICK = 0.005  # seconds for which an answer may keep the next one waiting
 UNNOTICED = 0.05  # seconds for which everybody may wait, always
 RUSH = 5  # seconds after which a rush is none, but too many
 RUSH_THAT_FILLS = 1  # the same, for one that takes the places of others
+WORTH = 5  # times the seconds of reading requests: where answers take less, sending away wins no time for others
 
 
 class Crowd:
@@ -34,6 +35,8 @@ class Queue:
 
     Who asks for little is not sent away because others ask for much: clients are told apart, roughly, by a number that
     nginx gives them (RFC 8290).
+
+    Where to send somebody away takes about as long as to answer, nobody is: else all would be, and none answered.
     """
 
     def __init__(self, workers: int = 1, threads: int = 1) -> None:
@@ -46,6 +49,7 @@ class Queue:
         self.late_at = 0.0
         self.crowds: dict[str, Crowd] = {}
         self.spent = 0.0  # seconds of answering lately
+        self.read = 0.0  # seconds of reading requests lately, also those that were sent away
         self.aged_at = time.monotonic()
 
     def learn(self, number: str, seconds: float) -> None:
@@ -55,15 +59,17 @@ class Queue:
         crowd = self.crowds.setdefault(number, Crowd())
         crowd.takes += (seconds - crowd.takes) / 8 if crowd.takes else seconds
 
-    def is_too_long(self, number: str, waited: float, places: int) -> bool:
+    def is_too_long(self, number: str, waited: float, places: int, reading: float = 0.0) -> bool:
         """Tell whether a request of a crowd that has waited for so many seconds is to be sent away.
 
-        `places` is how many requests nginx lets be under way; 0 when it did not say.
+        `places` is how many requests nginx lets be under way, 0 when it did not say; `reading` how many seconds it took to
+        read this one.
         """
         now = time.monotonic()
         self.taken.append(now)
         if now - self.aged_at > 1:
             self.age(now)
+        self.read += reading
         crowd = self.crowds.setdefault(number, Crowd())
         crowd.wants += crowd.takes or self.usual
         is_late = waited > max(UNNOTICED, 1.5 * self.usual)
@@ -79,7 +85,8 @@ class Queue:
             else:
                 patience = RUSH_THAT_FILLS if 0 < 0.75 * places < self.under_way(now - waited) else RUSH
                 self.is_overloaded = now - self.standing_since > max(patience, 10 * self.usual)
-        return self.is_overloaded and is_late and crowd.wants > self.fair_share() / 2
+        is_worth_it = self.spent > WORTH * self.read
+        return self.is_overloaded and is_late and is_worth_it and crowd.wants > self.fair_share() / 2
 
     def under_way(self, came: float) -> int:
         """Return how many requests were under way when one came; each worker has taken its share of the waiting since."""
@@ -90,6 +97,7 @@ class Queue:
         left = 0.5 ** (now - self.aged_at)
         self.aged_at = now
         self.spent *= left
+        self.read *= left
         crowds = list(self.crowds.items())  # other threads add to them
         for _, crowd in crowds:
             crowd.wants *= left
@@ -152,6 +160,7 @@ class ThreadedWorker(SyncWorker):
         super().__init__(*args, **kwargs)
         self.queue = Queue(self.cfg.workers, self.cfg.threads)
         self.under_way: dict[int, tuple[float, str]] = {}  # by thread: when its request began, and the path
+        self.this_thread = threading.local()  # `.took`: when it took the connection that it is at
 
     def load_wsgi(self) -> None:
         """Load the app, and put before it who sends away what has waited too long."""
@@ -164,12 +173,13 @@ class ThreadedWorker(SyncWorker):
             sent, _, told = environ.pop("HTTP_X_REQUEST_START", "").removeprefix("t=").partition(" crowd=")
             number, _, places = told.partition(" places=")
             waited = time.time() - float(sent or "inf")
+            begun = time.monotonic()
+            reading = begun - self.this_thread.took
             # Beyond an hour it is a clock that was set.
-            if 0 < waited < 3600 and self.queue.is_too_long(number, waited, int(places or 0)):
+            if 0 < waited < 3600 and self.queue.is_too_long(number, waited, int(places or 0), reading):
                 headers = [("Content-Type", "application/json"), ("Content-Length", str(len(BUSY))), ("X-Sent-Away", "yes")]
                 start_response("503 Service Unavailable", headers)
                 return [BUSY]
-            begun = time.monotonic()
             try:
                 return app(environ, start_response)
             finally:
@@ -249,7 +259,7 @@ class ThreadedWorker(SyncWorker):
             self.log.warning("A connection could not be taken: %s", error)
             time.sleep(0.1)
             return
-        turn.busy_since = time.monotonic()
+        turn.busy_since = self.this_thread.took = time.monotonic()
         client.setblocking(True)
         wait_at_most(30, client)  # nginx sends a request when it has all of it
         self.handle(listener, client, address)
