@@ -22,13 +22,16 @@ def test_a_worker_of_gunicorn(api):
 
 
 def test_the_master_of_gunicorn(api):
-    main, _workers = api.processes
+    main, workers = api.processes
     nginx = api.main_pid("nginx.service")
     with fault(api, "kill -9 of gunicorn's master", within=10) as found:
         api.kill(main)
     assert api.main_pid() not in (0, main)
     assert api.main_pid("nginx.service") == nginx
-    assert kinds(found) <= {"status 502", "status 504"}, str(found)
+    # systemd kills the workers too, each perhaps between an answer's head and its body.
+    assert kinds(found) <= {"status 502", "status 504", "closed within the answer"}, str(found)
+    cut_off = [failure["count"] for failure in found.load.failures if failure["kind"] == "closed within the answer"]
+    assert sum(cut_off) <= len(workers), str(found)
     assert found.errors, "nobody saw an error: was it killed?"
 
 
