@@ -328,7 +328,7 @@ def test_who_asked_for_much_a_minute_ago_is_as_good_as_anybody(settings):
     queue = loaded["Queue"]()
 
     def is_sent_away(number, waited=0.5):
-        is_too_long = queue.is_too_long(number, waited, places=8)
+        is_too_long = queue.is_too_long(number, waited, places=8, reading=0.0002)
         if not is_too_long:
             queue.learn(number, 0.05)
         return is_too_long
@@ -372,7 +372,7 @@ def test_where_an_answer_takes_no_longer_than_sending_away_nobody_is_sent_away(g
     while time.monotonic() < end:
         statuses[server.ask("/", waited=9)[0]] += 1
     assert set(statuses) == {200}, statuses
-    assert statuses[200] > 500
+    assert statuses[200] > 100, "it was hardly asked"
 
 
 def access_logs(logger_class, path, cfg):

@@ -59,7 +59,7 @@ class Queue:
         crowd = self.crowds.setdefault(number, Crowd())
         crowd.takes += (seconds - crowd.takes) / 8 if crowd.takes else seconds
 
-    def is_too_long(self, number: str, waited: float, places: int, reading: float = 0.0) -> bool:
+    def is_too_long(self, number: str, waited: float, places: int, reading: float) -> bool:
         """Tell whether a request of a crowd that has waited for so many seconds is to be sent away.
 
         `places` is how many requests nginx lets be under way, 0 when it did not say; `reading` how many seconds it took to
