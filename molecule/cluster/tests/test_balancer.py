@@ -112,7 +112,9 @@ def test_more_than_the_hosts_can_take_waits_and_more_than_that_is_sent_away(clus
     for answer, _seconds in away:
         assert_json_error(answer, 503)
         assert answer.all("Retry-After") == ["2"]
-    assert min(seconds for _answer, seconds in away) < 0.5
+    # At once, and not when a place is free again, which takes a second at the least.
+    served = min(seconds for answer, seconds in answers if answer.status == 200)
+    assert min(seconds for _answer, seconds in away) < served
     assert all(state["status"] == "UP" for state in balancer.figures.values()), "a host that is busy was thrown out"
 
 
