@@ -42,6 +42,8 @@ class Answer:
 class Api:
     """The API on one test host, asked from outside of it."""
 
+    _port = 0  # where it was when it was asked last
+
     def __init__(self, host, name: str) -> None:
         self.host = host
         self.container = host.backend.get_hostname()
@@ -55,7 +57,8 @@ class Api:
 
     def ask(self, method: str, path: str, body=None, headers=None, timeout: float = 15) -> Answer:
         """Send one request, with the marks that no log may show."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        self._port = self._port or self.port
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout)
         sent = {
             "Host": self.name,
             "Origin": "https://page.example",
@@ -66,6 +69,10 @@ class Api:
             **(headers or {}),
         }
         try:
+            try:
+                connection.connect()
+            except ConnectionRefusedError:
+                self._port = connection.port = self.port
             connection.request(method, path, body=body, headers=sent)
             answer = connection.getresponse()
             return Answer(answer.status, answer.getheaders(), answer.read())

@@ -5,8 +5,10 @@ import csv
 import io
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,22 @@ from outcomes import Api, Run, wait_until
 SCENARIO = Path(__file__).resolve().parents[1]
 NAME = os.environ.get("MOLECULE_SCENARIO_NAME", "cluster")
 SERVER_NAME = "cluster.wmcloud.org"
+# Looks at the servers' states on the balancer, ten times a second, and says when and what whenever one has changed.
+WATCH = """
+import csv, io, select, socket, sys, time
+last = ""
+while not select.select([sys.stdin], [], [], 0.1)[0]:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("/run/haproxy/admin.sock")
+        client.sendall(b"show stat\\n")
+        text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+    rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
+    now = " ".join(row["svname"] + "=" + row["status"].split()[0] for row in rows
+                   if row["pxname"] == "api" and row["svname"] != "BACKEND")
+    if now != last:
+        print(time.time(), now, flush=True)
+        last = now
+"""
 
 
 class Node(Api):
@@ -39,6 +57,48 @@ class Node(Api):
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         return shown.stdout.strip()
+
+    @property
+    def died(self) -> float:
+        """When it ended last, in seconds since the epoch."""
+        shown = self.docker("inspect", "--format", "{{.State.FinishedAt}}").strip()
+        return datetime.fromisoformat(f"{shown[:26].rstrip('Z')}+00:00").timestamp()
+
+
+class Watch:
+    """Notes when a balancer sees its hosts in which state, while the block runs."""
+
+    def __init__(self, balancer: str) -> None:
+        self.command = ["docker", "exec", "--interactive", balancer, "python3", "-c", WATCH]
+        self.seen: list[tuple[float, dict[str, str]]] = []  # since when (seconds since the epoch), and each host's state
+
+    def __enter__(self) -> "Watch":
+        self.child = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+        wait_until(lambda: self.seen or self.child.poll() is not None, "the balancer says how it sees its hosts", 10)
+        return self
+
+    def _read(self) -> None:
+        for line in self.child.stdout:
+            when, *words = line.split()
+            self.seen.append((float(when), dict(word.split("=") for word in words)))
+
+    def __exit__(self, *_error: object) -> None:
+        self.child.stdin.close()
+        self.child.wait()
+        self.thread.join()
+        self.child.stdout.close()
+
+    @property
+    def states(self) -> list[dict[str, str]]:
+        """What was seen, one after the other."""
+        return [states for _when, states in self.seen]
+
+    def first(self, node: Node, state: str, after: float) -> float:
+        """Return the seconds after a moment until a host came into a state."""
+        seen = (when - after for when, states in self.seen if when > after and states[node.container] == state)
+        return next(seen, float("inf"))
 
 
 class Balancer(Node):

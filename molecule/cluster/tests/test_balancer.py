@@ -2,15 +2,18 @@
 
 import concurrent.futures
 import contextlib
+import http.client
 import re
+import selectors
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 from conftest import all_gone
 from load import KEEP_ALIVE, NEW, assert_nothing_failed, load
-from outcomes import assert_json_error, assert_readable_by_a_browser, wait_until
+from outcomes import Answer, assert_json_error, assert_readable_by_a_browser, wait_until
 
 # A server that answers with the head of the request that it got.
 HEARS = """
@@ -37,6 +40,26 @@ def raw(api, sent: bytes, seconds: float = 15) -> bytes:
         while more := client.recv(65536):
             received += more
     return received
+
+
+def at_once(api, path: str, clients: list[str]) -> Iterator[Answer]:
+    """GET a path for clients with these addresses at the same moment; yield the answers in the order in which they come."""
+    port = api.port
+    connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in clients]
+    with contextlib.ExitStack() as opened, selectors.DefaultSelector() as waiting:
+        for connection in connections:
+            connection.connect()
+            opened.callback(connection.close)
+        for connection, client in zip(connections, clients, strict=True):
+            connection.request("GET", path, headers={"Host": api.name, "X-Forwarded-For": client})
+            waiting.register(connection.sock, selectors.EVENT_READ, connection)
+        while waiting.get_map():
+            come = waiting.select(30)
+            assert come, "no answer"
+            for key, _ in come:
+                waiting.unregister(key.fileobj)
+                answer = key.data.getresponse()
+                yield Answer(answer.status, answer.getheaders(), answer.read())
 
 
 def test_every_host_gets_its_part_through_each_balancer(cluster):
@@ -97,24 +120,15 @@ def test_without_any_host_there_are_errors_that_a_browser_can_read(cluster):
             assert preflight.all("Access-Control-Allow-Headers") == ["content-type, x-token"]
 
 
-def test_more_than_the_hosts_can_take_waits_and_more_than_that_is_sent_away(cluster, balancer):
+def test_more_than_the_hosts_can_take_waits_and_more_than_that_is_sent_away(balancer):
     """18 places at each of three hosts, and as many may wait: of 150, at least 42 are told at once to try again."""
-
-    def one(number: int):
-        begun = time.monotonic()
-        answer = balancer.get("/sleep?seconds=1", headers={"X-Forwarded-For": f"198.51.100.{number}"}, timeout=30)
-        return answer, time.monotonic() - begun
-
-    with concurrent.futures.ThreadPoolExecutor(150) as pool:
-        answers = list(pool.map(one, range(150)))
-    away = [(answer, seconds) for answer, seconds in answers if answer.status != 200]
+    answers = list(at_once(balancer, "/sleep?seconds=1", [f"198.51.100.{number}" for number in range(150)]))
+    away = [answer for answer in answers if answer.status != 200]
     assert 42 <= len(away) < 140, len(away)
-    for answer, _seconds in away:
+    for answer in away:
         assert_json_error(answer, 503)
         assert answer.all("Retry-After") == ["2"]
-    # At once, and not when a place is free again, which takes a second at the least.
-    served = min(seconds for answer, seconds in answers if answer.status == 200)
-    assert min(seconds for _answer, seconds in away) < served
+    assert [answer.status for answer in answers[:42]] == [503] * 42, "they were told when others had been served"
     assert all(state["status"] == "UP" for state in balancer.figures.values()), "a host that is busy was thrown out"
 
 
@@ -139,14 +153,12 @@ def test_one_client_gets_no_more_than_its_part(balancer):
 
 def test_a_client_with_all_the_places_leaves_half_to_others(balancer):
     """27 of 54 places."""
-    with concurrent.futures.ThreadPoolExecutor(60) as pool:
-        slow = [
-            pool.submit(balancer.get, "/sleep?seconds=2", headers={"X-Forwarded-For": "198.51.100.202"}) for _ in range(60)
-        ]
-        wait_until(lambda: sum(future.done() for future in slow) >= 20, "those who are too many are sent away", 10)
-        other = balancer.get("/", headers={"X-Forwarded-For": "198.51.100.203"})
-        assert other.status == 200
-        away = [future.result() for future in slow if future.result().status == 503]
+    answers = at_once(balancer, "/sleep?seconds=2", ["198.51.100.202"] * 60)
+    away = [next(answers).status for _ in range(20)]
+    assert away == [503] * 20, "those who are too many are sent away"
+    other = balancer.get("/", headers={"X-Forwarded-For": "198.51.100.203"})
+    assert other.status == 200
+    away += [answer.status for answer in answers if answer.status == 503]
     assert 20 <= len(away) <= 34, len(away)
 
 

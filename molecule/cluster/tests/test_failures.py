@@ -1,51 +1,14 @@
 """Hosts that die, hang, are cut off or have no room, under load: what became of the requests."""
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
-from conftest import Balancer, Cluster, Node
+from conftest import Balancer, Cluster, Watch
 from load import Result, assert_nothing_failed, load
 from outcomes import wait_until
 
 OUT = 3.5  # seconds within which a dead host is out: 3 as promised, and what asking takes
-
-
-class Watch:
-    """Notes when a balancer saw a host in which state."""
-
-    def __init__(self, balancer: Balancer, node: Node) -> None:
-        self.balancer, self.node = balancer, node
-        self.seen: list[tuple[float, str]] = []
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self.look, daemon=True)
-        self.thread.start()
-
-    def look(self) -> None:
-        while not self.ended.is_set():
-            asked = time.monotonic()
-            self.seen.append((asked, self.balancer.state(self.node)))
-            self.ended.wait(0.1)
-
-    def end(self) -> None:
-        self.ended.set()
-        self.thread.join(10)
-
-    def first(self, state: str, after: float) -> float:
-        """Return the seconds after a moment until a state was seen."""
-        return next((when - after for when, seen in self.seen if when > after and seen == state), float("inf"))
-
-
-@contextlib.contextmanager
-def watched(balancer: Balancer, node: Node) -> Iterator[Watch]:
-    """Watch how a balancer sees a host."""
-    watch = Watch(balancer, node)
-    try:
-        yield watch
-    finally:
-        watch.end()
 
 
 def posts(balancer: Balancer, ended: threading.Event, failed: list[str]) -> int:
@@ -68,22 +31,23 @@ def test_a_host_that_dies_fails_no_get_is_out_in_seconds_and_comes_back_by_itsel
     node = cluster.endpoints[0]
     ended, failed = threading.Event(), []
     others = threading.Thread(target=posts, args=(balancer, ended, failed), daemon=True)
-    with watched(balancer, node) as watch, load(balancer, f"{end} of a host") as result:
+    with Watch(balancer.container) as watch, load(balancer, f"{end} of a host") as result:
         others.start()
         time.sleep(1)
-        died = time.monotonic()
+        asked = time.time()
         node.docker(end)
-        wait_until(lambda: watch.first("DOWN", died) < float("inf"), "the host is out", 15)
+        # A host that is stopped goes on until its services end.
+        died = node.died if end == "kill" else asked
+        wait_until(lambda: watch.first(node, "DOWN", died) < float("inf"), "the host is out", 15)
         time.sleep(1)
+        begun = time.time()
         node.docker("start")
-        begun = time.monotonic()
-        wait_until(lambda: watch.first("UP", begun) < float("inf"), "the host is back", 60)
+        wait_until(lambda: watch.first(node, "UP", begun) < float("inf"), "the host is back", 60)
         time.sleep(2)
         ended.set()
         others.join(30)
     assert_nothing_failed(result)
-    # A host that is stopped goes on until its services end.
-    assert watch.first("DOWN", died) < OUT + (10 if end == "stop" else 0)
+    assert watch.first(node, "DOWN", died) < OUT + (10 if end == "stop" else 0)
     # POSTs were in flight on it, one at a time at the most; they may have been done, so nobody sends them again.
     assert len(failed) <= 1, failed
 
@@ -91,18 +55,17 @@ def test_a_host_that_dies_fails_no_get_is_out_in_seconds_and_comes_back_by_itsel
 def test_a_host_that_is_cut_off(cluster: Cluster, balancer: Balancer):
     """Nothing that it says comes through, and nobody tells so."""
     node = cluster.endpoints[1]
-    with watched(balancer, node) as watch, load(balancer, "a host that is cut off", timeout=30) as result:
+    with Watch(balancer.container) as watch, load(balancer, "a host that is cut off", timeout=30) as result:
         time.sleep(1)
-        cut = time.monotonic()
-        node.host.check_output(f"ip route add blackhole {balancer.address}")
+        cut = float(node.host.check_output(f"ip route add blackhole {balancer.address} && date +%s.%N"))
         try:
-            wait_until(lambda: watch.first("DOWN", cut) < float("inf"), "the host is out", 15)
+            wait_until(lambda: watch.first(node, "DOWN", cut) < float("inf"), "the host is out", 15)
             time.sleep(6)  # the time in which its silence ends what was in flight
         finally:
             node.host.check_output(f"ip route del blackhole {balancer.address}")
-        healed = time.monotonic()
-        wait_until(lambda: watch.first("UP", healed) < float("inf"), "the host is back", 30)
-    assert watch.first("DOWN", cut) < OUT
+        healed = time.time()
+        wait_until(lambda: watch.first(node, "UP", healed) < float("inf"), "the host is back", 30)
+    assert watch.first(node, "DOWN", cut) < OUT
     assert_nothing_failed(result)
     # The few that were in flight on it waited until its silence was noticed, and were sent to another host. When there were
     # none, the first that were meant for it tried in vain to connect.
@@ -117,26 +80,26 @@ def in_flight_bound(result: Result, most: int) -> None:
 def test_an_app_that_hangs_gets_few_requests_and_then_none(cluster: Cluster, balancer: Balancer):
     """nginx on it goes on. Who has the most requests under way gets the fewest; the check gives up after 5 s, twice."""
     node = cluster.endpoints[2]
-    with watched(balancer, node) as watch, load(balancer, "an app that hangs", timeout=40) as result:
+    with Watch(balancer.container) as watch, load(balancer, "an app that hangs", timeout=40) as result:
         time.sleep(1)
-        stopped = time.monotonic()
+        stopped = time.time()
         with node.held_still():
-            wait_until(lambda: watch.first("DOWN", stopped) < float("inf"), "the host is out", 20)
+            wait_until(lambda: watch.first(node, "DOWN", stopped) < float("inf"), "the host is out", 20)
             time.sleep(1)
-    assert watch.first("DOWN", stopped) < 13
+    assert watch.first(node, "DOWN", stopped) < 13
     # They wait for their host, and are answered when it goes on.
     in_flight_bound(result, 20)
 
 
 def test_a_host_that_is_slow_is_not_thrown_out(cluster: Cluster, balancer: Balancer):
     node = cluster.endpoints[0]
-    with watched(balancer, node) as watch, load(balancer, "a slow host", timeout=30) as result:
+    with Watch(balancer.container) as watch, load(balancer, "a slow host", timeout=30) as result:
         # Most of the time its nginx is held still, for less than a second each time.
         node.host.check_output(
             "for i in 1 2 3 4 5 6 7 8; do pkill -STOP nginx; sleep 0.7; pkill -CONT nginx; sleep 0.1; done"
         )
     assert_nothing_failed(result)
-    assert {state for _when, state in watch.seen} == {"UP"}
+    assert {states[node.container] for states in watch.states} == {"UP"}
 
 
 def test_a_host_whose_disk_is_full_goes_on_serving(cluster: Cluster, balancer: Balancer):

@@ -3,7 +3,6 @@
 Each step is a run of its own, with 100 requests a second through the balancer. The steps follow each other.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -14,29 +13,13 @@ from pathlib import Path
 import pytest
 import testinfra
 import yaml
+from conftest import Watch
 from load import assert_nothing_failed, load
 from outcomes import PROJECT, ROOT, Api, wait_until
 
 SCENARIO = Path(__file__).resolve().parents[1]
 NAME = "cluster.wmcloud.org"
 MARK = "/run/api-endpoint/leaving"
-# Looks at the servers' states on the balancer, ten times a second, and prints them whenever one has changed.
-WATCH = """
-import csv, io, socket, sys, time
-last = ""
-for _ in range(int(sys.argv[1])):
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect("/run/haproxy/admin.sock")
-        client.sendall(b"show stat\\n")
-        text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
-    rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
-    now = " ".join(row["svname"] + "=" + row["status"].split()[0] for row in rows
-                   if row["pxname"] == "api" and row["svname"] != "BACKEND")
-    if now != last:
-        print(now, flush=True)
-        last = now
-    time.sleep(0.1)
-"""
 
 
 class Roll:
@@ -72,23 +55,12 @@ class Roll:
     @property
     def states(self) -> dict[str, str]:
         """What the balancer says of each host."""
-        shown = subprocess.run(self.watch(1), capture_output=True, text=True, check=True).stdout
-        return dict(word.split("=") for word in shown.split())
+        with self.watched() as watch:
+            return watch.states[0]
 
-    def watch(self, times: int) -> list[str]:
-        """Return the command that looks so many times."""
-        return ["docker", "exec", self.balancer.container, "python3", "-c", WATCH, str(times)]
-
-    @contextlib.contextmanager
-    def watched(self):
-        """Note the states that the balancer's servers go through while the block runs."""
-        seen: list[dict[str, str]] = []
-        child = subprocess.Popen(self.watch(10_000), stdout=subprocess.PIPE, text=True)
-        try:
-            yield seen
-        finally:
-            child.kill()
-            seen += [dict(word.split("=") for word in line.split()) for line in child.stdout]
+    def watched(self) -> Watch:
+        """Note the states that the balancer's servers go through while a block runs."""
+        return Watch(self.balancer.container)
 
     def assert_one_after_the_other(self, seen) -> None:
         """Each host has left once, never two at a time, and all are back."""
@@ -142,14 +114,14 @@ def only(values) -> str:
 def test_new_code(roll, kept_app):
     before = only(roll.releases)
     kept_app("new code")
-    with roll.watched() as seen, load(roll.balancer) as result:
+    with roll.watched() as watch, load(roll.balancer) as result:
         run = roll()
     assert run.status == 0, run.output
     assert_nothing_failed(result)
     after = only(roll.releases)
     assert after != before
     assert set(result.releases) == {before, after}
-    roll.assert_one_after_the_other(seen)
+    roll.assert_one_after_the_other(watch.states)
     assert re.search(rf"{roll.names[2]} +{after} +until now {before}", run.output), run.output
 
 
@@ -158,35 +130,35 @@ def test_new_data_alone(roll, tmp_path_factory):
     words = tmp_path_factory.mktemp("data") / "words.txt"
     words.write_text("other words\n")
     roll.given["artifacts"] = [{"dest": "words.txt", "src": str(words)}]
-    with roll.watched() as seen, load(roll.balancer) as result:
+    with roll.watched() as watch, load(roll.balancer) as result:
         run = roll("--tags", "model")
     assert run.status == 0, run.output
     assert_nothing_failed(result)
     assert only(roll.releases) != before
-    roll.assert_one_after_the_other(seen)
+    roll.assert_one_after_the_other(watch.states)
     for api in roll.hosts.values():
         assert api.host.check_output(f"cat {ROOT}/current/words.txt") == "other words"
 
 
 def test_a_roll_back_everywhere_to_the_same_release(roll):
     before = only(roll.releases)
-    with roll.watched() as seen, load(roll.balancer) as result:
+    with roll.watched() as watch, load(roll.balancer) as result:
         run = roll(name="playbooks/rollback.yml")
     assert run.status == 0, run.output
     assert_nothing_failed(result)
     assert only(roll.releases) != before
-    roll.assert_one_after_the_other(seen)
+    roll.assert_one_after_the_other(watch.states)
 
 
 def test_settings_of_nginx_and_of_the_app(roll):
     before = only(roll.releases)
     roll.given |= {"client_timeout": 6, "environment": {"A": "1"}}
-    with roll.watched() as seen, load(roll.balancer) as result:
+    with roll.watched() as watch, load(roll.balancer) as result:
         run = roll()
     assert run.status == 0, run.output
     assert_nothing_failed(result)
     assert only(roll.releases) != before
-    roll.assert_one_after_the_other(seen)
+    roll.assert_one_after_the_other(watch.states)
     for api in roll.hosts.values():
         assert "client_body_timeout 6s;" in api.host.check_output("nginx -T")
 
@@ -194,15 +166,15 @@ def test_settings_of_nginx_and_of_the_app(roll):
 def test_a_broken_release_stops_at_the_first_host(roll, new_app):
     before = only(roll.releases)
     processes = [api.processes for api in roll.hosts.values()]
-    with roll.watched() as seen, load(roll.balancer) as result:
+    with roll.watched() as watch, load(roll.balancer) as result:
         run = roll(app_dir=str(new_app("raise RuntimeError('broken on purpose')")))
     assert run.status != 0
     assert_nothing_failed(result)
     assert result.releases == [before]
     assert only(roll.releases) == before
     assert [api.processes for api in roll.hosts.values()] == processes
-    assert {name for states in seen for name, state in states.items() if state != "UP"} == {roll.names[0]}
-    assert set(seen[-1].values()) == {"UP"}
+    assert {name for states in watch.states for name, state in states.items() if state != "UP"} == {roll.names[0]}
+    assert set(watch.states[-1].values()) == {"UP"}
     assert "Error: broken on purpose" in run.said, run.output
     table = run.output.rpartition("host ")[2]
     first, *others = roll.names
@@ -214,7 +186,7 @@ def test_a_broken_release_stops_at_the_first_host(roll, new_app):
 def test_a_run_that_is_killed_while_a_host_has_left(roll, kept_app):
     first = roll.hosts[roll.names[0]]
     kept_app("a run that is killed")
-    with roll.watched() as seen, load(roll.balancer) as result:
+    with roll.watched() as watch, load(roll.balancer) as result:
         run = roll.start(__api_endpoint_lease=15)
         wait_until(lambda: first.host.file(MARK).exists or run.has_ended, "a host leaves", 300)
         run.kill()
@@ -222,7 +194,7 @@ def test_a_run_that_is_killed_while_a_host_has_left(roll, kept_app):
         wait_until(lambda: not first.host.file(MARK).exists, "its timer removes the mark", 30)
         wait_until(lambda: roll.states[first.container] == "UP", "the balancer has it back", 10)
     assert_nothing_failed(result)
-    assert any(states[first.container] == "NOLB" for states in seen), seen
+    assert any(states[first.container] == "NOLB" for states in watch.states), watch.states
 
 
 def test_a_host_that_is_down_is_left_out_and_the_next_run_heals_what_is_left(roll):
@@ -290,10 +262,10 @@ def test_a_host_is_removed_and_another_one_added(roll, tmp_path):
 
 
 def test_a_run_with_nothing_to_do_moves_nobody(roll):
-    with roll.watched() as seen:
+    with roll.watched() as watch:
         run = roll()
         dry = roll("--check", "--diff")
     assert run.status == dry.status == 0, run.output + dry.output
     assert set(run.changed) == set(dry.changed) == {0}, run.output + dry.output
-    assert set(seen[-1].values()) == {"UP"}
-    assert len(seen) == 1, seen
+    assert set(watch.states[-1].values()) == {"UP"}
+    assert len(watch.states) == 1, watch.states
