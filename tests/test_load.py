@@ -92,18 +92,15 @@ def kinds(result):
 
 
 def test_a_good_server_fails_nobody_and_the_rate_is_kept(server):
-    begun = time.monotonic()
     with load(server, "a step") as result:
         time.sleep(1)
-    most_ms = 1000 * (time.monotonic() - begun)
     assert_nothing_failed(result)
-    assert result.requests == pytest.approx(100 * result.seconds, rel=0.15)
-    assert result.seconds >= 0.9
+    assert 90 <= result.requests <= 125
     assert result.requests == server.seen
     assert result.retries == 0
     assert result.releases == ["aaaa"]
-    assert 0 < result.slowest_ms < most_ms / 2
-    assert 5 < result.gap_ms < most_ms / 2
+    assert 0 < result.slowest_ms < 500
+    assert 5 < result.gap_ms < 500
     assert "a step: " in str(result)
     assert REPORTS[-1] is result
 
@@ -181,13 +178,13 @@ def test_a_retry_that_fails_too_is_a_failure(server):
 
 def test_more_than_a_thousand_requests_wait_at_once_and_the_rate_holds(server):
     server.wait = 4  # so that a busy machine may take its time to send them
-    with load(server, rate=500) as result:
-        time.sleep(2.7)
+    with load(server, rate=900) as result:
+        time.sleep(1.5)
     assert_nothing_failed(result)
     assert server.most_open > 1200
-    assert result.requests >= 500 * 2.5
-    assert result.late_ms < 1000
-    assert 4000 <= result.slowest_ms < 8000
+    assert result.requests >= 900 * 1.4
+    assert result.late_ms < 500
+    assert 4000 <= result.slowest_ms < 6000
     assert result.gap_ms >= 4000
 
 
@@ -198,7 +195,7 @@ def test_a_switch_is_seen(server, tmp_path, monkeypatch):
         server.release = "bbbb"
         time.sleep(0.2)
     assert result.releases == ["aaaa", "bbbb"]
-    assert result.first_answer["aaaa"] < result.first_answer["bbbb"] >= 0.2
+    assert result.first_answer["aaaa"] < 0.2 < result.first_answer["bbbb"] < 0.6
     assert result.step == "a switch is seen"
     written = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
     assert [line["releases"] for line in written] == [["aaaa", "bbbb"]]

@@ -171,7 +171,7 @@ def test_an_answer_that_never_ends_is_given_up(tmp_path, version):
     version({"/": "trickle"})
     begun = time.monotonic()
     assert str(proof(tmp_path, []).health()) == "no answer (timed out)"
-    assert time.monotonic() - begun < 10  # it goes on for 20
+    assert time.monotonic() - begun < 3
 
 
 def test_a_worker_that_came_meanwhile_makes_the_answer_uncertain(tmp_path, version, monkeypatch):

@@ -146,8 +146,8 @@ def test_with_one_thread_the_app_hears_that_it_is_alone(gunicorn):
 def test_as_many_wait_at_a_time_as_there_are_threads(gunicorn):
     server = gunicorn("--workers", "2", "--threads", "8")
     begun = time.monotonic()
-    assert {status for status, _ in crowd(server, 16, "/?sleep=2")} == {200}
-    assert time.monotonic() - begun < 3.9
+    assert {status for status, _ in crowd(server, 16, "/?sleep=1")} == {200}
+    assert time.monotonic() - begun < 1.9
 
 
 def test_what_hangs_costs_its_worker_and_nobody_else(gunicorn):
@@ -372,7 +372,7 @@ def test_where_an_answer_takes_no_longer_than_sending_away_nobody_is_sent_away(g
     while time.monotonic() < end:
         statuses[server.ask("/", waited=9)[0]] += 1
     assert set(statuses) == {200}, statuses
-    assert statuses[200] > 100, "it was hardly asked"
+    assert statuses[200] > 500, "it was hardly asked"
 
 
 def access_logs(logger_class, path, cfg):

@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import io
+import itertools
+import json
 import os
 import subprocess
 import threading
@@ -19,22 +21,21 @@ from outcomes import Api, Run, wait_until
 SCENARIO = Path(__file__).resolve().parents[1]
 NAME = os.environ.get("MOLECULE_SCENARIO_NAME", "cluster")
 SERVER_NAME = "cluster.wmcloud.org"
-# Looks at the servers' states on the balancer, ten times a second, and says when and what whenever one has changed.
+# Prints, ten times a second, when it is and what HAProxy says of its servers.
 WATCH = """
-import csv, io, select, socket, sys, time
-last = ""
+import json, select, socket, sys, time
 while not select.select([sys.stdin], [], [], 0.1)[0]:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect("/run/haproxy/admin.sock")
         client.sendall(b"show stat\\n")
-        text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
-    rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
-    now = " ".join(row["svname"] + "=" + row["status"].split()[0] for row in rows
-                   if row["pxname"] == "api" and row["svname"] != "BACKEND")
-    if now != last:
-        print(time.time(), now, flush=True)
-        last = now
+        print(json.dumps([time.time(), client.makefile().read()]), flush=True)
 """
+
+
+def servers(shown: str) -> dict[str, dict[str, str]]:
+    """Return what HAProxy's `show stat` says of each host, by the host's name in the inventory."""
+    rows = csv.DictReader(io.StringIO(shown.removeprefix("# ")))
+    return {row["svname"]: row for row in rows if row["pxname"] == "api" and row["svname"] != "BACKEND"}
 
 
 class Node(Api):
@@ -65,42 +66,6 @@ class Node(Api):
         return datetime.fromisoformat(f"{shown[:26].rstrip('Z')}+00:00").timestamp()
 
 
-class Watch:
-    """Notes when a balancer sees its hosts in which state, while the block runs."""
-
-    def __init__(self, balancer: str) -> None:
-        self.command = ["docker", "exec", "--interactive", balancer, "python3", "-c", WATCH]
-        self.seen: list[tuple[float, dict[str, str]]] = []  # since when (seconds since the epoch), and each host's state
-
-    def __enter__(self) -> "Watch":
-        self.child = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.thread = threading.Thread(target=self._read)
-        self.thread.start()
-        wait_until(lambda: self.seen or self.child.poll() is not None, "the balancer says how it sees its hosts", 10)
-        return self
-
-    def _read(self) -> None:
-        for line in self.child.stdout:
-            when, *words = line.split()
-            self.seen.append((float(when), dict(word.split("=") for word in words)))
-
-    def __exit__(self, *_error: object) -> None:
-        self.child.stdin.close()
-        self.child.wait()
-        self.thread.join()
-        self.child.stdout.close()
-
-    @property
-    def states(self) -> list[dict[str, str]]:
-        """What was seen, one after the other."""
-        return [states for _when, states in self.seen]
-
-    def first(self, node: Node, state: str, after: float) -> float:
-        """Return the seconds after a moment until a host came into a state."""
-        seen = (when - after for when, states in self.seen if when > after and states[node.container] == state)
-        return next(seen, float("inf"))
-
-
 class Balancer(Node):
     """A balancer."""
 
@@ -111,8 +76,7 @@ class Balancer(Node):
             'python3 -c \'import socket; s = socket.socket(socket.AF_UNIX); s.connect("/run/haproxy/admin.sock"); '
             's.sendall(b"show stat\\n"); print(s.makefile().read())\''
         )
-        rows = csv.DictReader(io.StringIO(shown.removeprefix("# ")))
-        return {row["svname"]: row for row in rows if row["pxname"] == "api" and row["svname"] != "BACKEND"}
+        return servers(shown)
 
     def state(self, node: Node) -> str:
         """How it sees a host: UP, DOWN, NOLB (drained), or on the way."""
@@ -128,6 +92,45 @@ class Balancer(Node):
     def log(self) -> list[str]:
         """The lines of its log of requests."""
         return self.host.check_output("cat /var/log/haproxy/access.log").splitlines()
+
+
+class Watch:
+    """Notes when a balancer sees its hosts in which state, while the block runs."""
+
+    def __init__(self, balancer: Balancer) -> None:
+        self.command = ["docker", "exec", "--interactive", balancer.container, "python3", "-c", WATCH]
+        self.seen: list[tuple[float, dict[str, str]]] = []  # since when (seconds since the epoch), and each host's state
+
+    def __enter__(self) -> "Watch":
+        self.child = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+        wait_until(lambda: self.seen or self.child.poll() is not None, "the balancer says how it sees its hosts", 10)
+        return self
+
+    def _read(self) -> None:
+        for line in self.child.stdout:
+            when, shown = json.loads(line)
+            states = {name: row["status"] for name, row in servers(shown).items()}
+            if not self.seen or states != self.seen[-1][1]:
+                self.seen.append((when, states))
+
+    def __exit__(self, *_error: object) -> None:
+        self.child.stdin.close()
+        self.child.wait()
+        self.thread.join()
+        self.child.stdout.close()
+
+    @property
+    def states(self) -> list[dict[str, str]]:
+        """What was seen, one after the other, without how many checks are missing to another state."""
+        seen = ({name: state.split()[0] for name, state in states.items()} for _when, states in self.seen)
+        return [states for states, _same in itertools.groupby(seen)]
+
+    def first(self, node: Node, state: str, after: float) -> float:
+        """Return the seconds after a moment until a host came into a state."""
+        seen = (when - after for when, states in self.seen if when > after and states[node.container] == state)
+        return next(seen, float("inf"))
 
 
 class Cluster:

@@ -31,7 +31,7 @@ def test_a_host_that_dies_fails_no_get_is_out_in_seconds_and_comes_back_by_itsel
     node = cluster.endpoints[0]
     ended, failed = threading.Event(), []
     others = threading.Thread(target=posts, args=(balancer, ended, failed), daemon=True)
-    with Watch(balancer.container) as watch, load(balancer, f"{end} of a host") as result:
+    with Watch(balancer) as watch, load(balancer, f"{end} of a host") as result:
         others.start()
         time.sleep(1)
         asked = time.time()
@@ -55,7 +55,7 @@ def test_a_host_that_dies_fails_no_get_is_out_in_seconds_and_comes_back_by_itsel
 def test_a_host_that_is_cut_off(cluster: Cluster, balancer: Balancer):
     """Nothing that it says comes through, and nobody tells so."""
     node = cluster.endpoints[1]
-    with Watch(balancer.container) as watch, load(balancer, "a host that is cut off", timeout=30) as result:
+    with Watch(balancer) as watch, load(balancer, "a host that is cut off", timeout=30) as result:
         time.sleep(1)
         cut = float(node.host.check_output(f"ip route add blackhole {balancer.address} && date +%s.%N"))
         try:
@@ -80,7 +80,7 @@ def in_flight_bound(result: Result, most: int) -> None:
 def test_an_app_that_hangs_gets_few_requests_and_then_none(cluster: Cluster, balancer: Balancer):
     """nginx on it goes on. Who has the most requests under way gets the fewest; the check gives up after 5 s, twice."""
     node = cluster.endpoints[2]
-    with Watch(balancer.container) as watch, load(balancer, "an app that hangs", timeout=40) as result:
+    with Watch(balancer) as watch, load(balancer, "an app that hangs", timeout=40) as result:
         time.sleep(1)
         stopped = time.time()
         with node.held_still():
@@ -93,13 +93,13 @@ def test_an_app_that_hangs_gets_few_requests_and_then_none(cluster: Cluster, bal
 
 def test_a_host_that_is_slow_is_not_thrown_out(cluster: Cluster, balancer: Balancer):
     node = cluster.endpoints[0]
-    with Watch(balancer.container) as watch, load(balancer, "a slow host", timeout=30) as result:
+    with Watch(balancer) as watch, load(balancer, "a slow host", timeout=30) as result:
         # Most of the time its nginx is held still, for less than a second each time.
         node.host.check_output(
             "for i in 1 2 3 4 5 6 7 8; do pkill -STOP nginx; sleep 0.7; pkill -CONT nginx; sleep 0.1; done"
         )
     assert_nothing_failed(result)
-    assert {states[node.container] for states in watch.states} == {"UP"}
+    assert {states[node.container] for _when, states in watch.seen} == {"UP"}
 
 
 def test_a_host_whose_disk_is_full_goes_on_serving(cluster: Cluster, balancer: Balancer):

@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 import testinfra
 import yaml
-from conftest import Watch
+from conftest import SERVER_NAME, Balancer, Watch
 from load import assert_nothing_failed, load
 from outcomes import PROJECT, ROOT, Api, wait_until
 
 SCENARIO = Path(__file__).resolve().parents[1]
-NAME = "cluster.wmcloud.org"
 MARK = "/run/api-endpoint/leaving"
 
 
@@ -30,9 +29,8 @@ class Roll:
         inventory = yaml.safe_load(Path(os.environ["MOLECULE_INVENTORY_FILE"]).read_text())
         # In the order of their turns.
         self.names = list(inventory["api_endpoints"]["hosts"])
-        self.hosts = {name: Api(testinfra.get_host(f"docker://{name}"), NAME) for name in self.names}
-        (balancer,) = (name for name in inventory["load_balancers"]["hosts"] if name.endswith("-balancer"))
-        self.balancer = Api(testinfra.get_host(f"docker://{balancer}"), NAME)
+        self.hosts = {name: Api(testinfra.get_host(f"docker://{name}"), SERVER_NAME) for name in self.names}
+        self.balancer = Balancer("balancer")
         self.app = PROJECT / "molecule" / "shared" / "fault_app"
         self.given: dict = {}  # what the runs are given beside the scenario's variables
 
@@ -55,12 +53,7 @@ class Roll:
     @property
     def states(self) -> dict[str, str]:
         """What the balancer says of each host."""
-        with self.watched() as watch:
-            return watch.states[0]
-
-    def watched(self) -> Watch:
-        """Note the states that the balancer's servers go through while a block runs."""
-        return Watch(self.balancer.container)
+        return {name: row["status"].split()[0] for name, row in self.balancer.figures.items()}
 
     def assert_one_after_the_other(self, seen) -> None:
         """Each host has left once, never two at a time, and all are back."""
@@ -114,7 +107,7 @@ def only(values) -> str:
 def test_new_code(roll, kept_app):
     before = only(roll.releases)
     kept_app("new code")
-    with roll.watched() as watch, load(roll.balancer) as result:
+    with Watch(roll.balancer) as watch, load(roll.balancer) as result:
         run = roll()
     assert run.status == 0, run.output
     assert_nothing_failed(result)
@@ -130,7 +123,7 @@ def test_new_data_alone(roll, tmp_path_factory):
     words = tmp_path_factory.mktemp("data") / "words.txt"
     words.write_text("other words\n")
     roll.given["artifacts"] = [{"dest": "words.txt", "src": str(words)}]
-    with roll.watched() as watch, load(roll.balancer) as result:
+    with Watch(roll.balancer) as watch, load(roll.balancer) as result:
         run = roll("--tags", "model")
     assert run.status == 0, run.output
     assert_nothing_failed(result)
@@ -142,7 +135,7 @@ def test_new_data_alone(roll, tmp_path_factory):
 
 def test_a_roll_back_everywhere_to_the_same_release(roll):
     before = only(roll.releases)
-    with roll.watched() as watch, load(roll.balancer) as result:
+    with Watch(roll.balancer) as watch, load(roll.balancer) as result:
         run = roll(name="playbooks/rollback.yml")
     assert run.status == 0, run.output
     assert_nothing_failed(result)
@@ -153,7 +146,7 @@ def test_a_roll_back_everywhere_to_the_same_release(roll):
 def test_settings_of_nginx_and_of_the_app(roll):
     before = only(roll.releases)
     roll.given |= {"client_timeout": 6, "environment": {"A": "1"}}
-    with roll.watched() as watch, load(roll.balancer) as result:
+    with Watch(roll.balancer) as watch, load(roll.balancer) as result:
         run = roll()
     assert run.status == 0, run.output
     assert_nothing_failed(result)
@@ -166,7 +159,7 @@ def test_settings_of_nginx_and_of_the_app(roll):
 def test_a_broken_release_stops_at_the_first_host(roll, new_app):
     before = only(roll.releases)
     processes = [api.processes for api in roll.hosts.values()]
-    with roll.watched() as watch, load(roll.balancer) as result:
+    with Watch(roll.balancer) as watch, load(roll.balancer) as result:
         run = roll(app_dir=str(new_app("raise RuntimeError('broken on purpose')")))
     assert run.status != 0
     assert_nothing_failed(result)
@@ -186,7 +179,7 @@ def test_a_broken_release_stops_at_the_first_host(roll, new_app):
 def test_a_run_that_is_killed_while_a_host_has_left(roll, kept_app):
     first = roll.hosts[roll.names[0]]
     kept_app("a run that is killed")
-    with roll.watched() as watch, load(roll.balancer) as result:
+    with Watch(roll.balancer) as watch, load(roll.balancer) as result:
         run = roll.start(__api_endpoint_lease=15)
         wait_until(lambda: first.host.file(MARK).exists or run.has_ended, "a host leaves", 300)
         run.kill()
@@ -262,7 +255,7 @@ def test_a_host_is_removed_and_another_one_added(roll, tmp_path):
 
 
 def test_a_run_with_nothing_to_do_moves_nobody(roll):
-    with roll.watched() as watch:
+    with Watch(roll.balancer) as watch:
         run = roll()
         dry = roll("--check", "--diff")
     assert run.status == dry.status == 0, run.output + dry.output
