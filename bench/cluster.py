@@ -23,7 +23,7 @@ from host import PROJECT, run
 HOSTS = [int(number) for number in os.environ.get("BENCH_CLUSTER", "1,2,4,8").split(",")]
 REPEATS = int(os.environ.get("BENCH_REPEATS", 3))
 SECONDS = int(os.environ.get("BENCH_SECONDS", 5))
-NAME, SUBNET, READY = "api-endpoint-bench", "10.177.89", "api-endpoint-bench:ready"
+NAME, SUBNET = "api-endpoint-bench", "10.177.89"
 FOLDER = PROJECT / ".cache" / "bench" / "cluster"
 BALANCER = f"{SUBNET}.10"
 CLIENTS = 24
@@ -40,10 +40,10 @@ SETTINGS = {
 }
 
 
-def start_instance(name: str, number: int, image: str) -> None:
-    """Start a container with sshd."""
+def start_instance(name: str, number: int) -> None:
+    """Start a container with sshd and the packages that the roles install."""
     run(
-        *("bash", "-euc", f'keys="{FOLDER}"; image="{image}"; . tools/instance.sh; start_instance "$@"', "start"),
+        *("bash", "-euc", f'keys="{FOLDER}"; debian=13-warm; . tools/instance.sh; start_instance "$@"', "start"),
         *(f"{NAME}-{name}", str(2240 + number), "--network", NAME, "--ip", f"{SUBNET}.{10 + number}"),
     )
 
@@ -95,19 +95,15 @@ def new_code(hosts: int) -> float:
 
 
 def start() -> None:
-    """Start a balancer and all hosts: Debian's packages are installed on one, and the others are copies of it."""
+    """Start a balancer and all hosts."""
     stop()
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     host.make_app()
-    run("tools/image.sh", "13")
     run("docker", "network", "create", "--subnet", f"{SUBNET}.0/24", NAME)
-    for name, number in (("balancer", 0), ("1", 1)):
-        start_instance(name, number, "api-endpoint-testhost:debian13")
-    deploy(1, "--tags", "setup")
-    run("docker", "commit", "--pause=false", f"{NAME}-1", READY)
-    for number in range(2, max(HOSTS) + 1):
-        start_instance(str(number), number, READY)
+    start_instance("balancer", 0)
+    for number in range(1, max(HOSTS) + 1):
+        start_instance(str(number), number)
     # Once, so that a run with nothing to do has nothing to do.
     deploy(max(HOSTS))
 
@@ -119,8 +115,6 @@ def stop() -> None:
         run("docker", "rm", "--force", "--volumes", *containers)
     if run("docker", "network", "ls", "--quiet", "--filter", f"name=^{NAME}$"):
         run("docker", "network", "rm", NAME)
-    if run("docker", "images", "--quiet", READY):
-        run("docker", "rmi", READY)
 
 
 def deployments() -> list[Figure]:

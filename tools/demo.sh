@@ -18,7 +18,6 @@ down() {
 
 instance() {
   tools/engine.sh
-  tools/image.sh 13
   start_instance "$container" 2222 --publish 127.0.0.1:8080:80
 }
 

@@ -25,7 +25,6 @@ say() { printf '\n--- %s\n' "$*"; }
 
 start_instances() {
   tools/engine.sh
-  tools/image.sh 13
   docker network inspect "$network" >/dev/null 2>&1 || docker network create --subnet "$subnet.0/24" "$network" >/dev/null
   start_instance "$balancer" 2230 --network "$network" --ip "$subnet.10" --publish 127.0.0.1:8090:80
   for number in 1 2 3; do

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build the test-host images that are missing: tools/image.sh 12 13. Prints nothing when there is nothing to do.
+# Build the test-host images that are missing: tools/image.sh 12 13-warm. Prints nothing when there is nothing to do.
+# A warm one has the packages that the roles install, and pip's cache, for tests that are not about a clean host.
 # The base comes from an image registry where one answers, else it is bootstrapped from Debian's packages.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -20,9 +21,18 @@ bootstrap() { # bootstrap CODENAME TAG
   docker import "$work/base.tar" "$2" >/dev/null
 }
 
-for release in "$@"; do
-  image="api-endpoint-testhost:debian$release"
-  recipe=$(cat "$here/testhost/Dockerfile" "$here/image.sh" | cksum | cut -d' ' -f1)
+requirements() { # those of the apps of the demo and the tests, and the role's own gunicorn
+  sed -n 's/^api_endpoint_gunicorn: *//p' "$here/../roles/api_endpoint/defaults/main.yml"
+  cat "$here"/../app/requirements.txt "$here"/../molecule/*/app/requirements.txt "$here"/../molecule/shared/*/requirements.txt \
+    | sed '/^#/d' | sort -u
+}
+
+for image_of in "$@"; do
+  release=${image_of%-warm}
+  image="api-endpoint-testhost:debian$image_of"
+  target=clean
+  if [ "$image_of" != "$release" ]; then target=warm; fi
+  recipe=$( (cat "$here/testhost/Dockerfile" "$here/image.sh"; [ "$target" = clean ] || requirements) | cksum | cut -d' ' -f1)
   have=$(docker image inspect --format '{{ index .Config.Labels "recipe" }}' "$image" 2>/dev/null || true)
   if [ "$have" = "$recipe" ]; then continue; fi
 
@@ -36,10 +46,11 @@ for release in "$@"; do
     docker image inspect "$base" >/dev/null 2>&1 || bootstrap "$name" "$base"
   fi
   cp "$here/testhost/Dockerfile" "$work/"
+  requirements >"$work/requirements.txt"
   mkdir "$work/authorities"
   bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
   if [ -f "$bundle" ]; then cp "$bundle" "$work/authorities/build-machine.crt"; fi
-  if ! docker build --label "recipe=$recipe" --build-arg "base=$base" --tag "$image" "$work" >"$work/build.log" 2>&1; then
+  if ! docker build --target "$target" --label "recipe=$recipe" --build-arg "base=$base" --tag "$image" "$work" >"$work/build.log" 2>&1; then
     tail -n 30 "$work/build.log" >&2
     exit 1
   fi

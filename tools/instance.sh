@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # "Instances" for the demos: containers with systemd, sshd and the user researcher, who has sudo. To be sourced, from the project's
-# folder, with `keys` set to the folder of this demo's key pair and host keys; not committed.
+# folder, with `keys` set to the folder of this demo's key pair and host keys (not committed), and perhaps `debian`, 13 otherwise.
 
 wait_for() { # wait_for SECONDS WHAT COMMAND...
   local seconds=$1 what=$2
@@ -30,12 +30,7 @@ start_instance() { # start_instance CONTAINER SSH_PORT [OPTIONS OF DOCKER RUN...
     echo "The instance $container is running: deploying to it again."
   else
     echo "Starting the instance $container (Debian 13, sshd, user researcher with sudo) ..."
-    docker rm --force --volumes "$container" >/dev/null 2>&1 || true
-    docker run --detach --name "$container" --hostname "$container" --publish "127.0.0.1:$port:22" "$@" \
-      --cgroupns host --volume /sys/fs/cgroup:/sys/fs/cgroup:rw --tmpfs /run --tmpfs /tmp:exec \
-      --cap-add SYS_ADMIN --cap-add NET_ADMIN \
-      --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
-      "${image:-api-endpoint-testhost:debian13}" >/dev/null
+    tools/testhost/start.sh "$container" "${debian:-13}" --publish "127.0.0.1:$port:22" "$@"
   fi
   make_key
   docker exec --interactive "$container" sh -c \
