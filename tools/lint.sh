@@ -19,4 +19,4 @@ for role in roles/*/; do
   step ansible-docsmith validate --strict "$role"
   step ansible-docsmith generate --check "$role"
 done
-step shellcheck tools/*.sh .ci/run
+step shellcheck tools/*.sh tools/testhost/*.sh .ci/run

@@ -1,67 +1,83 @@
 #!/usr/bin/env bash
-# Run Molecule scenarios, and what else `make` can test, two at a time, and say what each took: tools/test.sh default unit
-# What needs the same place is one argument: "demo-test bench-test".
+# Run Molecule scenarios, and what else `make` can test, two at a time, and say what each took: tools/test.sh [--gate] default unit
+# --gate leaves out the tests with the mark `full`, and the second Debian where the first says enough. Jobs that need the same
+# place are one argument: "demo-test bench-test".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+gate=
+if [ "${1:-}" = --gate ]; then
+  gate=1
+  export CLUSTER_STANDBY=balancer CLUSTER_THREE=two # the hosts that the gate does without
+  export PYTEST_ADDOPTS="-m 'not full' ${PYTEST_ADDOPTS:-}"
+  shift
+fi
 export COLUMNS=${COLUMNS:-150} # Molecule folds lines at 80 otherwise
-tools/needs.sh rsync
-case " $* " in *" privacy "*) tools/needs.sh chromium slowhttptest ;; esac
-case " $* " in *" operations "*) tools/needs.sh chromium ;; esac
+tools/needs.sh chromium curl flock haproxy keepalived nginx rsync ss zstd
+if [ -z "$gate" ]; then tools/needs.sh slowhttptest; fi
 tools/engine.sh
-tools/image.sh 12 &
-tools/image.sh 13
+tools/image.sh 12 13 &
+tools/image.sh 13-warm
 wait $!
 
+hosts_of() { # hosts_of SCENARIO: the option that says which of its hosts are tested
+  # A scenario with platforms of its own needs all of them.
+  if [ -z "$gate" ] || grep -q '^platforms:' "molecule/$1/molecule.yml"; then return; fi
+  echo "--platform-name=$1-debian13"
+}
 run() { # run SCENARIO | run "TARGET..."
-  local targets
+  local options
   if [ -d "molecule/$1" ]; then
-    molecule test --scenario-name "$1"
+    read -ra options <<<"$(hosts_of "$1")"
+    molecule test --scenario-name "$1" "${options[@]}"
   else
-    read -ra targets <<<"$1"
-    make --no-print-directory "${targets[@]}"
+    read -ra options <<<"$1"
+    make --no-print-directory "${options[@]}"
   fi
 }
 one() { # one SCENARIO | one "TARGET..."
-  local begun=$SECONDS
+  local started=$SECONDS
   if run "$1" 2>&1 </dev/null | tee "$logs/$1.log" | sed --unbuffered "s/^/$1: /"; then
-    printf '%4d s  %s\n' $((SECONDS - begun)) "$1" >>"$logs/passed"
+    printf '%4d s  %s\n' $((SECONDS - started)) "$1" >>"$logs/passed"
   else
-    # Once more at the end, where one looks first.
+    # Once more at the end, which people read first.
     {
-      printf '\nWhat failed in %s:\n' "$1"
+      printf '\nFailed in %s:\n' "$1"
       grep --text --extended-regexp '(^| )((FAILED|ERROR) |E   )|fatal: |(passed|failed).* in ' "$logs/$1.log" | tail -n 25 \
         || tail -n 25 "$logs/$1.log"
     } >>"$logs/failed"
   fi
 }
-lane() { # lane JOB...: each that no other lane has begun
+lane() { # lane JOB...: each that no other lane has started
   for job in "$@"; do
-    if mkdir "$logs/$job.begun" 2>/dev/null; then one "$job"; fi
+    if mkdir "$logs/$job.started" 2>/dev/null; then one "$job"; fi
   done
 }
-logs=$(mktemp --directory)
+logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
-# In front what puts a constant load on its hosts and lets no request fail, in the back what fails soonest. One lane begins in
-# front and one in the back, until they meet: so no two of those loads disturb each other, nor the short bench most of them.
+# The longest first, except that one lane begins with what fails soonest.
 mapfile -t jobs < <(
-  printf '%s\n' cluster releases faults privacy adopted migrate "demo-test bench-test" operations profiles volume diagnose \
-    artifacts default unit lint "$@" \
+  printf '%s\n' cluster default releases adopted faults "demo-test bench-test" demo-test migrate artifacts privacy diagnose volume \
+    operations profiles component unit lint "$@" \
     | grep --fixed-strings --line-regexp "$(printf '%s\n' "$@")" \
     | awk '!seen[$0]++'
 )
-backwards=()
-for job in "${jobs[@]}"; do backwards=("$job" "${backwards[@]}"); done
-lane "${jobs[@]}" &
-lane "${backwards[@]}"
+quick=()
+for job in lint unit component; do
+  for given in "${jobs[@]}"; do
+    if [ "$job" = "$given" ]; then quick+=("$job"); fi
+  done
+done
+lane "${quick[@]}" "${jobs[@]}" &
+lane "${jobs[@]}"
 wait $!
 
 if [ -e "$logs/failed" ]; then
   cat "$logs/failed" >&2
   exit 1
 fi
-printf '\nAll passed:\n'
-cat "$logs/passed"
-# What was never begun has not passed.
-[ "$(wc -l <"$logs/passed")" = "$#" ]
+printf '\nAll passed in %d s:\n' "$SECONDS"
+sort --reverse --numeric-sort "$logs/passed"
+# A job that no lane started has not passed.
+[ "$(wc -l <"$logs/passed")" = "${#jobs[@]}" ]
