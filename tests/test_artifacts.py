@@ -9,7 +9,7 @@ import pytest
 from ansible.module_utils.api_endpoint_data import Store
 from ansible.module_utils.api_endpoint_rsync import remote_shell, send
 from ansible.module_utils.api_endpoint_store import StoreError, file_digest
-from conftest import ROLE, Stub, load
+from helpers import ROLE, Stub, load
 
 artifacts = load("api_endpoint_artifacts")
 DEFAULTS = {

@@ -7,9 +7,13 @@ import threading
 
 import pytest
 import yaml
+from ansible.executor.playbook_executor import PlaybookExecutor
 from ansible.module_utils.api_endpoint_cluster import alike, one_release, standing, target
 from ansible.module_utils.api_endpoint_store import StoreError
-from conftest import PROJECT, ROLE, load
+from ansible.playbook.play import Play
+from ansible.template import Templar, trust_as_template
+from helpers import PROJECT, ROLE, load
+from rendering import variables_of
 
 balancer = load("api_endpoint_balancer")
 leaving = load("api_endpoint_leaving")
@@ -230,19 +234,16 @@ def test_what_playbooks_assume_of_the_serial_is_the_roles_default():
     ],
 )
 def test_how_many_hosts_have_their_turn_together(tmp_path, given, batches):
-    # hostvars are there from the second play on.
-    before, play = yaml.safe_load((PROJECT / "playbooks" / "deploy.yml").read_text())[:2]
-    before |= {"tasks": [], "become": False}
-    play |= {"tasks": [{"ansible.builtin.debug": {"msg": "in a batch"}}], "become": False}
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([before, play]))
-    variables = {} if given is None else {"api_endpoint_serial": given}
-    inventory = {"api_endpoints": {"hosts": {f"host{number}": {} for number in range(8)}, "vars": variables}}
+    settings = {} if given is None else {"api_endpoint_serial": given}
+    inventory = {"api_endpoints": {"hosts": {f"host{number}": {} for number in range(8)}, "vars": settings}}
     (tmp_path / "inventory.yml").write_text(yaml.safe_dump(inventory))
-    command = ["ansible-playbook", "-i", str(tmp_path / "inventory.yml"), str(tmp_path / "play.yml")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    parts = done.stdout.split(f"PLAY [{play['name']}]")[1:]
-    assert [part.count("in a batch") for part in parts] == batches
+    variables = variables_of(tmp_path / "inventory.yml", tmp_path)
+    play = yaml.safe_load((PROJECT / "playbooks" / "deploy.yml").read_text())[1]
+    play = Play.load({"hosts": play["hosts"], "serial": trust_as_template(play["serial"])}, variables, variables._loader)
+    play.post_validate(Templar(variables._loader, variables.get_vars(play)))
+    executor = object.__new__(PlaybookExecutor)
+    executor._inventory = variables._inventory
+    assert [len(batch) for batch in executor._get_serialized_batches(play)] == batches
 
 
 def test_a_run_takes_a_lock_again_that_is_its_own(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from ansible.module_utils.api_endpoint_layout import lay_out
 from ansible.module_utils.api_endpoint_local import local_path
 from ansible.module_utils.api_endpoint_store import StoreError
-from conftest import Stub, load
+from helpers import Stub, load
 
 code = load("api_endpoint_code")
 

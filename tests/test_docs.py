@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import PROJECT, ROLE, role_tags
+from helpers import PROJECT, ROLE, role_tags
 
 PAGES = [
     PROJECT / "README.md",

@@ -7,7 +7,7 @@ import time
 import pytest
 from ansible.module_utils import api_endpoint_history
 from ansible.module_utils.api_endpoint_history import History, audit
-from conftest import load
+from helpers import load
 
 A, B, C, D = (letter * 12 for letter in "abcd")
 

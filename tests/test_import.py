@@ -1,14 +1,15 @@
-"""What becomes of clones of the old template, in the shapes that people have given them."""
+"""Vars files made of clones of the old template: tests/old_templates has both."""
 
-import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 from ansible.module_utils.api_endpoint_rules import problems, unknown_names
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from conftest import PROJECT
+from helpers import PROJECT
+from old_clone import described
 from test_rules import FACTS, SPECS, good
 
 sys.path.insert(0, str(PROJECT / "tools"))
@@ -19,18 +20,14 @@ from old_template.notes import Notes
 from old_template.settings import Reader, directives
 from old_template.shell import Found, Script
 
-SHAPES = sorted(folder.name for folder in (PROJECT / "tests" / "old_templates").iterdir())
+FOLDER = PROJECT / "tests" / "old_templates"
+SHAPES = sorted(path.stem for path in FOLDER.glob("*.yml"))
 
 
-def clone_of(shape, tmp_path):
-    """Copy a clone, and give it what git would."""
-    clone = tmp_path / f"{shape}-api"
-    shutil.copytree(PROJECT / "tests" / "old_templates" / shape / "clone", clone)
-    (clone / ".git").mkdir()
-    (clone / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
-    url = f"https://git.example.org/me/{shape}.git"
-    (clone / ".git" / "config").write_text(f'[core]\n\tbare = false\n[remote "origin"]\n\turl = {url}\n')
-    return clone
+def clone_of(shape, tmp_path, **changes):
+    """Write the clone that tests/old_templates describes."""
+    template = replace(described(FOLDER / f"{shape}.yml"), **changes)
+    return template.write(tmp_path / f"{shape}-api", f"https://git.example.org/me/{shape}.git")
 
 
 def imported(clone, tmp_path, *options):
@@ -40,7 +37,7 @@ def imported(clone, tmp_path, *options):
 
 
 def refused(variables):
-    """What the role's preflight says: of types, of names, of values and what they have to do with each other."""
+    """Return the messages of the role's preflight about types, names and values."""
     spec = {
         name: {key: value for key, value in option.items() if key in ("type", "choices", "elements")}
         for name, option in SPECS.items()
@@ -55,17 +52,34 @@ def refused(variables):
 def test_a_clone_becomes_a_vars_file_that_the_role_accepts(shape, tmp_path, capsys):
     clone = clone_of(shape, tmp_path)
     text = imported(clone, tmp_path)
-    expected = (PROJECT / "tests" / "old_templates" / shape / "expected.yml").read_text()
+    expected = yaml.safe_load((FOLDER / f"{shape}.yml").read_text())["imported"]
     assert text.replace(str(tmp_path), "/clones") == expected
     assert refused(yaml.safe_load(text)) == []
-    # What needs a look is on the screen as well.
+    # The screen shows the same notes.
     notes = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# -")]
     said = capsys.readouterr().out.splitlines()
     assert notes
     assert [line for line in notes if line not in said] == []
 
 
-def test_the_check_of_the_role_is_one():
+def test_a_flat_repository_becomes_the_same_without_a_subfolder(tmp_path):
+    flat = imported(clone_of("plain", tmp_path / "flat", folder="", files={}), tmp_path / "flat")
+    in_model = imported(clone_of("plain", tmp_path / "model", files={}), tmp_path / "model")
+    assert "api_endpoint_app_subdir: model\n" in in_model
+    # With its notes: the routes of the app among them.
+    assert flat == in_model.replace("api_endpoint_app_subdir: model\n", "").replace("model/", "")
+    assert refused(yaml.safe_load(flat)) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "app"), [("cinder", ""), ("plain", "DATA = '/extrastorage/a.db'\n")], ids=["script", "app"]
+)
+def test_a_volume_in_the_script_or_the_app_alone_is_a_mount(shape, app, tmp_path):
+    variables = yaml.safe_load(imported(clone_of(shape, tmp_path, app=app), tmp_path))
+    assert variables["api_endpoint_release_mounts"][1:] == ["/extrastorage"]
+
+
+def test_the_preflight_of_these_tests_can_fail():
     assert refused({"api_endpoint_server_names": ["a.example"], "api_endpoint_workers": "many"})
     assert refused({"api_endpoint_server_names": ["a.example"], "api_endpoint_worker": 1})
     assert refused({"api_endpoint_server_names": ["a.example"], "api_endpoint_timeout": 90})
@@ -146,7 +160,7 @@ def followed(text, files=()):
         ("sudo wget -O /d/a https://x.example/a >/dev/null 2>&1", {"/d/a"}),
     ],
 )  # fmt: skip
-def test_where_files_end(text, files):
+def test_the_place_where_a_file_ends(text, files):
     found, notes = followed(text)
     assert set(found.files) == files
     assert notes == []
@@ -169,7 +183,7 @@ def test_where_files_end(text, files):
         ("echo 'no end\nwget x", 1, "no end"),
     ],
 )
-def test_what_cannot_be_followed_is_noted(text, line, words):
+def test_a_line_that_cannot_be_followed_is_noted(text, line, words):
     _, notes = followed(text)
     assert any(number == line and words in why for number, why in notes), notes
 
@@ -185,7 +199,7 @@ def test_packages():
 # --- settings and code
 
 
-def test_what_the_unit_says_wins_over_the_file():
+def test_the_unit_overrides_the_settings_file():
     reader = Reader(Notes())
     reader.gunicorn_conf("workers = 2\ntimeout = 5\n", "gunicorn.conf.py")
     reader.service("[Service]\nExecStart=/x/gunicorn -w 7 --preload \\\n  web:application\nMemoryMax=2G\n", "model.service")
@@ -211,7 +225,7 @@ def test_the_sites_of_nginx_are_read_word_by_word():
     assert [note.text for note in reader.notes.found] == ["add_header X a; b"]
 
 
-def test_what_the_app_writes_beside_its_code():
+def test_files_that_the_app_writes_beside_its_code():
     app = App("api-endpoint", Notes())
     app.read(
         "import os, sqlite3\n"

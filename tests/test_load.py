@@ -2,12 +2,29 @@
 
 import asyncio
 import json
+import subprocess
 import threading
 import time
 from types import SimpleNamespace
 
+import load as client_process
 import pytest
-from load import KEEP_ALIVE, NEW, REPORTS, Request, assert_nothing_failed, load, longest_gap, raise_limit, summarise
+from helpers import Clock
+from load import (
+    KEEP_ALIVE,
+    NEW,
+    POOL,
+    REPORTS,
+    Client,
+    Plan,
+    Request,
+    assert_nothing_failed,
+    load,
+    longest_gap,
+    raise_limit,
+    summarise,
+)
+from outcomes import wait_until
 
 
 class Server:
@@ -16,11 +33,12 @@ class Server:
     def __init__(self) -> None:
         self.release = "aaaa"
         self.manners = "good"
-        self.wait = 0.0
+        self.connections = 0
         self.seen = 0
-        self.open = 0
-        self.most_open = 0
+        self.held = 0
         self.loop = asyncio.new_event_loop()
+        self.released = asyncio.Event()
+        self.released.set()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         server = asyncio.run_coroutine_threadsafe(
@@ -41,9 +59,15 @@ class Server:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def hold(self) -> None:
+        """Let requests wait for `release_all`."""
+        self.loop.call_soon_threadsafe(self.released.clear)
+
+    def release_all(self) -> None:
+        self.loop.call_soon_threadsafe(self.released.set)
+
     async def serve(self, reader, writer) -> None:
-        self.open += 1
-        self.most_open = max(self.most_open, self.open)
+        self.connections += 1
         answered = 0
         try:
             while (head := await reader.readuntil(b"\r\n\r\n")) and await self.answer(writer, answered):
@@ -53,15 +77,15 @@ class Server:
         except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
-            self.open -= 1
             writer.close()
 
     async def answer(self, writer, answered: int) -> bool:
         """Answer a request, as the first one of its connection or after others; tell whether to go on."""
         self.seen += 1
         release, status, body = self.release, 200, None
-        if self.wait:
-            await asyncio.sleep(self.wait)
+        self.held += 1
+        await self.released.wait()
+        self.held -= 1
         if self.manners == "closes" and self.seen % 5 == 0:
             return False
         if self.manners == "closes idle connections" and answered and self.seen % 5 == 0:
@@ -91,34 +115,64 @@ def kinds(result):
     return {failure["kind"] for failure in result.failures}
 
 
-def test_a_good_server_fails_nobody_and_the_rate_is_kept(server):
+def send(server, count, before=lambda _number: None, **plan):
+    """Send so many requests, each when the one before it has its answer; return the result."""
+    client = Client(Plan(port=server.port, name="test.example", **plan))
+
+    async def run():
+        for number in range(count):
+            before(number)
+            await client.send(client.plan.modes[number % len(client.plan.modes)])
+        for connection in client.idle:
+            connection.close()
+
+    asyncio.run(run())
+    return summarise(client.requests, client.late)
+
+
+def test_a_good_server_fails_nobody(server):
     with load(server, "a step") as result:
-        time.sleep(1)
+        wait_until(lambda: server.seen >= 50, "50 requests")
     assert_nothing_failed(result)
-    assert 90 <= result.requests <= 125
     assert result.requests == server.seen
     assert result.retries == 0
     assert result.releases == ["aaaa"]
-    assert 0 < result.slowest_ms < 500
-    assert 5 < result.gap_ms < 500
+    assert result.slowest_ms > 0
+    assert result.gap_ms > 0
     assert "a step: " in str(result)
     assert REPORTS[-1] is result
 
 
+def test_the_rate_is_kept_and_what_was_held_up_is_made_up_for(monkeypatch):
+    clock, sent = Clock(), []
+
+    async def send(_mode):
+        sent.append(clock.now - client.begun)
+        if len(sent) == 20:
+            clock.now += 0.5  # the machine was busy with something else
+        client.stopped = len(sent) == 100
+
+    async def sleep(seconds):
+        clock.sleep(seconds)
+        await real_sleep(0)
+
+    real_sleep = asyncio.sleep
+    monkeypatch.setattr(client_process, "time", clock)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    client = Client(Plan(port=0, name="x", rate=128))
+    client.send = send
+    asyncio.run(client.run())
+    due = [number / 128 for number in range(100)]
+    assert sent[:20] == due[:20]
+    assert sent[20:84] == [due[19] + 0.5] * 64, "all that was due in the meantime, at once"
+    assert sent[84:] == due[84:], "then each when it is due again"
+    assert client.late == 0.5 - 1 / 128
+
+
 @pytest.mark.parametrize("mode", [NEW, KEEP_ALIVE])
 def test_connections_are_new_or_kept(server, mode):
-    connections = []
-    serve = server.serve
-
-    async def counted(reader, writer):
-        connections.append(reader)
-        await serve(reader, writer)
-
-    second = asyncio.run_coroutine_threadsafe(asyncio.start_server(counted, "127.0.0.1", 0), server.loop).result()
-    with load(SimpleNamespace(port=second.sockets[0].getsockname()[1], name="x"), modes=(mode,), rate=200) as result:
-        time.sleep(0.3)
-    assert_nothing_failed(result)
-    assert len(connections) == (result.requests if mode == NEW else 20)
+    assert_nothing_failed(send(server, 60, modes=(mode,)))
+    assert server.connections == (60 if mode == NEW else POOL)
 
 
 @pytest.mark.parametrize(
@@ -132,35 +186,30 @@ def test_connections_are_new_or_kept(server, mode):
 )
 def test_each_kind_of_failure_is_told(server, manners, kind):
     server.manners = manners
-    with load(server, retry_once=True, modes=(NEW,)) as result:
-        time.sleep(0.3)
+    result = send(server, 10, retry_once=True, modes=(NEW,))
     assert kinds(result) == {kind}
-    assert result.failed == result.failures[0]["count"] > 0
+    assert result.failed == result.failures[0]["count"] == (10 if "404" in manners else 2)
     with pytest.raises(AssertionError, match=kind):
         assert_nothing_failed(result)
 
 
-def test_a_server_that_is_not_there(server):
-    with load(SimpleNamespace(port=1, name="x")) as result:
-        time.sleep(0.2)
+def test_a_server_that_is_not_there():
+    result = send(SimpleNamespace(port=1), 6)
     assert kinds(result) == {"connection refused"}
-    assert result.failed == result.requests > 5
+    assert result.failed == result.requests == 6
     assert result.releases == []
 
 
 def test_an_answer_that_does_not_come_in_time(server):
-    server.wait = 5
-    with load(server, timeout=0.3) as result:
-        time.sleep(0.2)
-    assert kinds(result) == {"time-out"}
+    server.hold()
+    server.loop.call_soon_threadsafe(server.loop.call_later, 60, server.released.set)
+    assert kinds(send(server, 2, timeout=0.1)) == {"time-out"}
 
 
 def test_a_closed_idle_connection_is_a_failure_unless_the_client_may_try_once_more(server):
     server.manners = "closes idle connections"
-    with load(server, rate=200, modes=(KEEP_ALIVE,)) as strict:
-        time.sleep(0.3)
-    with load(server, rate=200, modes=(KEEP_ALIVE,), retry_once=True) as lenient:
-        time.sleep(0.3)
+    strict = send(server, 60, modes=(KEEP_ALIVE,))
+    lenient = send(server, 60, modes=(KEEP_ALIVE,), retry_once=True)
     assert kinds(strict) == {"closed before the answer"}
     assert strict.retries == 0
     assert_nothing_failed(lenient)
@@ -168,46 +217,50 @@ def test_a_closed_idle_connection_is_a_failure_unless_the_client_may_try_once_mo
 
 
 def test_a_retry_that_fails_too_is_a_failure(server):
-    with load(server, rate=200, modes=(KEEP_ALIVE,), retry_once=True) as result:
-        time.sleep(0.3)
-        server.answer = lambda *_arguments: asyncio.sleep(0, False)
-        time.sleep(0.1)
-    assert "closed before the answer" in kinds(result)
-    assert result.retries > 0
+    def breaks(number):
+        if number == 30:
+            server.answer = lambda *_arguments: asyncio.sleep(0, False)
+
+    result = send(server, 31, breaks, modes=(KEEP_ALIVE,), retry_once=True)
+    assert kinds(result) == {"closed before the answer"}
+    assert result.retries == result.failed == 1
 
 
-def test_more_than_a_thousand_requests_wait_at_once_and_the_rate_holds(server):
-    server.wait = 4  # so that a busy machine may take its time to send them
+def test_more_than_a_thousand_requests_wait_at_once(server):
+    server.hold()
     with load(server, rate=900) as result:
-        time.sleep(1.5)
+        begun = time.monotonic()
+        wait_until(lambda: server.held > 1200, "1,200 requests that wait")
+        held_ms = (time.monotonic() - begun) * 1000
+        server.release_all()
     assert_nothing_failed(result)
-    assert server.most_open > 1200
-    assert result.requests >= 900 * 1.4
-    assert result.late_ms < 500
-    assert 4000 <= result.slowest_ms < 6000
-    assert result.gap_ms >= 4000
+    assert result.requests > 1200
+    assert result.slowest_ms >= held_ms
+    assert result.gap_ms >= held_ms
 
 
 def test_a_switch_is_seen(server, tmp_path, monkeypatch):
     monkeypatch.setenv("API_ENDPOINT_FIGURES", str(tmp_path / "figures.jsonl"))
     with load(server) as result:
-        time.sleep(0.2)
-        server.release = "bbbb"
-        time.sleep(0.2)
+        wait_until(lambda: server.seen >= 10, "10 requests")
+        server.release, before = "bbbb", server.seen
+        wait_until(lambda: server.seen >= before + 10, "10 more requests")
     assert result.releases == ["aaaa", "bbbb"]
-    assert result.first_answer["aaaa"] < 0.2 < result.first_answer["bbbb"] < 0.6
+    assert result.first_answer["aaaa"] < result.first_answer["bbbb"]
     assert result.step == "a switch is seen"
     written = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
     assert [line["releases"] for line in written] == [["aaaa", "bbbb"]]
 
 
-def test_the_load_stops_when_the_block_fails(server):
+def test_the_load_stops_when_the_block_fails(server, monkeypatch):
+    started, start = [], subprocess.Popen
+    monkeypatch.setattr(
+        client_process.subprocess, "Popen", lambda *call, **more: started.append(start(*call, **more)) or started[0]
+    )
     with pytest.raises(ZeroDivisionError), load(server) as result:
         _ = 1 / 0
-    assert result.requests > 0
-    before = server.seen
-    time.sleep(0.1)
-    assert server.seen == before
+    assert [child.poll() for child in started] == [0]
+    assert result.requests == server.seen > 0
 
 
 def answer(sent, done, release):

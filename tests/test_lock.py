@@ -5,12 +5,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from ansible.module_utils.api_endpoint_detached import detached
 from ansible.module_utils.api_endpoint_lock import LEASE, ConflictError, Lock
 from ansible.module_utils.api_endpoint_store import StoreError
+from outcomes import wait_until
 
 ANNA = {"token": "a", "who": "anna", "computer": "desk", "machine": "1", "pid": 7, "since": "2026-01-01 00:00:00 UTC"}
 BEN = {**ANNA, "token": "b", "who": "ben", "computer": "lap"}
@@ -135,20 +135,23 @@ def test_detached_work_ends_although_whoever_asked_for_it_is_gone(tmp_path):
         "import ansible.module_utils; ansible.module_utils.__path__.append({utils!r})\n"
         "from ansible.module_utils.api_endpoint_detached import detached\n"
         "def work():\n"
-        "    pathlib.Path({begun!r}).touch(); time.sleep(1); pathlib.Path({done!r}).touch(); return {{}}\n"
+        "    pathlib.Path({begun!r}).touch()\n"
+        "    while not pathlib.Path({go!r}).exists(): time.sleep(0.02)\n"
+        "    pathlib.Path({done!r}).touch(); return {{}}\n"
         "detached(work)\n"
     ).format(
         path=sys.path,
         utils=str(next(path for path in sys.modules["ansible.module_utils"].__path__ if "api_endpoint" in path)),
         begun=str(tmp_path / "begun"),
+        go=str(tmp_path / "go"),
         done=str(tmp_path / "done"),
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    wait_for(tmp_path / "begun")
+    wait_until((tmp_path / "begun").exists, "the work has begun")
     os.killpg(process.pid, 9)
     process.wait()
-    assert not (tmp_path / "done").exists()
-    wait_for(tmp_path / "done")
+    (tmp_path / "go").touch()
+    wait_until((tmp_path / "done").exists, "the work has ended", seconds=60)
 
 
 def test_detached_work_keeps_the_lock(lock):
@@ -164,11 +167,3 @@ def test_detached_work_keeps_the_lock(lock):
 
     with lock.held("a"):
         assert detached(probe) == {"is_locked": True}
-
-
-def wait_for(path):
-    for _ in range(100):
-        if path.exists():
-            return
-        time.sleep(0.1)
-    pytest.fail(f"{path.name} never came")

@@ -11,7 +11,8 @@ from ansible.module_utils import api_endpoint_look
 from ansible.module_utils.api_endpoint_data import Store, key_of
 from ansible.module_utils.api_endpoint_store import file_digest
 from ansible.plugins.action import ActionBase
-from conftest import ROLE, Stub, load
+from helpers import PROJECT, ROLE, Stub, load, load_file
+from rendering import templar
 
 files = load("api_endpoint_files")
 nginx = load("api_endpoint_nginx")
@@ -227,6 +228,7 @@ def test_a_service_that_does_not_start_fails_but_for_a_dry_run(act):
 
 # --- preflight
 
+preflight = load_file(ROLE / "action_plugins" / "api_endpoint_preflight.py")
 DEBIAN = """\
 PRETTY_NAME="Debian GNU/Linux 13 (trixie)"
 NAME="Debian GNU/Linux"
@@ -237,6 +239,17 @@ search eqiad.wmflabs
 nameserver 172.20.255.1
 nameserver fe80::1%eth0
 """
+
+
+@pytest.fixture
+def settings():
+    """The defaults, with what everybody sets, as tasks of the role have them."""
+    files = [str(ROLE / kind / "main.yml") for kind in ("defaults", "vars")]
+    given = {"api_endpoint_server_names": ["a.example"], "playbook_dir": str(PROJECT / "playbooks")}
+    found = templar({"hosts": "all", "vars_files": files}, **given)
+    names = [*preflight.known_names(), *preflight.DERIVED, "playbook_dir"]
+    variables = found.available_variables
+    return {name: found.template(variables[name]) for name in names if name in variables}
 
 
 def test_the_facts_of_the_host(act):
@@ -250,39 +263,52 @@ def test_the_facts_of_the_host(act):
     assert "The host runs" not in str(told.value)
 
 
+@pytest.mark.parametrize("tag", ["app", "model", "nginx"])
+@pytest.mark.parametrize("old_site", ["", f"{preflight.OLD_SITE}sites-enabled/model\n"])
+def test_a_part_is_refused_on_a_host_that_was_never_set_up(act, tag, old_site, settings):
+    act.program("cat", f"/bin/cat <<'X'\n{DEBIAN}X\nprintf '{old_site}'")
+    settings["ansible_run_tags"] = [tag]
+    expected = rf"Nothing was touched\. This host was never set up for api-endpoint, so {tag} alone has nothing"
+    with pytest.raises(AnsibleActionFail, match=expected):
+        act("preflight", part=True, variables=settings)
+    assert act("preflight", part=False, variables=settings)["is_set_up"] is False
+    act.program("cat", f"/bin/cat <<'X'\n{DEBIAN}{preflight.SET_UP}\nX")
+    assert act("preflight", part=True, variables=settings)["is_set_up"] is True
+
+
+def test_all_wrong_values_are_named_at_once(act, settings):
+    act.program("cat", f"/bin/cat <<'X'\n{DEBIAN}X")
+    wrong = {"api_endpoint_port": 99999, "api_endpoint_worker": 3, "api_endpoint_data_dir": "data"}
+    with pytest.raises(AnsibleActionFail) as told:
+        act("preflight", variables={**settings, **wrong})
+    assert str(told.value).startswith("Nothing was touched. Please correct:\n  - api_endpoint_worker is set")
+    assert str(told.value).count("\n  - ") == 3
+
+
 def test_what_has_to_be_removed_is_looked_for_on_the_way(tmp_path):
-    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_preflight.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     there, gone = tmp_path / r"run-nginx\x2dcache it's.mount", tmp_path / "gone"
     there.touch()
-    said = subprocess.run(["sh", "-c", module.question("any", [str(there), str(gone)])], capture_output=True, text=True)
+    said = subprocess.run(["sh", "-c", preflight.question("any", [str(there), str(gone)])], capture_output=True, text=True)
     assert said.returncode == 0
-    assert [line for line in said.stdout.splitlines() if line.startswith(module.THERE)] == [f"{module.THERE}{there}"]
+    assert [line for line in said.stdout.splitlines() if line.startswith(preflight.THERE)] == [f"{preflight.THERE}{there}"]
 
 
 def test_the_facts_are_those_that_ansible_finds(act):
-    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_preflight.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.facts_of(DEBIAN) == {
+    assert preflight.facts_of(DEBIAN) == {
         "distribution": "Debian",
         "distribution_major_version": "13",
         "dns": {"nameservers": ["172.20.255.1", "fe80::1%eth0"]},
     }
-    assert module.facts_of("NAME=Ubuntu\nVERSION_ID='24.04'")["distribution_major_version"] == "24"
-    assert module.facts_of("") == {
+    assert preflight.facts_of("NAME=Ubuntu\nVERSION_ID='24.04'")["distribution_major_version"] == "24"
+    assert preflight.facts_of("") == {
         "distribution": "an unknown system", "distribution_major_version": "", "dns": {"nameservers": []},
     }  # fmt: skip
 
 
 def test_what_of_the_old_template_is_in_use():
-    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_preflight.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     said = "site of the old template: sites-enabled/model\nunit of the old template: model.service\n"
-    assert module.old_of(DEBIAN + said) == {"sites": ["sites-enabled/model"], "unit": "model.service"}
-    assert module.old_of(DEBIAN) == {"sites": [], "unit": ""}
+    assert preflight.old_of(DEBIAN + said) == {"sites": ["sites-enabled/model"], "unit": "model.service"}
+    assert preflight.old_of(DEBIAN) == {"sites": [], "unit": ""}
 
 
 @pytest.mark.parametrize(
@@ -296,11 +322,8 @@ def test_what_of_the_old_template_is_in_use():
     ],
 )
 def test_a_volume_must_not_hide_the_socket_of_the_old_templates_service(volume, sites, is_refused):
-    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_preflight.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     settings = {"api_endpoint_name": "api-endpoint", "api_endpoint_volume": volume}
-    found = module.hidden(settings, {"sites": sites, "unit": ""})
+    found = preflight.hidden(settings, {"sites": sites, "unit": ""})
     assert [problem.split()[-1] for problem in found] == (["later."] if is_refused else [])
 
 

@@ -9,13 +9,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROJECT, ROLE
+from helpers import PROJECT, ROLE
+from outcomes import wait_until
 
 PROGRAM = ROLE / "files" / "metrics.py"
 spec = importlib.util.spec_from_file_location("metrics", PROGRAM)
@@ -190,7 +189,7 @@ class Program:
         )  # fmt: skip
 
     def ask(self, path="/metrics", source=LOCAL) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(*self.listener.getsockname(), timeout=10, source_address=(source, 0))
+        connection = http.client.HTTPConnection(*self.listener.getsockname(), timeout=60, source_address=(source, 0))
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
@@ -213,10 +212,20 @@ def program(tmp_path):
 
 
 def test_messages_are_counted_while_somebody_holds_a_connection(program):
-    with socket.create_connection(program.listener.getsockname()):
-        threading.Timer(0.5, lambda: [program.nginx.send(told()) for _ in range(300)]).start()
-        time.sleep(1)
-    assert 'api_endpoint_requests_total{method="GET",status="200"} 300\n' in program.ask()[1]
+    open_files = Path(f"/proc/{program.process.pid}/fd")
+    before = len(list(open_files.iterdir()))
+    with socket.create_connection(program.listener.getsockname()) as client:
+        wait_until(lambda: len(list(open_files.iterdir())) > before, "it has taken the connection")
+        # The socket holds a few messages; the next one is sent when they have been read.
+        program.nginx.settimeout(60)
+        for _ in range(300):
+            program.nginx.send(told())
+            client.send(b"x")  # or the connection would be given up
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+    line = 'api_endpoint_requests_total{method="GET",status="200"} 300\n'
+    wait_until(lambda: line in program.ask()[1], "the last few messages are counted, too")
 
 
 def test_only_one_path_has_figures_and_no_log_names_who_asked(program):

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
-from conftest import PROJECT
+from helpers import PROJECT
 
 EXAMPLE = PROJECT / "inventory" / "example.openstack.yml"
 

@@ -1,58 +1,39 @@
-"""What a profile sets, and what wins over it: in a play of Ansible's own, without a host."""
+"""What a profile sets, and what wins over it: by Ansible's own precedence, without a host."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
-from conftest import PROJECT, ROLE
+from ansible.template import trust_as_template
+from helpers import PROJECT, ROLE
+from rendering import templar
 
 SPECS = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
 PROFILES = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["__api_endpoint_profiles"]
 MERGED = {"environment", "service_settings"}
 NAMES = sorted(set(PROFILES["plain"]) - MERGED)
-PLAY = [
-    {
-        "hosts": "all",
-        "gather_facts": False,
-        # Its defaults, and nothing of what it does.
-        "roles": [{"role": "api_endpoint", "when": False}],
-        "tasks": [
-            {
-                "ansible.builtin.copy": {
-                    "content": "{{ {"
-                    + ", ".join(f"'{name}': api_endpoint_{name}" for name in NAMES)
-                    + ", 'environment': __api_endpoint_plan.environment"
-                    + ", 'service_settings': __api_endpoint_service_settings} | to_json }}",
-                    "dest": "{{ inventory_dir }}/found.json",
-                    "mode": "0600",
-                }
-            }
-        ],
-    }
-]
+SETTINGS = (
+    "{{ {"
+    + ", ".join(f"'{name}': api_endpoint_{name}" for name in NAMES)
+    + ", 'environment': __api_endpoint_plan.environment, 'service_settings': __api_endpoint_service_settings} }}"
+)
 
 
 @pytest.fixture
 def found(tmp_path):
     """Return a function that returns what the role makes of group variables and of those of the command line."""
 
-    def run(group, *options):
+    def run(group, **extra_vars):
         (tmp_path / "group_vars").mkdir()
         (tmp_path / "group_vars" / "all.yml").write_text(
             yaml.safe_dump({"api_endpoint_server_names": ["a.example"], **group})
         )
-        (tmp_path / "play.yml").write_text(yaml.safe_dump(PLAY))
+        (tmp_path / "roles").symlink_to(ROLE.parent)
         (tmp_path / "inventory.yml").write_text(yaml.safe_dump({"all": {"hosts": {"localhost": None}}}))
-        subprocess.run(
-            ["ansible-playbook", "-i", tmp_path / "inventory.yml", "-c", "local", tmp_path / "play.yml",
-             "-e", f"ansible_python_interpreter={sys.executable}", *options],
-            cwd=PROJECT, env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROLE.parent)}, check=True, capture_output=True,
-        )  # fmt: skip
-        return json.loads((tmp_path / "found.json").read_text())
+        play = {"hosts": "all", "gather_facts": False, "roles": ["api_endpoint"]}
+        variables = templar(play, tmp_path / "inventory.yml", folder=tmp_path, **extra_vars)
+        variables.available_variables = {**variables.available_variables, "ansible_search_path": [str(ROLE)]}
+        return variables.template(trust_as_template(SETTINGS))
 
     return run
 
@@ -82,7 +63,7 @@ def test_what_the_user_says_wins_name_by_name(found):
         "api_endpoint_environment": {"OMP_NUM_THREADS": 4, "HF_HUB_OFFLINE": "1"},
         "api_endpoint_service_settings": {"ProcSubset": "pid", "LimitNOFILE": 65536},
     }
-    assert found(group, "-e", '{"api_endpoint_threads": 2}') == {
+    assert found(group, api_endpoint_threads=2) == {
         **PROFILES["plain"],
         **PROFILES["pytorch"],
         "workers": 3,
@@ -94,7 +75,7 @@ def test_what_the_user_says_wins_name_by_name(found):
 
 
 def test_the_profile_may_come_from_the_command_line(found):
-    assert found({"api_endpoint_profile": "sklearn"}, "-e", "api_endpoint_profile=pytorch")["preload"] is False
+    assert found({"api_endpoint_profile": "sklearn"}, api_endpoint_profile="pytorch")["preload"] is False
 
 
 def test_the_guide_has_the_values():

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from ansible.module_utils import api_endpoint_builder as release
 from ansible.module_utils.api_endpoint_store import StoreError
-from conftest import Stub
+from helpers import Stub
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import stat
 
 import pytest
-from conftest import Stub, load
+from helpers import Stub, load
 
 rights = load("api_endpoint_rights")
 

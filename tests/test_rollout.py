@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.api_endpoint_store import StoreError
-from conftest import Stub, load
+from helpers import Stub, load
 
 rollout = load("api_endpoint_rollout")
 

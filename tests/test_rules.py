@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible.module_utils.api_endpoint_rules import RANGES, problems, unknown_names
-from conftest import PROJECT, ROLE
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.playbook.play import Play
+from ansible.template import trust_as_template
+from helpers import PROJECT, ROLE
+from rendering import templar, variables_of
 
 SPECS = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
 PROFILES = {
@@ -66,9 +70,14 @@ def test_openmp_that_would_hang_after_a_fork_is_refused(changes, is_refused):
         "api_endpoint_worker_class": "sync",
         "__api_endpoint_environment": {"OMP_NUM_THREADS": "2"},
     }
-    problems_found = found(**{**given, **changes})
+    given |= changes
+    problems_found = found(**given)
     assert len(problems_found) == is_refused
-    assert all("OMP_NUM_THREADS" in problem and "Leave" in problem for problem in problems_found)
+    threads = given["__api_endpoint_environment"].get("OMP_NUM_THREADS")
+    library = "scikit-learn" if given["api_endpoint_profile"] == "sklearn" else "PyTorch"
+    for problem in problems_found:
+        for words in (f"OMP_NUM_THREADS {threads!r}", library, "Leave", "api_endpoint_preload off"):
+            assert words in problem
 
 
 def test_numbers_may_come_as_text():
@@ -78,7 +87,7 @@ def test_numbers_may_come_as_text():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"api_endpoint_server_names": []}, ["api_endpoint_server_names is []", "group_vars/api_endpoints.yml"]),
+        ({"api_endpoint_server_names": []}, ["is []", "public names", "group_vars/api_endpoints.yml"]),
         ({"api_endpoint_server_names": [""]}, ["has ''", "not a host name"]),
         ({"api_endpoint_server_names": ["https://a.example"]}, ["'https://a.example'", "no scheme"]),
         ({"api_endpoint_server_names": ["a.example; return 200"]}, ["not a host name"]),
@@ -87,6 +96,8 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_port": "65536"}, ["api_endpoint_port is '65536'"]),
         ({"api_endpoint_workers": 0}, ["api_endpoint_workers is 0", "workers from 1 to 256"]),
         ({"api_endpoint_workers": 1.5}, ["api_endpoint_workers is 1.5"]),
+        ({"api_endpoint_workers": "many"}, ["api_endpoint_workers is 'many'", "workers from 1 to 256"]),
+        ({"api_endpoint_port": 99999}, ["api_endpoint_port is 99999", "ports from 1 to 65,535"]),
         ({"api_endpoint_timeout": -1}, ["api_endpoint_timeout is -1"]),
         ({"api_endpoint_timeout": 60}, ["api_endpoint_proxy_timeout is 60", "the longer one"]),
         ({"api_endpoint_log_days": 365}, ["api_endpoint_log_days is 365", "days from 1 to 90"]),
@@ -162,17 +173,21 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_environment": {"A": "x\ny"}}, ["api_endpoint_environment['A']", "one line"]),
         ({"api_endpoint_environment": {"A": None}}, ["api_endpoint_environment['A'] is None"]),
         ({"api_endpoint_root": "lib"}, ["api_endpoint_root is 'lib'", "absolute path"]),
+        ({"api_endpoint_data_dir": "data"}, ["api_endpoint_data_dir is 'data'", "absolute path"]),
         ({"api_endpoint_data_dir": "/srv/../etc"}, ["api_endpoint_data_dir is '/srv/../etc'"]),
         ({"api_endpoint_root": "/"}, ["api_endpoint_root is '/'"]),
         ({"api_endpoint_python": "python3"}, ["api_endpoint_python is 'python3'"]),
         ({"api_endpoint_release_mounts": ["/srv"]}, ["'/srv'", "would hide api_endpoint_data_dir"]),
         ({"api_endpoint_release_mounts": ["etc"]}, ["api_endpoint_release_mounts is 'etc'"]),
-        ({"api_endpoint_artifacts": [{"dest": "m"}]}, ["api_endpoint_artifacts[0] (m) has no source", "exactly one"]),
+        ({"api_endpoint_artifacts": [{"dest": "m"}]}, ["[0] (m) has no source", "exactly one source"]),
         (
             {"api_endpoint_artifacts": [{"dest": "m", "src": "app/lid.176.ftz", "url": "https://a.example/m"}]},
             ["has src and url", "exactly one"],
         ),
-        ({"api_endpoint_artifacts": [{"dest": "m", "url": "https://a.example/m"}]}, ["without a sha256", "sha256sum"]),
+        (
+            {"api_endpoint_artifacts": [{"dest": "m", "url": "http://a.example/m"}]},
+            ["http://a.example/m", "without a sha256", "sha256sum"],
+        ),
         ({"api_endpoint_artifacts": [{"dest": "m", "url": "ftp://a/m", "sha256": SHA}]}, ["'ftp://a/m'", "http"]),
         (
             {"api_endpoint_artifacts": [{"dest": "m", "url": "https://a.example/m", "sha256": "abc"}]},
@@ -304,6 +319,42 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
         "api_endpoint_worker is set, but the role has no such variable. Did you mean api_endpoint_workers?"
     ]
     assert "The README lists" in unknown_names(["api_endpoint_zzzzzzzzzzzzzzz"], list(SPECS))[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"api_endpoint_workers": "many"}, ["api_endpoint_workers", "many", "int"]),
+        ({"api_endpoint_profile": "keras"}, ["value of api_endpoint_profile must be one of", "pytorch", "keras"]),
+        ({"api_endpoint_worker_class": "asyncio"}, ["value of api_endpoint_worker_class must be one of", "asyncio"]),
+    ],
+)
+def test_types_and_choices_are_those_of_the_argument_spec(changes, words):
+    given = {name: value for name, value in good().items() if name in SPECS}
+    assert ArgumentSpecValidator(SPECS).validate(given).error_messages == []
+    said = ArgumentSpecValidator(SPECS).validate({**given, **changes})
+    assert len(said.error_messages) == 1
+    for word in words:
+        assert word in said.error_messages[0]
+
+
+def test_a_run_checks_the_argument_spec_before_anything_else():
+    """Ansible puts that before the role's tasks; a tag does not skip it."""
+    variables = variables_of("localhost,")
+    play = Play.load({"hosts": "all", "roles": ["api_endpoint"]}, variables, variables._loader)
+    first = play.roles[0].get_task_blocks()[0].block[0]
+    assert first.action.endswith("validate_argument_spec")
+    assert "always" in first.tags
+
+
+@pytest.mark.parametrize(
+    ("tags", "is_partial"),
+    [(["all"], False), (["app"], True), (["model"], True), (["nginx"], True), (["app", "setup"], False)],
+)
+def test_a_part_is_a_run_with_tags_but_without_setup(tags, is_partial):
+    play = {"hosts": "all", "vars_files": [str(ROLE / "vars" / "main.yml")]}
+    expression = trust_as_template("{{ __api_endpoint_is_partial_run }}")
+    assert templar(play, ansible_run_tags=tags).template(expression) is is_partial
 
 
 def test_every_number_of_the_role_has_a_range():

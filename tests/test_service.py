@@ -22,19 +22,21 @@ def bound(tmp_path):
 def test_workers_are_the_children_that_can_accept(bound, monkeypatch):
     path, accepting = bound
     fork = multiprocessing.get_context("fork")
-    worker, helper = (fork.Process(target=time.sleep, args=(30,), daemon=True) for _ in range(2))
+    worker = fork.Process(target=time.sleep, args=(600,), daemon=True)
     worker.start()
+    is_without = fork.Event()
     keep = os.dup(accepting.fileno())
     os.set_inheritable(keep, False)
 
     def without_the_socket():
         accepting.close()
         os.close(keep)
-        time.sleep(30)
+        is_without.set()
+        time.sleep(600)
 
     helper = fork.Process(target=without_the_socket, daemon=True)
     helper.start()
-    time.sleep(0.3)
+    assert is_without.wait(60)
     monkeypatch.setattr(Endpoint, "properties", lambda *_: {"MainPID": str(os.getpid())})
     monkeypatch.setattr(Endpoint, "socket_of", lambda *_: path)
     try:
@@ -48,9 +50,9 @@ def test_workers_are_the_children_that_can_accept(bound, monkeypatch):
 
 def test_where_open_files_cannot_be_seen_copies_of_the_main_process_are_its_workers(bound, monkeypatch):
     path, _accepting = bound
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True)
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
     worker.start()
-    with subprocess.Popen(["sleep", "30"]) as other:
+    with subprocess.Popen(["sleep", "600"]) as other:
         monkeypatch.setattr(Endpoint, "properties", lambda *_: {"MainPID": str(os.getpid())})
         monkeypatch.setattr(Endpoint, "socket_of", lambda *_: path)
         monkeypatch.setattr(os, "readlink", lambda *_: (_ for _ in ()).throw(PermissionError()))

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from conftest import ROLE
+from helpers import ROLE
 
 spec = importlib.util.spec_from_file_location("table", ROLE / "action_plugins" / "api_endpoint_status_table.py")
 table = importlib.util.module_from_spec(spec)

@@ -1,18 +1,18 @@
 """Every branch of the templates, rendered by Ansible itself, without a host."""
 
 import ast
+import functools
 import gc
 import ipaddress
 import itertools
 import json
 import logging
 import re
-import subprocess
-import sys
 
 import pytest
+import rendering
 import yaml
-from conftest import PROJECT, ROLE
+from helpers import ROLE
 
 REPORT = "diagnosis.html.j2"  # the one that is for the laptop
 TEMPLATES = sorted(path.name for path in (ROLE / "templates").glob("*.j2") if path.name != REPORT)
@@ -20,41 +20,9 @@ BASE = {"api_endpoint_server_names": ["language.wmcloud.org", "lang.example"]}
 
 
 @pytest.fixture(scope="module")
-def render(tmp_path_factory):
+def render():
     """Return a function that renders templates with the role's defaults and the given variables."""
-    folder = tmp_path_factory.mktemp("render")
-
-    def run(*names, **variables):
-        play = [
-            {
-                "hosts": "localhost",
-                "gather_facts": False,
-                "vars_files": [str(ROLE / "defaults" / "main.yml"), str(ROLE / "vars" / "main.yml")],
-                "tasks": [
-                    {
-                        "ansible.builtin.template": {
-                            "src": str(ROLE / "templates" / name),
-                            "dest": str(folder / name),
-                            "mode": "0600",
-                        }
-                    }
-                    for name in names
-                ],
-            }
-        ]
-        (folder / "play.yml").write_text(yaml.safe_dump(play))
-        # The templates that look up another one find it beside the play.
-        link = folder / "templates"
-        if not link.exists():
-            link.symlink_to(ROLE / "templates")
-        given = json.dumps({**BASE, "ansible_python_interpreter": sys.executable, **variables})
-        command = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", given, str(folder / "play.yml")]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        rendered = [(folder / name).read_text() for name in names]
-        return rendered[0] if len(rendered) == 1 else rendered
-
-    return run
+    return functools.partial(rendering.render, **BASE)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from ansible.module_utils.api_endpoint_store import StoreError
-from conftest import Stub, load
+from helpers import Stub, load
 
 venv = load("api_endpoint_venv")
 

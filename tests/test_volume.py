@@ -11,7 +11,7 @@ from ansible.module_utils import api_endpoint_disks, api_endpoint_move
 from ansible.module_utils.api_endpoint_disks import Disk, Mounted, Signature
 from ansible.module_utils.api_endpoint_move import Move, content, listing, strangers
 from ansible.module_utils.api_endpoint_store import StoreError
-from conftest import load
+from helpers import load
 
 volume = load("api_endpoint_volume")
 

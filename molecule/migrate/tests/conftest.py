@@ -1,10 +1,10 @@
 """A host of the old template, and the vars file that the import makes of the app's clone."""
 
-import shutil
 import subprocess
 import sys
 
 import pytest
+from old_clone import described
 from outcomes import PROJECT, Api
 
 NAME = "titles.wmcloud.org"
@@ -12,18 +12,15 @@ NAME = "titles.wmcloud.org"
 
 @pytest.fixture(scope="module")
 def api(host):
-    """Return the API, asked by its public name."""
+    """Return the API by its public name."""
     return Api(host, NAME)
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """Return a clone of the app's repository, as its owner has it."""
-    folder = tmp_path_factory.mktemp("clones") / "titles-api"
-    shutil.copytree(PROJECT / "molecule" / "migrate" / "repository", folder)
-    (folder / ".git").mkdir()
-    (folder / ".git" / "config").write_text('[remote "origin"]\n\turl = file:///srv/git/titles.git\n')
-    return folder
+    """Return the owner's clone of the app's repository."""
+    template = described(PROJECT / "molecule" / "migrate" / "clone.yml")
+    return template.write(tmp_path_factory.mktemp("clones") / "titles-api", template.url)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,302 @@
+"""The workers, run by gunicorn itself with the role's settings; each test has its own server."""
+
+import concurrent.futures
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from outcomes import wait_until
+from rendering import render
+
+APP = """
+import json, os, pathlib, threading, time, uuid
+from urllib.parse import parse_qs
+
+def app(environ, start_response):
+    asked = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
+    if "age" in asked:  # as if the request had begun so many seconds ago
+        WORKER.under_way[threading.get_ident()] = time.monotonic() - float(asked["age"]), environ["PATH_INFO"]
+    if "hold" in asked:
+        pathlib.Path(f"held-{asked['hold']}-{uuid.uuid4().hex}").touch()
+        while not pathlib.Path(f"release-{asked['hold']}").exists():
+            time.sleep(0.01)
+    if "sleep" in asked:
+        time.sleep(float(asked["sleep"]))
+    if "leave" in asked:
+        raise SystemExit
+    told = {
+        "pid": os.getpid(), "thread": threading.get_ident(), "multithread": environ["wsgi.multithread"],
+        "start": environ.get("HTTP_X_REQUEST_START"), "body": environ["wsgi.input"].read().decode(),
+    }
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(told).encode()]
+"""
+# The app gets at its worker; a rush is too many after a moment.
+SETTINGS = """
+def post_worker_init(worker):
+    import its
+    its.WORKER = worker
+
+RUSH = RUSH_THAT_FILLS = 0.2
+"""
+
+
+@dataclass
+class Gunicorn:
+    """A running server."""
+
+    process: subprocess.Popen
+    folder: Path
+
+    @property
+    def errors(self) -> str:
+        return (self.folder / "error.log").read_text()
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(300)
+        client.connect(str(self.folder / "socket"))
+        return client
+
+    def exchange(self, path="/", head="", body=b"") -> bytes:
+        """Send a request as nginx does; return the answer, empty when there is none."""
+        if body:
+            head += f"Content-Length: {len(body)}\r\n"
+        with contextlib.suppress(OSError), self.connect() as client:
+            client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n".encode() + body)
+            return b"".join(iter(lambda: client.recv(65536), b""))
+        return b""
+
+    def ask(self, path="/", waited=None, body=b"") -> tuple[int, dict]:
+        """Return status (0: no answer) and JSON; nginx got the request `waited` seconds ago."""
+        head = "" if waited is None else f"X-Request-Start: t={time.time() - waited:.3f} crowd=0 places=128\r\n"
+        answer = self.exchange(path, head, body)
+        if not answer:
+            return 0, {}
+        head, _, text = answer.partition(b"\r\n\r\n")
+        if b"chunked" in head:
+            text = text.split(b"\r\n")[1]
+        return int(answer.split()[1]), json.loads(text) if text.startswith(b"{") else {}
+
+    def held(self, name: str) -> int:
+        """Return how many requests for ?hold=name the app has."""
+        return len(list(self.folder.glob(f"held-{name}-*")))
+
+    def release(self, name: str) -> None:
+        """Let the app answer the requests for ?hold=name."""
+        (self.folder / f"release-{name}").touch()
+
+    def workers(self) -> set[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return {int(pid) for pid in children.split()}
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return render("gunicorn.conf.py.j2", api_endpoint_server_names=["x"]) + SETTINGS
+
+
+@pytest.fixture
+def gunicorn(settings, tmp_path):
+    """Return a function that starts gunicorn with options; it is stopped after the test."""
+    started = []
+
+    def start(*options: str) -> Gunicorn:
+        (tmp_path / "gunicorn.conf.py").write_text(settings)
+        (tmp_path / "its.py").write_text(APP)
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"),
+                *(
+                    "--bind",
+                    f"unix:{tmp_path}/socket",
+                    "--timeout",
+                    "300",
+                    "--graceful-timeout",
+                    "300",
+                ),
+                *(
+                    "--access-logfile",
+                    "access.log",
+                    "--error-logfile",
+                    "error.log",
+                    *options,
+                    "its:app",
+                ),
+            ],
+            cwd=tmp_path,
+        )
+        started.append(process)
+        server = Gunicorn(process, tmp_path)
+        wait_until(lambda: server.ask()[0] == 200, "gunicorn answers")
+        return server
+
+    yield start
+    for process in started:
+        # Its workers end with it, whatever they are at; the tests below tell.
+        process.kill()
+        process.wait()
+        for held in tmp_path.glob("held-*"):
+            (tmp_path / f"release-{held.name.split('-')[1]}").touch()
+
+
+def ask_all(server, count, path, workers=32):
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda _: server.ask(path), range(count)))
+
+
+@contextlib.contextmanager
+def asked(server, path, count=1):
+    """Ask, in threads, while the block lasts; yield what will be the answers."""
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        yield [pool.submit(server.ask, path) for _ in range(count)]
+
+
+def test_an_answer(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "3")
+    status, told = server.ask(body="ü".encode() * 300_000, waited=0.1)
+    assert status == 200
+    assert told["body"] == "ü" * 300_000
+    assert told["multithread"] is True
+    assert told["start"] is None
+
+
+def test_with_one_thread_the_app_hears_that_it_is_alone(gunicorn):
+    assert gunicorn("--workers", "1", "--threads", "1").ask()[1]["multithread"] is False
+
+
+def test_as_many_wait_at_a_time_as_there_are_threads(gunicorn):
+    server = gunicorn("--workers", "2", "--threads", "8")
+    with asked(server, "/?hold=a", 17) as answers:
+        wait_until(lambda: server.held("a") == 16, "16 requests are in the app")
+        assert not any(answer.done() for answer in answers)
+        server.release("a")
+        told = [answer.result() for answer in answers]
+    assert {status for status, _ in told} == {200}
+    assert len({(answer["pid"], answer["thread"]) for _, answer in told}) == 16
+
+
+def test_a_request_that_hangs_costs_its_worker_and_no_other_request(gunicorn):
+    server = gunicorn("--workers", "2", "--threads", "2")
+    wait_until(lambda: len(server.workers()) == 2, "two workers")
+    before, statuses = server.workers(), []
+
+    def is_replaced():
+        statuses.append(server.ask()[0])
+        return len(server.workers()) == 2 and len(before & server.workers()) == 1
+
+    with asked(server, "/?hold=a&age=600") as hanging:
+        wait_until(is_replaced, "the worker is replaced")
+        assert hanging[0].result()[0] == 0
+    assert set(statuses) == {200}
+    assert "/ took longer than 300 s. This worker is replaced." in server.errors
+
+
+def test_a_worker_that_is_replaced_gives_the_others_their_time(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "2")
+    with asked(server, "/?hold=b") as other:
+        wait_until(lambda: server.held("b") == 1, "the other request is in the app")
+        with asked(server, "/?hold=a&age=600") as hanging:
+            wait_until(lambda: "took longer" in server.errors, "the worker is to be replaced")
+            server.release("b")
+            assert other[0].result()[0] == 200, "it was cut off with the one that hung"
+            assert hanging[0].result()[0] == 0
+
+
+def test_no_request_is_lost_when_workers_are_replaced_by_number(gunicorn):
+    server = gunicorn("--workers", "2", "--threads", "4", "--max-requests", "50", "--max-requests-jitter", "10")
+    answers = ask_all(server, 600, "/?sleep=0.002")
+    assert Counter(status for status, _ in answers) == {200: 600}
+    assert len({told["pid"] for _, told in answers}) > 3
+
+
+def test_requests_in_flight_are_finished_when_it_stops(gunicorn):
+    server = gunicorn("--workers", "2", "--threads", "4")
+    with asked(server, "/?hold=a", 8) as answers:
+        wait_until(lambda: server.held("a") == 8, "all requests are in the app")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not (server.folder / "socket").exists(), "it takes no more connections")
+        server.release("a")
+        assert [answer.result()[0] for answer in answers] == [200] * 8
+    assert server.process.wait(300) == 0
+
+
+def test_a_stop_takes_no_longer_than_it_may(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "2", "--graceful-timeout", "1")
+    with asked(server, "/?hold=a") as hanging:
+        wait_until(lambda: server.held("a") == 1, "the request is in the app")
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(60)
+        assert hanging[0].result()[0] == 0
+
+
+def test_workers_end_when_gunicorn_is_killed(gunicorn):
+    server = gunicorn("--workers", "2", "--threads", "2")
+    workers = server.workers()
+    server.process.kill()
+    wait_until(lambda: not any(is_alive(pid) for pid in workers), "the workers end")
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_clients_that_leave_or_send_nonsense_harm_no_other(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "2")
+    for sent in (
+        b"",
+        b"GET / HT",
+        b"\x16\x03\x01\x00",
+        b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc",
+    ):
+        with server.connect() as client:
+            client.sendall(sent)
+    assert server.ask("/?leave=1")[0] == 500
+    with contextlib.suppress(OSError), server.connect() as client:
+        client.sendall(b"POST /?sleep=0.2 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert {status for status, _ in ask_all(server, 20, "/")} == {200}
+    assert len(server.workers()) == 1
+    assert server.errors.count("Traceback") == server.errors.count("\nSystemExit\n") == 1
+
+
+def test_requests_are_shed_while_more_come_than_can_be_answered(gunicorn):
+    """Which ones, tests/test_worker_queue.py asks; here, how that looks from outside."""
+    server = gunicorn("--workers", "1", "--threads", "1")
+    answers = []
+
+    def is_shed():
+        answers.append(server.exchange("/?sleep=0.1", f"X-Request-Start: t={time.time() - 9:.3f} crowd=0 places=128\r\n"))
+        return b" 503 " in answers[-1].partition(b"\r\n")[0]
+
+    wait_until(is_shed, "a request is shed", seconds=60)
+    head, _, body = answers[-1].partition(b"\r\n\r\n")
+    assert b"X-Sent-Away: yes" in head
+    assert b"Content-Length: %d" % len(body) in head
+    assert json.loads(body)["error"]["status"] == 503
+    assert answers[0].startswith(b"HTTP/1.1 200 "), "the first that is late may wait"
+    # Those that nginx did not send, and those whose clock was set.
+    for waited in (None, -9, 3 * 86400):
+        assert server.ask("/", waited=waited)[0] == 200, waited
+
+
+def test_the_access_log_moves_on_when_it_is_rotated(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "2")
+    log = server.folder / "access.log"
+    log.rename(server.folder / "access.log.1")
+    server.process.send_signal(signal.SIGUSR1)
+
+    def is_used():
+        return server.ask("/after")[0] == 200 and log.exists() and "/after" in log.read_text()
+
+    wait_until(is_used, "a line in the new log")

@@ -1,0 +1,58 @@
+"""Where things are; makes the role's modules and plugins importable, as Ansible does."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import ansible.module_utils
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[1]
+ROLE = PROJECT / "roles" / "api_endpoint"
+ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
+
+
+def load_file(path: Path):
+    """Import a plugin, a tool or another file that is in no package."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load(name: str):
+    """Import a module of the role by its file."""
+    return load_file(ROLE / "library" / f"{name}.py")
+
+
+def role_tags() -> set[str]:
+    """Return the tags by which a run can be limited."""
+    index = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text())
+    tasks = [inner for task in index for inner in task.get("block", [task]) + task.get("always", [])]
+    return {tag for task in tasks for tag in task["tags"]} - {"always"}
+
+
+class Stub:
+    """Stands for AnsibleModule: parameters in, warnings out."""
+
+    def __init__(self, check_mode: bool = False, **params) -> None:
+        self.params = params
+        self.check_mode = check_mode
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+class Clock:
+    """Stands for the module `time` in a module of the role: to sleep only moves the clock on."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
