@@ -6,6 +6,7 @@
     GET  /sha256/<size>/<seed>   its SHA-256 and a line feed
     GET  /stats                  JSON: for each path, and for "total", the requests and the bytes of bodies sent
     POST /reset                  forget the statistics and the counters
+    POST /go/bytes/<size>/<seed> let the file go on behind its next hold
 
 Faults are chosen in the query of /bytes, for example /bytes/1000000/7?cut=300000&times=2:
 
@@ -14,6 +15,7 @@ Faults are chosen in the query of /bytes, for example /bytes/1000000/7?cut=30000
     cut=n            close every connection after n bytes of the body
     stall=n          say no more after n bytes of the body, and keep the connection open
     throttle=n       send n bytes a second
+    hold=n,m         from byte n on send a few bytes a second, until POST /go; then the same from byte m on
     length=n         promise n bytes instead of the true size (and send no more than promised)
     size=n           be a truncated file: n bytes, with the right length for them
     flip=n           invert the byte at offset n
@@ -47,6 +49,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 BLOCK = 1024 * 1024  # bytes of content made at a time
+DRIP = 500  # bytes that are sent twice a second while a file is held: more than a client takes for a broken connection
 MODIFIED = "Wed, 01 Jan 2025 00:00:00 GMT"
 
 
@@ -106,6 +109,7 @@ class Server(ThreadingHTTPServer):
             self.requests: Counter[str] = Counter()
             self.sent: Counter[str] = Counter()
             self.seen: Counter[str] = Counter()
+            self.passed: Counter[str] = Counter()
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Return what was counted."""
@@ -154,10 +158,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_POST(self) -> None:
-        """Reset the counters."""
+        """Reset the counters, or let a file that is held go on."""
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path == "/reset":
             self.server.reset()
+            self.text(200, "Done.\n")
+        elif self.path.startswith("/go/"):
+            with self.server.lock:
+                self.server.passed[self.path.removeprefix("/go")] += 1
             self.text(200, "Done.\n")
         else:
             self.text(404, "There is no such action.\n")
@@ -242,6 +250,7 @@ class Handler(BaseHTTPRequestHandler):
         rate, flip, began, position, chunked = (
             faults.number("throttle"), faults.number("flip"), time.monotonic(), start, "chunked" in faults,
         )  # fmt: skip
+        holds = [int(hold) for hold in faults.get("hold", "").split(",") if hold]
         for pieces in content(min(size, start + left), seed, start):
             for piece in pieces:
                 if flip is not None and position <= flip < position + len(piece):
@@ -251,6 +260,10 @@ class Handler(BaseHTTPRequestHandler):
                 step = max(1, min(len(piece), rate // 20)) if rate else len(piece)
                 for offset in range(0, len(piece), step or 1):
                     part = piece[offset : offset + step]
+                    while len(part) > DRIP and self.is_held(path, position, holds):
+                        self.send(path, part[:DRIP], chunked)
+                        position, part = position + DRIP, part[DRIP:]
+                        self.server.stopping.wait(0.5)
                     if rate:
                         ahead = (position + len(part) - start) / rate - (time.monotonic() - began)
                         self.server.stopping.wait(max(0.0, ahead))
@@ -263,6 +276,10 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if "stall" in faults and faults.number("stall") == left:
             self.wait_until_the_client_goes()
+
+    def is_held(self, path: str, position: int, holds: list[int]) -> bool:
+        """Tell whether a file has come to a hold that nobody has lifted."""
+        return sum(position >= hold for hold in holds) > self.server.passed[path]
 
     def send(self, path: str, part: memoryview, chunked: bool) -> None:
         """Send bytes of a body and count what the network took."""

@@ -2,6 +2,7 @@
 
 import json
 import random
+import secrets
 import socket
 import subprocess
 import time
@@ -10,15 +11,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import ansible.module_utils
-from outcomes import PROJECT, Api
+from outcomes import PROJECT, Api, wait_until
 
 UTILS = PROJECT / "roles" / "api_endpoint" / "module_utils"
 ansible.module_utils.__path__.append(str(UTILS))
 
-from ansible.module_utils.api_endpoint_hostile import Marks, requests, send_all  # noqa: E402
+from ansible.module_utils.api_endpoint_hostile import KINDS, Marks, requests, send_all  # noqa: E402
 
 THERE = "/opt/audit"  # where the audit's code is on the test hosts: a place that is not searched
-RATE = 150  # requests a second
+RATE = 150  # requests a second, at the most
+EACH = len(KINDS)  # as many requests as there are kinds: they are sent in turn
 
 # What was sent and searched in this session, for the summary.
 DONE: list[str] = []
@@ -45,6 +47,7 @@ class Attack:
     def __init__(self, api: Api) -> None:
         self.api = api
         self.marks = Marks.new(random.SystemRandom())
+        self.rng = random.Random(1)  # each run sends the same requests, but for the marks
         self.begun = time.time() - 1
         self.callers: list[str] = []
         self.sent = 0
@@ -54,17 +57,17 @@ class Attack:
         """Call over IPv4 from this machine, whose address the host sees as that of its gateway; count the outcomes."""
         port = self.api.port
         self.callers.append(self.api.host.check_output("ip route show default").split()[2])
-        made = requests(self.marks, self.api.name, count, random.getrandbits(32), tuple(paths), kinds)
+        made = requests(self.marks, self.api.name, count, self.rng.getrandbits(32), tuple(paths), kinds)
         if patience:
             made = (replace(request, answer_seconds=patience) for request in made)
-        counted = send_all(made, lambda: socket.create_connection(("127.0.0.1", port), 5), rate=rate, seconds=120, workers=8)
+        counted = send_all(made, lambda: socket.create_connection(("127.0.0.1", port), 5), rate=rate, seconds=600, workers=8)
         return self._outcomes("IPv4 from outside", counted)
 
     def inside(self, count: int, *kinds: str, paths=("/readyz",), patience: float = 0, family: int = 6) -> Counter:
         """Call from the host itself, from an address of its own; count the outcomes."""
         done = order(
             self.api.container,
-            do="attack", marks=asdict(self.marks), host=self.api.name, count=count, seed=random.getrandbits(32),
+            do="attack", marks=asdict(self.marks), host=self.api.name, count=count, seed=self.rng.getrandbits(32),
             paths=paths, kinds=kinds, patience=patience, family=family, rate=RATE,
         )  # fmt: skip
         self.callers.append(done["caller"])
@@ -79,11 +82,23 @@ class Attack:
         DONE.append(f"{self.api.container}  {sum(counted.values()):,} over {way} ({shown})")
         return outcomes
 
+    def _wait_for_logs(self) -> None:
+        """Wait until the logs have what was sent so far: rsyslog writes nginx's errors in their order."""
+        last = f"/{self.marks.path}/{secrets.token_hex(8)}"
+
+        def is_written() -> bool:
+            # Again each time: the first error after a restart of rsyslog is lost.
+            self.api.ask("POST", last, headers={"Content-Length": "9999999"})
+            log = "/var/log/nginx/{access,error}.log"
+            return self.api.host.run(f"bash -c 'grep -cF {last} {log}' | grep -c ':[1-9]'").stdout.strip() == "2"
+
+        wait_until(is_written, "nginx's logs have the last request")
+        self.api.host.run("journalctl --sync")
+
     def search(self, *others: "Attack") -> Found:
         """Search the host for the marks and callers of this attack, and of others."""
         all_of_them = [self, *others]
-        time.sleep(1.5)
-        self.api.host.run("journalctl --sync")
+        self._wait_for_logs()
         units = [self.api.unit, "nginx.service", "rsyslog.service"]
         begun = time.monotonic()
         found = order(

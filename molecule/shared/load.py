@@ -31,6 +31,7 @@ NEW = "new"  # a new connection for each request
 KEEP_ALIVE = "keep-alive"  # a connection that was used before
 POOL = 20  # connections that are kept for further requests
 NEVER = float("inf")
+RATE = 100.0  # requests a second, unless a plan says otherwise
 
 # What was measured in this session: the reports of all steps, in order.
 REPORTS: list[Result] = []
@@ -43,7 +44,7 @@ class Plan:
     port: int
     name: str  # the Host header
     path: str = "/"
-    rate: float = 100  # requests a second, of all modes together
+    rate: float = field(default_factory=lambda: RATE)  # requests a second, of all modes together
     modes: tuple[str, ...] = (NEW, KEEP_ALIVE)
     # Browsers and proxies send a request again, once, when the connection that they reused turns out to be closed.
     retry_once: bool = False

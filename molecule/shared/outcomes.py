@@ -5,6 +5,7 @@ import http.client
 import json
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Api:
         shown = subprocess.run(["docker", "port", self.container, "80"], capture_output=True, text=True, check=True)
         return int(shown.stdout.split()[0].rsplit(":", 1)[1])
 
-    def ask(self, method: str, path: str, body=None, headers=None, timeout: float = 15) -> Answer:
+    def ask(self, method: str, path: str, body=None, headers=None, timeout: float = 60) -> Answer:
         """Send one request, with the marks that no log may show."""
         self._port = self._port or self.port
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout)
@@ -83,7 +84,7 @@ class Api:
         """GET a path."""
         return self.ask("GET", path, **more)
 
-    def wait_until_it_answers(self, path: str, seconds: float = 60) -> float:
+    def wait_until_it_answers(self, path: str, seconds: float = 300) -> float:
         """Ask until the answer is below 500; return the seconds that it took."""
         begun = time.monotonic()
         while time.monotonic() - begun < seconds:
@@ -103,6 +104,11 @@ class Api:
     def slot(self) -> str:
         """The live slot."""
         return self.host.run(f"basename $(readlink {ROOT}/live)").stdout.strip()
+
+    @property
+    def idle_slot(self) -> str:
+        """The slot that is not live."""
+        return "green" if self.slot == "blue" else "blue"
 
     @property
     def unit(self) -> str:
@@ -175,6 +181,34 @@ class Api:
         )
 
 
+class Asked(threading.Thread):
+    """A GET request that is sent at once and waits for its answer in a thread of its own."""
+
+    def __init__(self, api: Api, path: str) -> None:
+        super().__init__(daemon=True)
+        self._path = path
+        self._connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=300)
+        self._connection.request("GET", path, headers={"Host": api.name})
+        self._answer: Answer | Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Wait for the answer."""
+        try:
+            answer = self._connection.getresponse()
+            self._answer = Answer(answer.status, answer.getheaders(), answer.read())
+        except Exception as error:
+            self._answer = error
+        finally:
+            self._connection.close()
+
+    def wait(self) -> Answer | Exception:
+        """Return the answer, or what came instead of one."""
+        self.join()
+        assert self._answer is not None, self._path
+        return self._answer
+
+
 @dataclass
 class Run:
     """How a run of a playbook ended."""
@@ -193,13 +227,13 @@ class Run:
         return " ".join(self.output.replace('\\"', '"').replace("\\n", " ").replace("''", "'").split())
 
 
-def wait_until(condition, what: str, seconds: float = 60) -> None:
-    """Wait until a condition is true."""
+def wait_until(condition, what: str, seconds: float = 300) -> None:
+    """Wait until a condition is true; the end is one that only a broken product reaches."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"Not within {seconds} s: {what}")
-        time.sleep(0.05)
+        time.sleep(0.25)  # a command on a host costs a busy machine a lot
 
 
 def assert_switched(api: Api, run: Run, result: Result, before: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from load import REPORTS
 from outcomes import Api, Run
-from served import FIGURES, SCENARIO, SIZE, Background, Memory, Server, Store
+from served import DATA, FIGURES, SCENARIO, Background, Memory, Server, Store
 
 
 class Deploy:
@@ -92,13 +92,18 @@ def offline(host):
 
 
 @pytest.fixture
-def small_disk(host):
-    """Make an empty disk that is smaller than what is to be put on it; return its folder."""
-    folder = "/srv/small"
-    host.check_output(f"mkdir -p {folder} && mount -t tmpfs -o size={SIZE // 2 + 80_000_000} tmpfs {folder}")
-    host.check_output(f"chown root:www-data {folder} && chmod 0750 {folder}")
-    yield folder
-    host.check_output(f"umount --lazy {folder}")
+def full_soon(host):
+    """Return a function that leaves so many bytes free on the disk of the data; 0 makes the disk large again."""
+
+    def leave(count: int) -> None:
+        size = 0  # of a tmpfs without a limit
+        if count:
+            total, free = map(int, host.check_output(f"stat --file-system --format='%b %a' {DATA}").split())
+            size = (total - free) * 4096 + count
+        host.check_output(f"mount -o remount,size={size or '50%'} {DATA}")
+
+    yield leave
+    leave(0)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,4 +1,4 @@
-"""The cluster of the scenario: its balancers, its endpoints, and the API as clients see it through a balancer."""
+"""The scenario's balancers and endpoints, and the API as clients see it through a balancer."""
 
 import contextlib
 import csv
@@ -8,27 +8,25 @@ import json
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 import testinfra
+import yaml
 from attack import DONE
 from outcomes import Api, Run, wait_until
 
 SCENARIO = Path(__file__).resolve().parents[1]
-NAME = os.environ.get("MOLECULE_SCENARIO_NAME", "cluster")
 SERVER_NAME = "cluster.wmcloud.org"
-# Prints, ten times a second, when it is and what HAProxy says of its servers.
+# Prints, ten times a second, what HAProxy says of its servers.
 WATCH = """
-import json, select, socket, sys, time
+import json, select, socket, sys
 while not select.select([sys.stdin], [], [], 0.1)[0]:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect("/run/haproxy/admin.sock")
         client.sendall(b"show stat\\n")
-        print(json.dumps([time.time(), client.makefile().read()]), flush=True)
+        print(json.dumps(client.makefile().read()), flush=True)
 """
 
 
@@ -41,9 +39,9 @@ def servers(shown: str) -> dict[str, dict[str, str]]:
 class Node(Api):
     """A host of the cluster, asked from outside of it."""
 
-    def __init__(self, short: str) -> None:
-        self.container = f"{NAME}-{short}"
-        self.host = testinfra.get_host(f"docker://{self.container}")
+    def __init__(self, container: str) -> None:
+        self.container = container
+        self.host = testinfra.get_host(f"docker://{container}")
         self.name = SERVER_NAME
 
     def docker(self, *words: str) -> str:
@@ -58,12 +56,6 @@ class Node(Api):
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         return shown.stdout.strip()
-
-    @property
-    def died(self) -> float:
-        """When it ended last, in seconds since the epoch."""
-        shown = self.docker("inspect", "--format", "{{.State.FinishedAt}}").strip()
-        return datetime.fromisoformat(f"{shown[:26].rstrip('Z')}+00:00").timestamp()
 
 
 class Balancer(Node):
@@ -82,11 +74,13 @@ class Balancer(Node):
         """How it sees a host: UP, DOWN, NOLB (drained), or on the way."""
         return self.figures[node.container]["status"]
 
-    def wait_for(self, node: Node, state: str, seconds: float = 30) -> float:
-        """Wait until it sees a host in a state; return the seconds that it took."""
-        begun = time.monotonic()
-        wait_until(lambda: self.state(node) == state, f"{node.container} is {state} at {self.container}", seconds)
-        return time.monotonic() - begun
+    def requests(self, node: Node) -> int:
+        """Return how many requests a host has got from it."""
+        return int(self.figures[node.container]["stot"])
+
+    def wait_for(self, node: Node, state: str) -> None:
+        """Wait until it sees a host in a state."""
+        wait_until(lambda: self.state(node) == state, f"{node.container} is {state} at {self.container}")
 
     @property
     def log(self) -> list[str]:
@@ -95,25 +89,24 @@ class Balancer(Node):
 
 
 class Watch:
-    """Notes when a balancer sees its hosts in which state, while the block runs."""
+    """Notes the states in which a balancer sees its hosts, while the block runs."""
 
     def __init__(self, balancer: Balancer) -> None:
         self.command = ["docker", "exec", "--interactive", balancer.container, "python3", "-c", WATCH]
-        self.seen: list[tuple[float, dict[str, str]]] = []  # since when (seconds since the epoch), and each host's state
+        self.seen: list[dict[str, str]] = []  # each host's state
 
     def __enter__(self) -> "Watch":
         self.child = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
-        wait_until(lambda: self.seen or self.child.poll() is not None, "the balancer says how it sees its hosts", 10)
+        wait_until(lambda: self.seen or self.child.poll() is not None, "the balancer says how it sees its hosts")
         return self
 
     def _read(self) -> None:
         for line in self.child.stdout:
-            when, shown = json.loads(line)
-            states = {name: row["status"] for name, row in servers(shown).items()}
-            if not self.seen or states != self.seen[-1][1]:
-                self.seen.append((when, states))
+            states = {name: row["status"] for name, row in servers(json.loads(line)).items()}
+            if not self.seen or states != self.seen[-1]:
+                self.seen.append(states)
 
     def __exit__(self, *_error: object) -> None:
         self.child.stdin.close()
@@ -124,33 +117,31 @@ class Watch:
     @property
     def states(self) -> list[dict[str, str]]:
         """What was seen, one after the other, without how many checks are missing to another state."""
-        seen = ({name: state.split()[0] for name, state in states.items()} for _when, states in self.seen)
+        seen = ({name: state.split()[0] for name, state in states.items()} for states in self.seen)
         return [states for states, _same in itertools.groupby(seen)]
 
-    def first(self, node: Node, state: str, after: float) -> float:
-        """Return the seconds after a moment until a host came into a state."""
-        seen = (when - after for when, states in self.seen if when > after and states[node.container] == state)
-        return next(seen, float("inf"))
+    def wait_for(self, node: Node, state: str) -> None:
+        """Wait until the balancer has seen a host in a state."""
+        wait_until(
+            lambda: any(states[node.container] == state for states in self.seen),
+            f"the balancer sees {node.container} {state}",
+        )
 
 
 class Cluster:
     """All of them."""
 
     def __init__(self) -> None:
-        self.balancer = Balancer("balancer")
-        self.standby = Balancer("standby")
-        self.endpoints = [Node(short) for short in ("one", "two", "three")]
-
-    @property
-    def balancers(self) -> list[Balancer]:
-        """Both balancers."""
-        return [self.balancer, self.standby]
+        groups = yaml.safe_load(Path(os.environ["MOLECULE_INVENTORY_FILE"]).read_text())
+        self.balancers = [Balancer(name) for name in groups["load_balancers"]["hosts"]]
+        self.endpoints = [Node(name) for name in groups["api_endpoints"]["hosts"]]
+        self.balancer = self.balancers[0]
 
     def wait_until_whole(self) -> None:
-        """Wait until both balancers use all hosts."""
+        """Wait until all balancers use all hosts."""
         for balancer in self.balancers:
             for endpoint in self.endpoints:
-                balancer.wait_for(endpoint, "UP", 60)
+                balancer.wait_for(endpoint, "UP")
 
     def play(self, *options: str, name: str = "site.yml") -> Run:
         """Run a playbook with the scenario's variables."""
@@ -175,8 +166,8 @@ def balancer(cluster) -> Balancer:
 
 
 @pytest.fixture(autouse=True)
-def _whole_again(cluster) -> Iterator[None]:
-    """Whatever a test breaks: afterwards all hosts are in use."""
+def _whole_afterwards(cluster) -> Iterator[None]:
+    """After each test all hosts are in use."""
     yield
     cluster.wait_until_whole()
 

@@ -21,12 +21,14 @@ SCENARIO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "molecule" / "artifacts"))
 import fault_server  # noqa: E402
 
-NAME = os.environ.get("MOLECULE_SCENARIO_NAME", "cluster")
+NAME = "cluster"
 FILES = f"{NAME}-files"
 DATA = "/srv/api-endpoint/data"
 SHARED = "/run/api-endpoint/shared"
 SIZE = 20_000_000
 IMAGE = "api-endpoint-testhost:debian13"
+
+pytestmark = pytest.mark.full
 
 
 def docker(*words: str) -> str:

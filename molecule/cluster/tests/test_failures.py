@@ -1,107 +1,85 @@
-"""Hosts that die, hang, are cut off or have no room, under load: what became of the requests."""
+"""Hosts that die, hang, are cut off, are slow or have a full disk, under load: no GET fails."""
 
 import threading
-import time
 
 import pytest
 from conftest import Balancer, Cluster, Watch
-from load import Result, assert_nothing_failed, load
-from outcomes import wait_until
-
-OUT = 3.5  # seconds within which a dead host is out: 3 as promised, and what asking takes
+from load import assert_nothing_failed, load
+from outcomes import Asked, wait_until
 
 
-def posts(balancer: Balancer, ended: threading.Event, failed: list[str]) -> int:
-    """POST one request after the other until the end; return how many there were."""
-    count = 0
-    while not ended.is_set():
-        count += 1
+def posts(balancer: Balancer, ended: threading.Event, failed: list[str]) -> None:
+    """POST one request after the other until the end."""
+    while not ended.wait(0.02):
         try:
-            answer = balancer.ask("POST", "/echo", b"x" * 1000, timeout=20)
+            answer = balancer.ask("POST", "/echo", b"x" * 1000)
             if answer.status != 200 or answer.body != b"x" * 1000:
                 failed.append(f"status {answer.status}")
         except OSError as error:
             failed.append(type(error).__name__)
-        time.sleep(0.02)
-    return count
 
 
-@pytest.mark.parametrize("end", ["kill", "stop"])
-def test_a_host_that_dies_fails_no_get_is_out_in_seconds_and_comes_back_by_itself(cluster: Cluster, balancer: Balancer, end):
+@pytest.mark.parametrize("end", ["kill", pytest.param("stop", marks=pytest.mark.full)])
+def test_a_host_that_dies_fails_no_get_and_comes_back_by_itself(cluster: Cluster, balancer: Balancer, end):
     node = cluster.endpoints[0]
     ended, failed = threading.Event(), []
     others = threading.Thread(target=posts, args=(balancer, ended, failed), daemon=True)
     with Watch(balancer) as watch, load(balancer, f"{end} of a host") as result:
         others.start()
-        time.sleep(1)
-        asked = time.time()
         node.docker(end)
-        # A host that is stopped goes on until its services end.
-        died = node.died if end == "kill" else asked
-        wait_until(lambda: watch.first(node, "DOWN", died) < float("inf"), "the host is out", 15)
-        time.sleep(1)
-        begun = time.time()
+        watch.wait_for(node, "DOWN")
         node.docker("start")
-        wait_until(lambda: watch.first(node, "UP", begun) < float("inf"), "the host is back", 60)
-        time.sleep(2)
+        balancer.wait_for(node, "UP")
+        before = balancer.requests(node)
+        wait_until(lambda: balancer.requests(node) > before + 10, "the host gets requests again")
         ended.set()
-        others.join(30)
+        others.join()
     assert_nothing_failed(result)
-    assert watch.first(node, "DOWN", died) < OUT + (10 if end == "stop" else 0)
-    # POSTs were in flight on it, one at a time at the most; they may have been done, so nobody sends them again.
+    # At most one POST was in flight on it. It may have been processed, so it is not sent again.
     assert len(failed) <= 1, failed
 
 
+@pytest.mark.full
 def test_a_host_that_is_cut_off(cluster: Cluster, balancer: Balancer):
-    """Nothing that it says comes through, and nobody tells so."""
+    """Its packets get lost, and it cannot say so: what is in flight on it is sent to another host."""
     node = cluster.endpoints[1]
-    with Watch(balancer) as watch, load(balancer, "a host that is cut off", timeout=30) as result:
-        time.sleep(1)
-        cut = float(node.host.check_output(f"ip route add blackhole {balancer.address} && date +%s.%N"))
+    with load(balancer, "a host that is cut off") as result:
+        # Some for each host, and the answers come after the cut.
+        asked = [Asked(balancer, "/sleep?seconds=3") for _ in range(3 * len(cluster.endpoints))]
+        wait_until(lambda: int(balancer.figures[node.container]["scur"]) > 0, "requests are in flight on it")
+        node.host.check_output(f"ip route add blackhole {balancer.address}")
         try:
-            wait_until(lambda: watch.first(node, "DOWN", cut) < float("inf"), "the host is out", 15)
-            time.sleep(6)  # the time in which its silence ends what was in flight
+            balancer.wait_for(node, "DOWN")
+            statuses = [answer.wait().status for answer in asked]
         finally:
             node.host.check_output(f"ip route del blackhole {balancer.address}")
-        healed = time.time()
-        wait_until(lambda: watch.first(node, "UP", healed) < float("inf"), "the host is back", 30)
-    assert watch.first(node, "DOWN", cut) < OUT
+    assert statuses == [200] * len(asked)
     assert_nothing_failed(result)
-    # The few that were in flight on it waited until its silence was noticed, and were sent to another host. When there were
-    # none, the first that were meant for it tried in vain to connect.
-    assert 700 < result.slowest_ms < 7500, str(result)
 
 
-def in_flight_bound(result: Result, most: int) -> None:
-    """At most so many failed."""
-    assert result.failed <= most, str(result)
-
-
+@pytest.mark.full
 def test_an_app_that_hangs_gets_few_requests_and_then_none(cluster: Cluster, balancer: Balancer):
-    """nginx on it goes on. Who has the most requests under way gets the fewest; the check gives up after 5 s, twice."""
-    node = cluster.endpoints[2]
-    with Watch(balancer) as watch, load(balancer, "an app that hangs", timeout=40) as result:
-        time.sleep(1)
-        stopped = time.time()
-        with node.held_still():
-            wait_until(lambda: watch.first(node, "DOWN", stopped) < float("inf"), "the host is out", 20)
-            time.sleep(1)
-    assert watch.first(node, "DOWN", stopped) < 13
-    # They wait for their host, and are answered when it goes on.
-    in_flight_bound(result, 20)
+    """Its nginx goes on. The host with the most requests in flight gets the fewest, until two checks have timed out."""
+    node = cluster.endpoints[-1]
+    with load(balancer, "an app that hangs") as result, node.held_still():
+        balancer.wait_for(node, "DOWN")
+    # A few wait longer than nginx does.
+    assert result.failed <= 20, str(result)
 
 
-def test_a_host_that_is_slow_is_not_thrown_out(cluster: Cluster, balancer: Balancer):
+@pytest.mark.full
+def test_a_host_that_is_slow_is_not_taken_out(cluster: Cluster, balancer: Balancer):
     node = cluster.endpoints[0]
-    with Watch(balancer) as watch, load(balancer, "a slow host", timeout=30) as result:
-        # Most of the time its nginx is held still, for less than a second each time.
+    with Watch(balancer) as watch, load(balancer, "a slow host") as result:
+        # Most of the time its nginx is held still, for less than a check waits.
         node.host.check_output(
             "for i in 1 2 3 4 5 6 7 8; do pkill -STOP nginx; sleep 0.7; pkill -CONT nginx; sleep 0.1; done"
         )
     assert_nothing_failed(result)
-    assert {states[node.container] for _when, states in watch.seen} == {"UP"}
+    assert {states[node.container] for states in watch.seen} == {"UP"}
 
 
+@pytest.mark.full
 def test_a_host_whose_disk_is_full_goes_on_serving(cluster: Cluster, balancer: Balancer):
     node = cluster.endpoints[1]
     folders = ("/var/log/nginx", "/var/log/gunicorn")
@@ -110,11 +88,10 @@ def test_a_host_whose_disk_is_full_goes_on_serving(cluster: Cluster, balancer: B
         node.host.run(f"head -c 100k /dev/zero > {folder}/filler")
     try:
         node.host.check_output("systemctl kill --signal=USR1 --kill-whom=main nginx")
-        before = int(balancer.figures[node.container]["stot"])
+        before = balancer.requests(node)
         with load(balancer, "a host whose disk is full") as result:
-            time.sleep(3)
+            wait_until(lambda: balancer.requests(node) > before + 50, "the host gets requests")
         assert_nothing_failed(result)
-        assert int(balancer.figures[node.container]["stot"]) - before > 50
         assert balancer.state(node) == "UP"
     finally:
         for folder in folders:

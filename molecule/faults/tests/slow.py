@@ -1,6 +1,7 @@
 """Connections whose requests never end: each sends a header a second, and begins anew when it is cut off.
 
-A process of its own: `slow.py ADDRESS HOST CONNECTIONS SECONDS` prints what became of them, as JSON.
+A process of its own: `slow.py ADDRESS HOST CONNECTIONS` prints what became of them, as JSON. It ends when each has been
+cut off and opened anew, after five minutes at the latest.
 """
 
 from __future__ import annotations
@@ -49,11 +50,14 @@ async def trickle(address: str, name: str, counts: Counts, number: int, connecti
         await asyncio.sleep(0.1)
 
 
-async def main(address: str, name: str, connections: int, seconds: float) -> None:
+async def main(address: str, name: str, connections: int) -> None:
     """Trickle over all of them for a while."""
     counts = Counts()
     tasks = [asyncio.create_task(trickle(address, name, counts, number, connections)) for number in range(connections)]
-    await asyncio.sleep(seconds)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(300):
+            while counts.opened < 2 * connections:
+                await asyncio.sleep(0.1)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -63,4 +67,4 @@ async def main(address: str, name: str, connections: int, seconds: float) -> Non
 if __name__ == "__main__":
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -6,6 +6,8 @@ import pytest
 from breaking import fault
 from outcomes import wait_until
 
+pytestmark = pytest.mark.full
+
 DAY = 86400
 CLOCK = "/etc/faketimerc"  # where the library reads how far the app's clock is off, once a second
 
@@ -47,14 +49,14 @@ def clock_is(api, days: int) -> bool:
 def test_the_clock_jumps(api, days):
     before = api.processes
     assert clock_is(api, 0)
-    with fault(api, f"the app's clock jumps by {days:+} days", within=1) as found:
+    with fault(api, f"the app's clock jumps by {days:+} days") as found:
         set_clock(api, days)
-        wait_until(lambda: clock_is(api, days), "the clock jumps", 5)
+        wait_until(lambda: clock_is(api, days), "the clock jumps")
         time.sleep(6)  # longer than the time-out, after which gunicorn replaces workers that it takes for hung
-    with fault(api, "and back", within=1) as back:
+    with fault(api, "and back") as back:
         set_clock(api, 0)
-        wait_until(lambda: clock_is(api, 0), "the clock jumps back", 5)
+        wait_until(lambda: clock_is(api, 0), "the clock jumps back")
         time.sleep(6)
     assert not found.load.failed, str(found)
     assert not back.load.failed, str(back)
-    assert api.processes == before, "somebody was killed for it"
+    assert api.processes == before, "a process was killed for it"

@@ -1,16 +1,16 @@
-"""What the playbooks say, against traffic that is known."""
+"""The playbooks status and logs, against traffic that is known."""
 
 import json
-import os
 import re
 import subprocess
 
 import pytest
-from conftest import FAILED, LOG, NOT_FOUND, PLAIN, REQUESTS, SCENARIO, SLOW
-from outcomes import PROJECT, Run
+from conftest import FAILED, LOG, NOT_FOUND, PLAIN, REQUESTS, SCENARIO, SLOW, seconds
+from outcomes import Run
 
 BARE = "operations-bare"
 GONE = "operations-gone"
+STATE = "find /var/lib/api-endpoint /etc/nginx /var/log/api-endpoint -printf '%p %T@ %m\n' | sort"
 
 
 def row_of(run: Run, host: str) -> list[str]:
@@ -22,69 +22,56 @@ def row_of(run: Run, host: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def bare():
-    """A host of the same image that was never set up."""
-    docker = ["docker", "run", "--detach", "--rm", "--name", BARE, "api-endpoint-testhost:debian12", "sleep", "600"]
+def others(api, tmp_path_factory):
+    """An inventory with a host of the same image that was never set up, and one that cannot be reached."""
+    hosts = {
+        BARE: {"ansible_connection": "community.docker.docker"},
+        GONE: {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1},
+    }
+    path = tmp_path_factory.mktemp("inventory") / "others.json"
+    path.write_text(json.dumps({"api_endpoints": {"hosts": hosts}}))
     subprocess.run(["docker", "rm", "--force", BARE], capture_output=True, check=False)
+    docker = ["docker", "run", "--detach", "--rm", "--name", BARE, api.image, "sleep", "infinity"]
     subprocess.run(docker, capture_output=True, check=True)
-    yield
+    yield str(path)
     subprocess.run(["docker", "rm", "--force", BARE], capture_output=True, check=True)
+
+
+def assert_figures(api, row: list[str]) -> None:
+    """A healthy host's line: its release, its memory, its requests."""
+    host, release, since, healthy, memory, free, *figures = row
+    assert (host, release, healthy) == (api.container, api.release, "yes")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d", since)
+    assert 20 < int(re.fullmatch(r"(\d+) MB", memory)[1]) < 500
+    assert re.fullmatch(r"[\d,.]+ GB", free)
+    assert figures[:3] == [str(REQUESTS), str(FAILED), str(NOT_FOUND)]
+    assert seconds(figures[3]) < seconds(figures[4])
+    assert seconds(figures[4]) >= SLOW
+    assert figures[5:] == []
 
 
 # --- status
 
 
-def test_the_figures_are_exact(operator, api, traffic):
-    before = api.host.check_output(
-        "find /var/lib/api-endpoint /etc/nginx /var/log/api-endpoint -printf '%p %T@ %m\n' | sort"
-    )
-    for options in ([], ["--check"]):
-        run = operator("status", *options)
-        host, release, since, healthy, memory, free, *figures = row_of(run, api.container)
-        assert (host, release, healthy) == (api.container, api.release, "yes")
-        assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d", since)
-        assert 20 < int(re.fullmatch(r"(\d+) MB", memory)[1]) < 500
-        assert re.fullmatch(r"[\d,.]+ GB", free)
-        assert figures[:3] == [str(REQUESTS), str(FAILED), str(NOT_FOUND)]
-        assert re.fullmatch(r"\d+ ms", figures[3])
-        assert re.fullmatch(SLOW, figures[4])
-        assert figures[5:] == []
-        assert run.changed == [0]
-    assert (
-        api.host.check_output("find /var/lib/api-endpoint /etc/nginx /var/log/api-endpoint -printf '%p %T@ %m\n' | sort")
-        == before
-    )
-
-
-def test_all_hosts_are_in_one_table(api, traffic, bare, on_one_host, tmp_path):
-    others = {
-        BARE: {"ansible_connection": "community.docker.docker"},
-        GONE: {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1},
-    }
-    (tmp_path / "others.json").write_text(json.dumps({"api_endpoints": {"hosts": others}}))
-    command = [
-        "ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-i", str(tmp_path / "others.json"),
-        "-e", f"@{SCENARIO / 'vars.yml'}", str(PROJECT / "playbooks" / "status.yml"),
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=PROJECT, env={**os.environ, **PLAIN}, capture_output=True, text=True, check=False)
-    run = Run(done.returncode, done.stdout)
+def test_all_hosts_are_in_one_table_with_exact_figures(everywhere, api, traffic, others):
+    before = api.host.check_output(STATE)
+    run = everywhere(
+        "-i", others, "-e", f"@{SCENARIO / 'vars.yml'}", name="playbooks/status.yml", environment=PLAIN,
+    )  # fmt: skip
+    assert_figures(api, row_of(run, api.container))
     assert row_of(run, BARE)[-1] == "never set up"
     assert row_of(run, GONE)[-1].startswith("cannot be reached: ")
     assert "refused" in row_of(run, GONE)[-1]
-    assert row_of(run, "operations-debian12")[3] == row_of(run, "operations-debian13")[3] == "yes"
     assert run.output.count("since (UTC)") == 1
+    assert set(run.changed) == {0}
+    assert api.host.check_output(STATE) == before
 
 
-def test_a_host_that_is_down_is_not_healthy(operator, api, traffic, on_one_host):
-    api.host.check_output(f"systemctl stop {api.unit}")
-    try:
-        row = row_of(operator("status"), api.container)
-    finally:
-        api.host.check_output(f"systemctl start {api.unit}")
-        api.wait_until_it_answers("/readyz")
-    assert row[3:5] == ["NO", "0 MB"]
-    assert "status 502" in row[-1]
-    assert row[6:9] == [str(REQUESTS), str(FAILED), str(NOT_FOUND)]
+@pytest.mark.full
+def test_a_dry_run_tells_the_same(operator, api, traffic):
+    run = operator("status", "--check")
+    assert_figures(api, row_of(run, api.container))
+    assert run.changed == [0]
 
 
 # --- logs
@@ -95,6 +82,7 @@ def test_the_logs_show_their_last_lines(operator, api, traffic):
     for _ in range(4):
         api.get("/status/418")
     api.get("/traceback")
+    assert "GET /first" in api.host.check_output(f"tail -n 6 {LOG} | head -n 1")
     run = operator("logs", log_lines=5)
     assert run.status == 0, run.output
     parts = dict(re.findall(r"^ *--- (.*)\n((?:(?! *---|\n).*\n)*)", run.output, re.MULTILINE))
@@ -112,6 +100,3 @@ def test_the_logs_show_their_last_lines(operator, api, traffic):
     assert f"release={api.release}" in parts["/var/log/api-endpoint/deploys.log"]
     assert re.search(r"T[\d:]+\+\S+ systemd\[1\]: Started ", parts["journal of api-endpoint@*.service"])
     assert run.changed == [0]
-    longer = operator("logs", log_lines=6)
-    assert "/first" in longer.output
-    assert "api_endpoint_log_lines is 0" in operator("logs", log_lines=0).said

@@ -1,11 +1,11 @@
-"""The traffic report, in a browser, against traffic that is known."""
+"""The traffic report, against traffic that is known; tests/component/test_traffic_page.py opens it in a browser."""
 
 import html
 import re
 from pathlib import Path
 
-from browser import opened
-from conftest import HOSTILE, HOSTILE_REFERRERS, LOG, PAGE, SLOW
+import pytest
+from conftest import HOSTILE_REFERRERS, LOG, PAGE, SLOW, seconds
 from outcomes import PROJECT
 
 
@@ -27,12 +27,13 @@ def row_of(page: str, name: str) -> list[str]:
 
 
 def test_the_report_tells_what_was_asked(operator, api, traffic):
+    """Lines that callers have written to do harm stay text."""
     _path, page = report_of(operator)
     assert row_of(page, "GET /environ")[:3] == ["30", "0", "0"]
     assert row_of(page, "GET /status/404")[:3] == ["7", "7", "0"]
     assert row_of(page, "GET /status/500")[:3] == ["5", "0", "5"]
     assert row_of(page, "GET /sleep")[:3] == ["4", "0", "0"]
-    assert all(re.fullmatch(SLOW, took) for took in row_of(page, "GET /sleep")[3:])
+    assert all(seconds(took) >= SLOW for took in row_of(page, "GET /sleep")[3:])
     assert row_of(page, "GET /old") == ["125", "0", "20", "10 ms", "10 ms", "10 ms"]
     assert row_of(page, "404")[0] == "7"
     if api.is_terse:
@@ -41,44 +42,43 @@ def test_the_report_tells_what_was_asked(operator, api, traffic):
     else:
         assert api.host.run(f"grep -q secret {LOG}").rc == 0
         assert row_of(page, PAGE)[0] == "46"
+    for referrer in HOSTILE_REFERRERS:
+        words = referrer.encode(errors="surrogateescape").decode(errors="replace")
+        assert row_of(page, words) == ["1", "0", "0", "10 ms", "10 ms", "10 ms"]
+    assert row_of(page, "(no request)")[0] == "1"
+    assert all(tag not in page for tag in ("<script", "<img", "<iframe"))
     assert "readyz" not in page
     assert "secret" not in page
     assert "marked-user-agent" not in page
     assert not re.search(r"\b\d{1,3}(\.\d{1,3}){3}\b", page)
 
 
-def test_hostile_lines_stay_text_in_a_browser(operator, traffic, on_one_host):
-    path, page = report_of(operator)
-    shown, noise = opened(path)
-    assert noise == []
-    assert f"<title>Traffic of {operator.api.name}" in shown
-    elements = {name.lower() for name in re.findall(r"<([a-zA-Z][a-zA-Z0-9]*)", shown)}
-    assert elements <= {
-        "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "div", "b", "span", "section", "figure",
-        "figcaption", "i", "svg", "line", "path", "rect", "table", "tbody", "tr", "th", "td", "details", "summary",
-    }  # fmt: skip
-    text = html.unescape(shown)
-    for request in HOSTILE[:-1]:
-        words = request.removesuffix(" HTTP/1.1").encode(errors="surrogateescape").decode(errors="replace")
-        assert words[:200] in text or row_of(page, words[:200])
-    for referrer in HOSTILE_REFERRERS:
-        words = referrer.encode(errors="surrogateescape").decode(errors="replace")
-        assert row_of(page, words) == ["1", "0", "0", "10 ms", "10 ms", "10 ms"]
-    assert row_of(page, "(no request)")[0] == "1"
+def test_the_status_of_a_host_that_is_down_and_has_an_empty_log(operator, api, traffic):
+    """The traffic is gone after it."""
+    api.host.check_output(f"systemctl stop {api.unit}; rm -f {LOG}.*; truncate --size=0 {LOG}")
+    try:
+        run = operator("status")
+    finally:
+        api.host.check_output(f"systemctl start {api.unit}")
+        api.wait_until_it_answers("/readyz")
+    line = next(line for line in run.output.splitlines() if re.match(rf"\s*{api.container}  ", line))
+    row = re.split(r" {2,}", line.strip())
+    assert row[3:5] == ["NO", "0 MB"]
+    assert row[6:11] == ["0", "0", "0", "-", "-"]
+    assert "status 502" in row[-1]
 
 
-def test_a_dry_run_writes_nothing(operator, traffic, on_one_host):
+@pytest.mark.full
+def test_an_empty_log_has_a_report(operator, api):
+    api.host.check_output(f"rm -f {LOG}.*; truncate --size=0 {LOG}")
+    _path, page = report_of(operator)
+    assert "no requests yet" in page
+
+
+@pytest.mark.full
+def test_a_dry_run_writes_nothing(operator):
     path, _page = report_of(operator)
     path.unlink()
     run = operator("traffic_report", "--check")
     assert run.status == 0, run.output
     assert not path.exists()
-
-
-def test_an_empty_log_has_a_report_and_a_status(operator, api, traffic, on_one_host):
-    api.host.check_output(f"rm -f {LOG}.*; truncate --size=0 {LOG}")
-    path, page = report_of(operator)
-    assert "no requests yet" in page
-    assert opened(path)[1] == []
-    run = operator("status")
-    assert re.search(r"GB +0 +0 +0 +- +-\n", run.output), run.output

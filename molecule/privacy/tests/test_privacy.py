@@ -1,13 +1,11 @@
-"""Nobody can tell who called, whatever is sent and whatever breaks."""
+"""No log names a caller, whatever is sent and whatever breaks."""
 
-import json
 import re
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.api_endpoint_hostile import ADDRESS_HEADERS, AGENT_HEADERS
+from attack import EACH
 from outcomes import ROOT, wait_until
 
 SCENARIO = Path(__file__).resolve().parents[1]
@@ -15,6 +13,7 @@ VARIABLES = ("-e", f"@{SCENARIO / 'vars.yml'}")
 AUDIT = "playbooks/privacy_audit.yml"
 ANSWERED = ("/readyz", "/environ", "/echo", "/status/404", "/status/503", "/traceback", "/headers?X-A=1")
 WITH_QUERY = "get with a query"
+PATIENCE = 120  # seconds for an answer that comes anyway
 
 
 def restart(api):
@@ -34,13 +33,14 @@ def stopped(api, *units):
         api.wait_until_it_answers("/readyz")
 
 
-def test_a_thousand_requests_of_every_kind_over_each_of_ipv4_and_ipv6(api, attack):
-    for outcomes in (attack.outside(1050, paths=ANSWERED), attack.inside(1050, paths=ANSWERED, family=6)):
-        assert sum(outcomes.values()) == 1050
+@pytest.mark.parametrize("count", [3 * EACH, pytest.param(1000, marks=pytest.mark.full)])
+def test_requests_of_every_kind_over_each_of_ipv4_and_ipv6(api, attack, count):
+    for outcomes in (attack.outside(count, paths=ANSWERED), attack.inside(count, paths=ANSWERED, family=6)):
+        assert sum(outcomes.values()) == count
         assert {"200", "204", "400", "404", "413", "414", "431", "500", "aborted by us"} <= set(outcomes)
         assert "no connection" not in outcomes
-        answered = sum(count for outcome, count in outcomes.items() if outcome.isdigit())
-        assert answered > 750, outcomes
+        answered = sum(number for outcome, number in outcomes.items() if outcome.isdigit())
+        assert answered > 0.7 * count, outcomes
     found = attack.assert_nobody_is_named()
     # The marks of what may be kept have arrived where it is kept.
     for kind in ("query string", "address in a query string", "referrer", "address in a referrer"):
@@ -48,55 +48,47 @@ def test_a_thousand_requests_of_every_kind_over_each_of_ipv4_and_ipv6(api, attac
     assert "client: 0.0.0.0" in api.host.file("/var/log/nginx/error.log").content_string
 
 
-def test_errors_of_the_app(api, attack):
-    assert attack.outside(10, WITH_QUERY, paths=["/traceback"])["500"] == 10
-    assert attack.inside(10, WITH_QUERY, paths=["/traceback"])["500"] == 10
+def test_an_app_that_fails_hangs_and_is_down(api, attack):
+    assert attack.outside(5, WITH_QUERY, paths=["/traceback"], patience=PATIENCE)["500"] == 5
+    assert attack.inside(5, WITH_QUERY, paths=["/traceback"], patience=PATIENCE)["500"] == 5
     traceback = api.host.run("grep --count 'RuntimeError: a bug, as asked' /var/log/gunicorn/error.log")
-    assert int(traceback.stdout) >= 20, "where did the traceback go?"
-    assert attack.inside(4, WITH_QUERY, paths=["/crash"])["502"] > 0
-    attack.outside(4, WITH_QUERY, paths=["/half"])
+    assert int(traceback.stdout) >= 10, "where did the traceback go?"
+    assert attack.inside(4, WITH_QUERY, paths=["/crash"], patience=PATIENCE)["502"] > 0
+    attack.outside(4, WITH_QUERY, paths=["/half"], patience=PATIENCE)
     restart(api)
-    attack.assert_nobody_is_named()
-
-
-def test_an_app_that_hangs(api, attack):
     with api.held_still():
-        assert attack.outside(4, "get", patience=9)["504"] == 4
-        # These clients lose patience first.
+        assert attack.outside(4, "get", patience=PATIENCE)["504"] == 4
+        # These clients give up first.
         assert attack.inside(4, "get", patience=0.5)["no answer in time"] == 4
-    restart(api)
-    found = attack.assert_nobody_is_named()
+    found = attack.search()
+    assert found.leaks == []
     assert ("referrer", "/var/log/nginx/error.log") in found.met, "nginx did not complain"
-
-
-def test_nothing_listens_for_nginx(api, attack):
     with stopped(api, api.unit):
-        assert attack.outside(20, WITH_QUERY)["502"] == 20
-        assert attack.inside(20, WITH_QUERY)["502"] == 20
+        assert attack.outside(20, WITH_QUERY, patience=PATIENCE)["502"] == 20
+        assert attack.inside(20, WITH_QUERY, patience=PATIENCE)["502"] == 20
     found = attack.assert_nobody_is_named()
     assert ("query string", "/var/log/nginx/error.log") in found.met, "nginx did not complain"
 
 
-def test_what_nginx_complains_about_while_nothing_redacts(api, attack):
+def test_errors_of_nginx_while_nothing_redacts_them(api, attack):
     complaints = ("oversized body", "two hosts", "oversized URL", "wrong host", "a header as request line")
     with stopped(api, "syslog.socket", "rsyslog.service"):
-        assert attack.outside(50, *complaints)["413"] == 10
+        assert attack.outside(15, *complaints, patience=PATIENCE)["413"] == 3
         api.host.check_output("systemctl reload nginx")
-        assert attack.inside(50, *complaints)["413"] == 10
+        assert attack.inside(15, *complaints, patience=PATIENCE)["413"] == 3
         with stopped(api, api.unit):
             attack.inside(10, WITH_QUERY)
     attack.outside(10, *complaints)
     attack.assert_nobody_is_named()
     errors = api.host.run("tail -n 5 /var/log/nginx/error.log").stdout
-    assert "client: 0.0.0.0" in errors, "complaints are not logged any more after rsyslog was away"
+    assert "client: 0.0.0.0" in errors, "errors are not logged any more after rsyslog was away"
 
 
 def test_logs_that_are_rotated_meanwhile(api, attack):
     for _ in range(3):
-        attack.outside(60, paths=ANSWERED)
-        attack.inside(60, paths=ANSWERED)
+        attack.outside(EACH, paths=ANSWERED)
         api.host.check_output("logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint")
-    attack.outside(60, paths=ANSWERED)
+    attack.inside(EACH, paths=ANSWERED)
     found = attack.assert_nobody_is_named()
     seen = {place for kind, place in found.met if kind == "path"}
     for log in ("/var/log/nginx/access.log", "/var/log/gunicorn/access.log"):
@@ -114,31 +106,15 @@ def test_gunicorns_logs_have_no_room(api, attack):
         for name in ("filler", "access.log", "error.log"):
             host.run(f"head -c 100k /dev/zero >> /var/log/gunicorn/{name}")
             assert host.run(f"echo x >> /var/log/gunicorn/{name}").rc != 0, "there is room left"
-        assert attack.outside(30, "get", WITH_QUERY)["200"] == 30
-        assert attack.inside(30, "get", WITH_QUERY)["200"] == 30
-        assert attack.outside(5, WITH_QUERY, paths=["/traceback"])["500"] == 5
+        assert attack.outside(30, "get", WITH_QUERY, patience=PATIENCE)["200"] == 30
+        assert attack.inside(30, "get", WITH_QUERY, patience=PATIENCE)["200"] == 30
+        assert attack.outside(5, WITH_QUERY, paths=["/traceback"], patience=PATIENCE)["500"] == 5
         found = attack.search()
     finally:
         host.check_output(f"systemctl stop {api.unit} && umount /var/log/gunicorn")
         restart(api)
-    # Where gunicorn cannot write, Python's logging tells standard error what it could not write, and that is the journal.
+    # Python's logging tells standard error what it could not write, and standard error is the journal.
     assert found.leaks == []
-
-
-@pytest.mark.parametrize("scheme", ["https", "http"])
-def test_the_app_learns_nothing_of_the_caller(api, attack, scheme):
-    theirs = ("Cookie", "Authorization", "X-Requested-With")  # what a client has chosen to tell the app
-    headers = dict.fromkeys(ADDRESS_HEADERS, attack.marks.ipv4)
-    headers |= {name: attack.marks.agent for name in (*AGENT_HEADERS, "User-Agent") if name not in theirs}
-    headers |= {name.replace("-", "_"): value for name, value in headers.items()}
-    answer = api.get("/environ", headers={**headers, "X-Forwarded-Proto": scheme})
-    assert answer.status == 200
-    known = answer.json
-    told = {name for name, value in known.items() for mark in (attack.marks.ipv4, attack.marks.agent) if mark in str(value)}
-    assert told == set()
-    caller = api.host.check_output("ip route show default").split()[2]
-    assert caller not in json.dumps(known)
-    assert known["HTTP_X_FORWARDED_PROTO"] == known["wsgi.url_scheme"] == scheme
 
 
 def test_the_search_finds_leaks_in_files_packed_files_and_the_journal(api, attack):
@@ -164,7 +140,7 @@ def test_the_search_finds_leaks_in_files_packed_files_and_the_journal(api, attac
 
 @contextmanager
 def a_leak_in_nginx(api):
-    """nginx has a log of the usual kind beside the role's own."""
+    """Let nginx write a log of the usual kind beside the role's own."""
     host = api.host
     leak = 'log_format leak \'$remote_addr "$http_user_agent" "$http_x_forwarded_for"\';'
     site = "/etc/nginx/sites-available/api-endpoint"
@@ -172,8 +148,9 @@ def a_leak_in_nginx(api):
     host.check_output(f"cat > /etc/nginx/conf.d/leak.conf <<'END'\n{leak}\nEND\n")
     try:
         host.check_output("nginx -q -t && systemctl reload nginx")
-        time.sleep(0.5)
-        yield "/var/log/nginx/leak.log"
+        log = "/var/log/nginx/leak.log"
+        wait_until(lambda: api.get("/readyz").status == 200 and host.run(f"test -s {log}").rc == 0, "nginx writes the leak")
+        yield log
     finally:
         host.check_output(f"mv /root/site {site} && rm /etc/nginx/conf.d/leak.conf && systemctl reload nginx")
         host.check_output("rm -f /var/log/nginx/leak.log*")
@@ -190,18 +167,20 @@ def test_the_search_finds_a_leak_that_nginx_writes(api, attack):
     assert kinds == {"user agent", "address in a header", "caller's address"}
 
 
-def test_nothing_is_left_of_all_of_this(attack, attacks, api):
-    """All marks of all tests but those that leaked on purpose, after rotation, restarts and packing."""
+def test_nothing_is_left_of_the_tests_above(attack, attacks, api):
+    """The marks of all tests that leaked nothing on purpose, after rotation, restarts and packing."""
     earlier = [test for test in attacks if not test.leaks_on_purpose and test is not attack]
-    assert sum(test.sent for test in earlier) > 2000
+    assert sum(test.sent for test in earlier) > 10 * EACH
     attack.assert_nobody_is_named(*earlier)
 
 
+def traces(api):
+    """Return what an audit might leave on the host."""
+    return api.host.check_output("ip -6 route show table local; ls -a /var/log/api-endpoint /tmp /root")
+
+
 def test_the_audit_passes_and_says_what_it_did(api, playbook):
-    dry = playbook(*VARIABLES, "--check", name=AUDIT)
-    assert dry.status == 0, dry.output
-    assert "Would send 250 marked requests over IPv4" in dry.output
-    before = api.host.check_output("ip -6 route show table local; ls -a /var/log/api-endpoint /tmp /root")
+    before = traces(api)
     run = playbook(*VARIABLES, name=AUDIT)
     assert run.status == 0, run.output
     assert run.changed == [0]
@@ -209,31 +188,9 @@ def test_the_audit_passes_and_says_what_it_did(api, playbook):
     assert re.search(r"over IPv4: 250 \(.*200: \d+.* over IPv6: 250 \(.*200: \d+", run.said), run.output
     assert re.search(r"/var: [1-9]\d* changed files", run.said), run.output
     assert re.search(r"the journal: [1-9]\d* entries", run.said), run.output
-    after = api.host.check_output("ip -6 route show table local; ls -a /var/log/api-endpoint /tmp /root")
-    assert after == before, "it left something"
+    assert traces(api) == before, "it left something"
 
 
-@pytest.mark.usefixtures("on_one_host")
-def test_the_audit_passes_without_query_strings_and_referrers_too(api, playbook):
-    """What is written then must not hold them either: access logs, error logs, gunicorn's complaints."""
-    off = [f"-eapi_endpoint_log_{what}=false" for what in ("query_string", "referrer")]
-    try:
-        changed = playbook(*VARIABLES, *off, "--tags", "nginx,app")
-        assert changed.status == 0, changed.output
-        run = playbook(*VARIABLES, *off, name=AUDIT)
-        assert run.status == 0, run.output
-        assert "nobody is named anywhere" in run.said
-        api.ask("POST", "/x?name=Marie", b"x" * 2_000_000, {"Referer": "https://page.example/Marie"})
-        time.sleep(1)
-        errors = api.host.check_output("cat /var/log/nginx/error.log")
-        assert any(line.endswith("too large body: 2000000 bytes") for line in errors.splitlines()), errors
-        assert "Marie" not in errors
-    finally:
-        back = playbook(*VARIABLES, "--tags", "nginx,app")
-        assert back.status == 0, back.output
-
-
-@pytest.mark.usefixtures("on_one_host")
 def test_the_audit_fails_when_callers_are_named_and_says_where(api, playbook):
     with a_leak_in_nginx(api) as log:
         run = playbook(*VARIABLES, name=AUDIT)
@@ -244,8 +201,41 @@ def test_the_audit_fails_when_callers_are_named_and_says_where(api, playbook):
     assert f"Callers are named in: {log}. Run site.yml" in run.said
 
 
+@pytest.mark.full
+def test_the_audit_sends_nothing_in_check_mode(api, playbook):
+    before = traces(api)
+    dry = playbook(*VARIABLES, "--check", name=AUDIT)
+    assert dry.status == 0, dry.output
+    assert "Would send 250 marked requests over IPv4" in dry.output
+    assert traces(api) == before, "it left something"
+
+
+@pytest.mark.full
 @pytest.mark.usefixtures("on_one_host")
-def test_the_audit_refuses_to_say_anything_when_nothing_answers(api, playbook):
+def test_the_audit_passes_without_query_strings_and_referrers_too(api, playbook):
+    """What is written then must not hold them either: access logs, error logs, gunicorn's errors."""
+    off = [f"-eapi_endpoint_log_{what}=false" for what in ("query_string", "referrer")]
+    try:
+        changed = playbook(*VARIABLES, *off, "--tags", "nginx,app")
+        assert changed.status == 0, changed.output
+        run = playbook(*VARIABLES, *off, name=AUDIT)
+        assert run.status == 0, run.output
+        assert "nobody is named anywhere" in run.said
+        api.ask("POST", "/x?name=Marie", b"x" * 2_000_000, {"Referer": "https://page.example/Marie"})
+
+        def errors():
+            return api.host.check_output("cat /var/log/nginx/error.log")
+
+        wait_until(lambda: "too large body: 2000000 bytes\n" in errors(), "a line without the request")
+        assert "Marie" not in errors()
+    finally:
+        back = playbook(*VARIABLES, "--tags", "nginx,app")
+        assert back.status == 0, back.output
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("on_one_host")
+def test_the_audit_says_nothing_when_nothing_answers(api, playbook):
     with stopped(api, api.unit):
         run = playbook(*VARIABLES, name=AUDIT)
     assert run.status != 0

@@ -14,7 +14,9 @@ VERSION = "first"
 app = Flask(__name__)
 app.config.update(yaml.safe_load((FOLDER / "flask_config.yaml").read_text()))
 DATABASE = KINDS[app.config["DATABASE"]]()
-time.sleep(app.config["LOAD_SECONDS"])
+# A test decides how long the app takes to load.
+while app.config["LOAD_UNTIL"] and not Path(app.config["LOAD_UNTIL"]).exists():
+    time.sleep(0.05)
 
 
 @app.get("/")
@@ -25,8 +27,10 @@ def which():
 
 @app.get("/slow")
 def slow():
-    """Say the same, after a while."""
-    time.sleep(float(request.args["seconds"]))
+    """Say the same after some ?seconds, or when the file ?until exists."""
+    time.sleep(float(request.args.get("seconds", 0)))
+    while "until" in request.args and not Path(request.args["until"]).exists():
+        time.sleep(0.05)
     return which()
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong is noticed by nobody but the one who deploys, and the next good run needs no repair."""
+"""A bad version fails no request and never gets one, and the next good run needs no repair."""
 
 import platform
 import re
@@ -13,6 +13,9 @@ pytestmark = pytest.mark.usefixtures("on_one_host")
 
 # What only concerns the app: no need to go through nginx and Debian's packages each time.
 APP = ("--tags", "app")
+
+# The next switch does not stop this release for ten minutes.
+STAYS = {"drain": 600}
 
 # Kills what was started from outside the container (a module of Ansible's, as if its connection had been cut), and what
 # that has started; not what systemd has started, and not itself.
@@ -37,7 +40,7 @@ for pid in [pid for pid in there if first(pid) not in (1, first(os.getpid()))]:
 
 
 def assert_serving(api, result, before):
-    """The old release goes on serving, and nobody has noticed anything."""
+    """The old release goes on serving, and no request failed."""
     assert_nothing_failed(result)
     assert result.releases == [before], result
     assert api.release == before
@@ -72,7 +75,7 @@ def assert_next_good_run_goes_live(api, deploy, app, tags=APP, **variables):
 
 
 def test_an_import_error(api, deploy, new_app):
-    bad = new_app("import-error", load_seconds=0)
+    bad = new_app("import-error")
     bad.replace("wsgi.py", "import KINDS", "import KINDS, gone")
     processes = api.processes
     assert_refused(
@@ -81,44 +84,54 @@ def test_an_import_error(api, deploy, new_app):
         r"--- /var/log/gunicorn/error\.log", r"--- journal of api-endpoint@(blue|green)\.service",
     )  # fmt: skip
     assert api.processes == processes
-    assert_next_good_run_goes_live(api, deploy, new_app("import-mended", load_seconds=0))
 
 
+@pytest.mark.full
 def test_a_missing_dependency(api, deploy, new_app):
-    bad = new_app("missing-dependency", load_seconds=0)
+    bad = new_app("missing-dependency")
     bad.replace("wsgi.py", "import yaml", "import six\nimport yaml")
     assert_refused(api, deploy, bad, "start", r"it stopped with status [1-9]", r"No module named 'six'")
     bad.replace("requirements.txt", "Werkzeug", "six==1.17.0\nWerkzeug")
     assert_next_good_run_goes_live(api, deploy, bad)
 
 
+@pytest.mark.full
 def test_a_health_route_that_says_500(api, deploy, new_app):
-    bad = new_app("health-500", load_seconds=0)
+    bad = new_app("health-500")
     bad.replace("flask_config.yaml", "HEALTH_STATUS: 200", "HEALTH_STATUS: 500")
     assert_refused(
-        api, deploy, bad, "health", r"GET /healthz .*: status 500", r"api_endpoint_start_timeout = 3 s", start_timeout=3
+        api, deploy, bad, "health", r"GET /healthz .*: status 500", r"api_endpoint_start_timeout = 20 s", start_timeout=20
     )
-    assert_next_good_run_goes_live(api, deploy, new_app("health-mended", load_seconds=0))
+    assert_next_good_run_goes_live(api, deploy, new_app("health-repaired"))
 
 
 def test_an_app_that_is_healthy_and_hangs_on_its_data(api, deploy, new_app):
-    app = new_app("lost-thread", load_seconds=0)
+    app = new_app("lost-thread")
     app.replace("flask_config.yaml", "DATABASE: plain", "DATABASE: in_a_thread")
     assert_refused(
         api, deploy, app, "smoke", r"GET /data put to worker \d+: no answer \(timed out\)",
         health_timeout=2, graceful_timeout=2,
     )  # fmt: skip
+
+
+@pytest.mark.full
+def test_an_app_whose_threads_do_not_survive_a_fork_goes_live_without_preload(api, deploy, new_app):
+    app = new_app("own-thread")
+    app.replace("flask_config.yaml", "DATABASE: plain", "DATABASE: in_a_thread")
     assert_next_good_run_goes_live(api, deploy, app, preload=False)
 
 
+@pytest.mark.full
 def test_an_app_that_takes_too_long_to_start(api, deploy, new_app):
-    app = new_app("slow-start")
+    app = new_app("slow-start", is_held=True)
     assert_refused(api, deploy, app, "start", r"it was not healthy within api_endpoint_start_timeout = 3 s", start_timeout=3)
-    assert_next_good_run_goes_live(api, deploy, app, start_timeout=30)
+    api.host.check_output(f"touch {app.load_until}")
+    assert_next_good_run_goes_live(api, deploy, app)
 
 
+@pytest.mark.full
 def test_a_setting_that_gunicorn_rejects(api, deploy, new_app):
-    app = new_app("bad-setting", load_seconds=0)
+    app = new_app("bad-setting")
     assert_refused(
         api, deploy, app, "start", r"it stopped with status [1-9]", r"Invalid value for limit_request_line: long",
         gunicorn_settings={"limit_request_line": "long"},
@@ -126,9 +139,9 @@ def test_a_setting_that_gunicorn_rejects(api, deploy, new_app):
     assert_next_good_run_goes_live(api, deploy, app)
 
 
-@pytest.mark.parametrize("whose", ["ours", "somebody else's"])
+@pytest.mark.parametrize("whose", ["ours", pytest.param("somebody else's", marks=pytest.mark.full)])
 def test_a_configuration_that_nginx_rejects(api, deploy, new_app, whose):
-    app, before, processes = new_app(f"nginx-{whose.split()[0]}", load_seconds=0), api.release, api.processes
+    app, before, processes = new_app(f"nginx-{whose.split()[0]}"), api.release, api.processes
     foreign = "/etc/nginx/conf.d/broken.conf"
     if whose == "ours":
         variables, words = {"max_body_size": "9999999999999999g"}, "client_max_body_size"
@@ -146,7 +159,6 @@ def test_a_configuration_that_nginx_rejects(api, deploy, new_app, whose):
     assert_serving(api, result, before)
     assert api.processes == processes
     assert api.host.run("nginx -t").rc == 0
-    assert_next_good_run_goes_live(api, deploy, app, tags=())
 
 
 @contextmanager
@@ -164,7 +176,7 @@ def almost_full_disk(host):
 
 
 def test_a_disk_that_is_full_during_the_build(api, deploy, new_app):
-    app, before, processes = new_app("large", load_seconds=0), api.release, api.processes
+    app, before, processes = new_app("large"), api.release, api.processes
     (app.folder / "large.bin").write_bytes(b"0123456789abcdef" * 2**17)
     with almost_full_disk(api.host):
         with load(api) as result:
@@ -174,11 +186,13 @@ def test_a_disk_that_is_full_during_the_build(api, deploy, new_app):
         assert_serving(api, result, before)
         assert api.processes == processes
         assert_nothing_is_left_behind(api)
-    assert_next_good_run_goes_live(api, deploy, app)
+    # The first good run since the failures above.
+    assert_next_good_run_goes_live(api, deploy, app, tags=())
 
 
+@pytest.mark.full
 def test_hooks_that_fail_and_hooks_that_work(api, deploy, new_app):
-    app = new_app("hooks", load_seconds=0)
+    app = new_app("hooks")
     assert_refused(
         api, deploy, app, "build", r"half a database", r"no such table", r"ended with status 3",
         build_commands=["echo half a database; echo no such table >&2; exit 3"],
@@ -197,13 +211,14 @@ def test_hooks_that_fail_and_hooks_that_work(api, deploy, new_app):
     assert "/slow?seconds=0.01" in api.host.check_output("cat /var/log/gunicorn/access.log")
 
 
+@pytest.mark.full
 def test_a_bad_version_under_the_strategy_restart(api, deploy, new_app):
-    bad = new_app("bad-restart", load_seconds=1)
+    bad = new_app("bad-restart")
     bad.replace("wsgi.py", "DATABASE = ", 'raise RuntimeError("out of luck")\nDATABASE = ')
     main, _workers = api.processes
     assert_refused(api, deploy, bad, "start", r"out of luck", strategy="restart")
     assert api.processes[0] != main, "the old version was not stopped: was there a restart?"
-    assert_next_good_run_goes_live(api, deploy, new_app("restart-mended", load_seconds=0), strategy="restart")
+    assert_next_good_run_goes_live(api, deploy, new_app("restart-repaired"), strategy="restart")
 
 
 def assert_nothing_is_left_behind(api):
@@ -214,74 +229,85 @@ def assert_nothing_is_left_behind(api):
     )
 
 
-# When the run is killed, and whether only the laptop dies or what runs on the host for it too.
-MOMENTS = [
-    ("while the code arrives", "laptop"),
-    ("while pip installs", "both"),
-    ("while a build command runs", "both"),
-    ("while the new version starts", "laptop"),
-    ("right after the switch", "both"),
-]
+def kill_modules(api):
+    """Kill what an interrupted run has left on the host."""
+    api.host.check_output("python3 -c '{}'".format(KILL_MODULES.replace("'", "'\\''")))
 
 
-@pytest.mark.parametrize(("moment", "side"), MOMENTS, ids=[moment.replace(" ", "-") for moment, _side in MOMENTS])
-def test_a_run_that_is_killed(api, deploy, new_app, moment, side):
-    app = new_app(moment.replace(" ", "-"), load_seconds=3)
-    app.replace("requirements.txt", "Werkzeug", "six==1.16.0\nWerkzeug" if "pip" in moment else "Werkzeug")
-    variables = {"build_commands": ["sleep 4.2"]} if "build command" in moment else {}
-    before, slot = api.release, api.slot
-    idle = "green" if slot == "blue" else "blue"
-
-    def on_host(command):
-        return api.host.run(command).rc == 0
-
-    reached = {
-        "while the code arrives": lambda: "app | Bring the code into the store" in run.output,
-        "while pip installs": lambda: on_host("pgrep --full '[p]ip install'"),
-        "while a build command runs": lambda: on_host("pgrep --full '[s]leep 4.2'"),
-        "while the new version starts": lambda: on_host(
-            f"systemctl is-active api-endpoint@{idle} | grep --line-regexp activating"
-        ),
-        "right after the switch": lambda: api.slot == idle,
-    }[moment]
-    with load(api, f"killed {moment}, and run again") as result:
-        run = deploy.start(app, *APP, **variables)
-        wait_until(lambda: reached() or run.has_ended, moment)
-        killed = run.kill() if not run.has_ended else run.wait()
-        if side == "both":
-            api.host.check_output("python3 -c '{}'".format(KILL_MODULES.replace("'", "'\\''")))
-        again = deploy(app, *APP, **variables)
+def assert_healed(api, killed, again, result, before, app):
+    """The run after a killed one has brought its version live."""
     assert killed.status == -9, f"it ended before it was killed:\n{killed.output}"
     assert_switched(api, again, result, before)
     assert api.get("/").json["version"] == app.version
     assert_nothing_is_left_behind(api)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("moment", "side"),
+    [("while the code arrives", "laptop"), ("while pip installs", "both"), ("while a build command runs", "both")],
+    ids=["the-code-arrives", "pip-installs", "a-build-command-runs"],
+)
+def test_a_run_that_is_killed_while_it_builds(api, deploy, new_app, moment, side):
+    app, before = new_app(moment.replace(" ", "-")), api.release
+    app.replace("requirements.txt", "Werkzeug", "six==1.16.0\nWerkzeug" if "pip" in moment else "Werkzeug")
+    variables = {"build_commands": ["sleep 4.2"]} if "build command" in moment else {}
+    reached = {
+        "while the code arrives": lambda: "app | Bring the code into the store" in run.output,
+        "while pip installs": lambda: api.host.run("pgrep --full '[p]ip install'").rc == 0,
+        "while a build command runs": lambda: api.host.run("pgrep --full '[s]leep 4.2'").rc == 0,
+    }[moment]
+    with load(api, f"killed {moment}, and run again") as result:
+        run = deploy.start(app, *APP, **variables)
+        wait_until(lambda: reached() or run.has_ended, moment)
+        killed = run.kill()
+        if side == "both":
+            kill_modules(api)
+        again = deploy(app, *APP, **variables)
+    assert_healed(api, killed, again, result, before, app)
+
+
+def test_a_run_whose_laptop_dies_while_the_new_version_starts(api, deploy, new_app):
+    app, before = new_app("laptop-dies", is_held=True), api.release
+    with load(api) as result:
+        with deploy.loading(app, *APP, **STAYS) as run:
+            killed = run.kill()
+            assert api.get("/").json["release"] == before
+        again = deploy(app, *APP, **STAYS)
+    assert_healed(api, killed, again, result, before, app)
+
+
+def test_a_run_that_is_killed_right_after_the_switch(api, deploy, new_app):
+    """The release of the test above stays for ten minutes after the switch; the run is killed meanwhile."""
+    app, before, old = new_app("killed-after-the-switch"), api.release, api.unit
+    with load(api) as result:
+        run = deploy.start(app, *APP)
+        wait_until(lambda: api.unit != old or run.has_ended, "the switch")
+        killed = run.kill()
+        kill_modules(api)
+        assert len(api.running) == 2, "the old version was stopped before the run was killed"
+        again = deploy(app, *APP)
+    assert_healed(api, killed, again, result, before, app)
+
+
+@pytest.mark.full
 def test_a_host_that_restarts_between_build_and_switch(api, deploy, new_app):
-    app, before = new_app("host-restarts"), api.release
-    idle = "green" if api.slot == "blue" else "blue"
-    run = deploy.start(app, *APP)
-    wait_until(
-        lambda: (
-            run.has_ended or api.host.run(f"systemctl is-active api-endpoint@{idle} | grep --line-regexp activating").rc == 0
-        ),
-        "the new version starts",
-    )
-    subprocess.run(["docker", "restart", "--time", "20", api.container], check=True, capture_output=True)
-    assert run.wait().status != 0, run.output
-    api.wait_until_it_answers("/")
-    assert api.get("/").json["release"] == api.release == before
-    assert api.running == api.enabled == [api.unit]
+    app, before = new_app("host-restarts", is_held=True), api.release
+    with deploy.loading(app, *APP) as run:
+        subprocess.run(["docker", "restart", "--time", "20", api.container], check=True, capture_output=True)
+        assert run.wait().status != 0, run.output
+        api.wait_until_it_answers("/")
+        assert api.get("/").json["release"] == api.release == before
+        assert api.running == api.enabled == [api.unit]
     assert_next_good_run_goes_live(api, deploy, app)
     assert_nothing_is_left_behind(api)
 
 
 def test_two_people_deploy_at_once(api, deploy, new_app):
-    hers, his, before = new_app("of-ada"), new_app("of-bob", load_seconds=0), api.release
+    hers, his, before = new_app("of-ada", is_held=True), new_app("of-bob"), api.release
     with load(api) as result:
-        first = deploy.start(hers, *APP, user="ada")
-        wait_until(lambda: first.has_ended or api.host.file("/run/api-endpoint.lock").exists, "the lock is taken")
-        second = deploy(his, *APP, user="bob")
+        with deploy.loading(hers, *APP, user="ada") as first:
+            second = deploy(his, *APP, user="bob")
         done = first.wait()
     assert second.status != 0, second.output
     told = rf"ada on {re.escape(platform.node())} is deploying to this host since \d{{4}}-\d\d-\d\d.\d\d:\d\d"

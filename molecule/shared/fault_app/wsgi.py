@@ -53,6 +53,14 @@ def sleep():
     return ready()
 
 
+@app.get("/wait")
+def wait():
+    """Answer when there is a file at ?path."""
+    while not os.path.exists(request.args["path"]):
+        time.sleep(0.05)
+    return ready()
+
+
 @app.get("/hang")
 def hang():
     """Never answer."""
