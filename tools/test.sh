@@ -16,8 +16,8 @@ export COLUMNS=${COLUMNS:-150} # Molecule folds lines at 80 otherwise
 tools/needs.sh chromium curl flock haproxy keepalived nginx rsync ss zstd
 if [ -z "$gate" ]; then tools/needs.sh slowhttptest; fi
 tools/engine.sh
-tools/image.sh 12 13 &
-tools/image.sh 13-warm
+tools/image.sh 12 &
+tools/image.sh 13 13-warm
 wait $!
 
 hosts_of() { # hosts_of SCENARIO: the option that says which of its hosts are tested

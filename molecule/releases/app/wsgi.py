@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 from database import KINDS
-from flask import Flask, Response, jsonify, request
+from flask import Flask, jsonify, request
 
 FOLDER = Path(__file__).resolve().parent
 VERSION = "first"
@@ -32,22 +32,6 @@ def slow():
     while "until" in request.args and not Path(request.args["until"]).exists():
         time.sleep(0.05)
     return which()
-
-
-@app.route("/told", methods=["GET", "POST"])
-def told():
-    """Say what arrived, and when, with the headers that the query asks for."""
-    answer = jsonify(
-        release=FOLDER.name, at=time.monotonic_ns(), headers=dict(request.headers), body=request.get_data(as_text=True)
-    )
-    answer.headers.update(request.args.items())
-    return answer.make_conditional(request)
-
-
-@app.get("/large")
-def large():
-    """Answer with as many bytes as the query asks for, each time other ones."""
-    return Response(f"{time.monotonic_ns():020}" * (int(request.args["bytes"]) // 20), mimetype="text/plain")
 
 
 @app.get("/data")
