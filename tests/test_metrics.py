@@ -1,5 +1,6 @@
 """The figures for Prometheus: what is counted of which message, who may ask, and what dashboard and alerts ask for."""
 
+import contextlib
 import http.client
 import importlib.util
 import json
@@ -131,15 +132,23 @@ def test_the_service(service, tmp_path):
         folder = tmp_path / "proc" / str(pid)
         folder.mkdir(parents=True)
         (folder / "stat").write_text(f"{pid} (a ) b) S {parent} " + "0 " * 17 + f"{pid}00 0\n")
-        (folder / "smaps_rollup").write_text("Rss: 900 kB\nPss:     100 kB\nPss_Anon: 50 kB\n")
+        (folder / "statm").write_text(f"9000 {pid + 30} 30 1 0 50 0\n")
     (tmp_path / "proc" / "stat").write_text("cpu 1\nbtime 1000\n")
     (tmp_path / "live").mkdir()
     (tmp_path / "live" / "release").symlink_to("/var/lib/api-endpoint/releases/0123456789ab")
     found = figures(metrics.Counts(), service)
     assert found["api_endpoint_workers"] == 2
-    assert found["api_endpoint_memory_bytes"] == 4 * 100 * 1024
+    assert found["api_endpoint_memory_bytes"] == (10 + 11 + 12 + 13 + 30) * os.sysconf("SC_PAGE_SIZE")
     assert found["api_endpoint_start_time_seconds"] == 1000 + 1000 / os.sysconf("SC_CLK_TCK")
     assert found['api_endpoint_release_info{release="0123456789ab"}'] == 1
+
+
+def test_memory_as_the_kernel_counts_it_for_control_groups(service, tmp_path):
+    for slot, kilobytes in (("blue", 300), ("green", 20)):
+        group = tmp_path / f"cgroups/container/system.slice/system-api\\x2dendpoint.slice/api-endpoint@{slot}.service"
+        group.mkdir(parents=True)
+        (group / "memory.stat").write_text(f"anon {kilobytes * 1024}\nfile 999999999\nfile_mapped 1024\nanon_thp 7\n")
+    assert figures(metrics.Counts(), service)["api_endpoint_memory_bytes"] == (320 + 2) * 1024
 
 
 def test_the_disks_but_those_that_are_not_there(service, tmp_path):
@@ -212,10 +221,17 @@ def program(tmp_path):
 
 
 def test_messages_are_counted_while_somebody_holds_a_connection(program):
-    open_files = Path(f"/proc/{program.process.pid}/fd")
-    before = len(list(open_files.iterdir()))
+    def sockets():
+        """Return its sockets by their inodes: their number would not grow while an earlier connection is being closed."""
+        found = set()
+        for file in Path(f"/proc/{program.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.add(os.readlink(file))
+        return {name for name in found if name.startswith("socket:")}
+
+    before = sockets()
     with socket.create_connection(program.listener.getsockname()) as client:
-        wait_until(lambda: len(list(open_files.iterdir())) > before, "it has taken the connection")
+        wait_until(lambda: sockets() - before, "it has taken the connection")
         # The socket holds a few messages; the next one is sent when they have been read.
         program.nginx.settimeout(60)
         for _ in range(300):

@@ -206,7 +206,7 @@ def test_what_build_commands_make_is_part_of_the_release(host, commands):
     assert (folder / "empty").is_dir()
     assert commands[0].environment["A"] == "1"
     assert str(commands[0].folder) in commands[0].writable
-    assert commands[0].mounts == ["/etc/api"]
+    assert commands[0].mounts == ("/etc/api",)
 
 
 def test_a_build_command_that_fails_leaves_no_release(host, commands):

@@ -281,7 +281,7 @@ def test_what_the_cache_keeps(render):
     )  # fmt: skip
     assert "InaccessiblePaths=/run/nginx-cache\n" in unit
     assert "Where=/run/nginx-cache/api-endpoint\n" in mount
-    assert "\nOptions=size=2064m,mode=0700,uid=www-data,gid=www-data,noexec,nosuid,nodev\n" in mount
+    assert "\nOptions=size=2064m,mode=0700,uid=nginx,gid=nginx,noexec,nosuid,nodev\n" in mount
     assert "proxy_cache_path /run/nginx-cache/api-endpoint " in site
     assert "keys_zone=api_endpoint_cache:4194304 max_size=1g\n    inactive=90s;" in site
     assert '"~^1(?:GET|HEAD)/api/v1\\.0(?:/|$)" 1;\n    "~^1(?:GET|HEAD)/x(?:/|$)" 1;' in site

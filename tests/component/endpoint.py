@@ -281,10 +281,10 @@ def _nginx(name: str, root: Path, variables: dict) -> Iterator[Endpoint]:
 # What the role's templates have for a whole host, and what stands in its place here.
 _ME = f"{pwd.getpwuid(os.getuid()).pw_name} {grp.getgrgid(os.getgid()).gr_name}"
 _MAIN = {
-    "user www-data;": f"user {_ME};",
+    "user nginx;": f"user {_ME};",
     "pid /run/nginx.pid;": "pid {folder}/nginx.pid;",
     # Not through rsyslog, which blanks out addresses: that is the scenarios' to test.
-    "syslog:server=unix:/run/nginx-error-log.sock,nohostname,tag=nginx ": "{folder}/error.log ",
+    "syslog:server=unix:/run/nginx-log/error.sock,nohostname,tag=nginx ": "{folder}/error.log ",
     "/var/log/nginx/": "{folder}/",
 }
 _SITE = {

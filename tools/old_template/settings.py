@@ -134,7 +134,7 @@ class Reader:
             elif name not in NEEDLESS_SERVICE and not line.startswith("["):
                 self.notes.add(file, number, line, "Translate it by hand, if it is needed: api_endpoint_service_settings.")
             if name == "User" and value != "www-data":
-                self.notes.add(file, number, line, "The role runs apps as www-data.")
+                self.notes.add(file, number, line, "The role runs this app as www-data: see api_endpoint_user.")
 
     def command_line(self, value: str, file: str, number: int) -> None:
         """Read gunicorn's options in the unit; they win over those in its file."""

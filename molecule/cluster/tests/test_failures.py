@@ -82,9 +82,9 @@ def test_a_host_that_is_slow_is_not_taken_out(cluster: Cluster, balancer: Balanc
 @pytest.mark.full
 def test_a_host_whose_disk_is_full_goes_on_serving(cluster: Cluster, balancer: Balancer):
     node = cluster.endpoints[1]
-    folders = ("/var/log/nginx", "/var/log/gunicorn")
-    for folder in folders:
-        node.host.check_output(f"mount -t tmpfs -o size=16k,uid=$(id -u www-data) tmpfs {folder}")
+    folders = {"/var/log/nginx": "nginx", "/var/log/gunicorn": "www-data"}
+    for folder, owner in folders.items():
+        node.host.check_output(f"mount -t tmpfs -o size=16k,uid=$(id -u {owner}) tmpfs {folder}")
         node.host.run(f"head -c 100k /dev/zero > {folder}/filler")
     try:
         node.host.check_output("systemctl kill --signal=USR1 --kill-whom=main nginx")

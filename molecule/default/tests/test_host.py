@@ -79,7 +79,7 @@ def test_the_effective_nginx_configuration_names_nobody(api):
     error_logs = {line.strip() for line in shown.stdout.splitlines() if line.strip().startswith("error_log")}
     assert error_logs == {
         "error_log /var/log/nginx/error.log warn;",
-        "error_log syslog:server=unix:/run/nginx-error-log.sock,nohostname,tag=nginx warn;",
+        "error_log syslog:server=unix:/run/nginx-log/error.sock,nohostname,tag=nginx warn;",
     }
 
 

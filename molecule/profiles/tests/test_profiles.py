@@ -132,7 +132,8 @@ def test_the_profile_has_arrived(endpoint):
     home = next(line.removeprefix("HOME=") for line in environment if line.startswith("HOME="))
     assert home == f"/var/lib/{endpoint.name}/state/home"
     endpoint.host.check_output(
-        f"nsenter --target {main} --mount setpriv --reuid www-data --regid www-data --clear-groups test -w {home}"
+        f"nsenter --target {main} --mount setpriv --reuid {endpoint.name} --regid {endpoint.name} --clear-groups "
+        f"test -w {home}"
     )
 
 

@@ -37,14 +37,15 @@ def test_it_is_in_memory_and_nginxs_alone(api):
     # Twice what is kept, and 16 MB.
     assert api.host.check_output(f"df --output=size --block-size=1M {MOUNT}").split()[-1] == "32"
     assert api.host.check_output(f"stat --format '%U %a' {FOLDER} {MOUNT}").split() == [
-        "root", "755", "www-data", "700",
+        "root", "755", "nginx", "700",
     ]  # fmt: skip
     kept = api.host.check_output(f"find {FOLDER} -type f").split()
     assert len(kept) >= len(URLS)
-    assert set(api.host.check_output(f"stat --format '%U %a' {' '.join(kept)}").splitlines()) == {"www-data 600"}
+    assert set(api.host.check_output(f"stat --format '%U %a' {' '.join(kept)}").splitlines()) == {"nginx 600"}
     assert api.host.run(f"setpriv --reuid nobody --clear-groups cat {kept[0]}").rc != 0
-    # The app, which was running already when the cache came, has nginx's account and must not see it.
-    assert api.host.run(f"setpriv --reuid www-data --clear-groups cat {kept[0]}").rc == 0
+    assert api.host.run(f"setpriv --reuid nginx --clear-groups cat {kept[0]}").rc == 0
+    assert api.host.run(f"setpriv --reuid www-data --clear-groups cat {kept[0]}").rc != 0
+    # The app was running already when the cache came.
     assert api.as_service(f"ls {ROOT}/current/").rc == 0
     assert api.as_service(f"ls {FOLDER}").rc != 0
     assert api.as_service(f"cat {kept[0]}").rc != 0

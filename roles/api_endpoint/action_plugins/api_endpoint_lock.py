@@ -74,4 +74,6 @@ class ActionModule(ActionBase):
                 )
             arguments |= {"instead_of": holder["token"], "wait": WAIT}
             result = self._execute_module(module_args=arguments, task_vars=task_vars)
+        # With its token anybody who reads this run's output could work as the run that holds the lock.
+        (result.get("holder") or {}).pop("token", None)
         return result

@@ -106,14 +106,17 @@ class Service:
         own = read(proc / "self" / "cgroup").partition("::")[2].strip()
         self.control_group = Path(f"{control_groups}{own}").parent
 
+    def control_groups(self) -> list[Path]:
+        """Return those of the slots that run."""
+        return [
+            folder
+            for slot in ("blue", "green")
+            for folder in self.control_group.glob(f"system-*.slice/{self.name}@{slot}.service")
+        ]
+
     def processes(self) -> dict[int, int]:
         """Return the parents of the app's processes."""
-        pids = [
-            pid
-            for slot in ("blue", "green")
-            for file in self.control_group.glob(f"system-*.slice/{self.name}@{slot}.service/cgroup.procs")
-            for pid in read(file).split()
-        ]
+        pids = [pid for folder in self.control_groups() for pid in read(folder / "cgroup.procs").split()]
         # The name in brackets may have anything in it.
         stats = {int(pid): read(self.proc / pid / "stat").rpartition(")")[2].split() for pid in pids}
         return {pid: int(stat[1]) for pid, stat in stats.items() if stat}
@@ -128,10 +131,19 @@ class Service:
                 found[STATES[fields[5]]] += 1
         return found
 
-    def memory(self, pid: int) -> int:
-        """Return the bytes of a process, of what it shares its part."""
-        found = re.search(r"^Pss:\s+(\d+) kB", read(self.proc / str(pid) / "smaps_rollup"), re.M)
-        return int(found[1]) * 1024 if found else 0
+    def memory(self) -> int:
+        """Return the bytes of memory that the app's processes use, as their control groups count it, each page once.
+
+        Where the kernel counts none for control groups, what each process has for itself, and what the largest one shares.
+        Their exact parts (PSS) are for the app's account and root to see, and this has neither's.
+        """
+        stats = [dict(re.findall(r"^(\w+) (\d+)$", read(folder / "memory.stat"), re.M)) for folder in self.control_groups()]
+        if any(stats):
+            return sum(int(stat.get(part, 0)) for stat in stats for part in ("anon", "file_mapped"))
+        found = [read(self.proc / str(pid) / "statm").split() for pid in self.processes()]
+        pages = [(int(fields[1]), int(fields[2])) for fields in found if fields]
+        shared = max((shared for _resident, shared in pages), default=0)
+        return (sum(resident - shared for resident, shared in pages) + shared) * os.sysconf("SC_PAGE_SIZE")
 
     def started(self, pid: int) -> float:
         """Return when a process was started, in seconds since the epoch."""
@@ -161,7 +173,7 @@ class Service:
         yield from head("api_endpoint_workers", "gauge", "Worker processes, of both versions while a release goes live.")
         yield f"api_endpoint_workers {workers}"
         yield from head("api_endpoint_memory_bytes", "gauge", "Memory of the app's processes, what they share counted once.")
-        yield f"api_endpoint_memory_bytes {sum(self.memory(pid) for pid in processes)}"
+        yield f"api_endpoint_memory_bytes {self.memory()}"
         yield from head("api_endpoint_start_time_seconds", "gauge", "When the app was started last.")
         if masters:
             yield f"api_endpoint_start_time_seconds {max(self.started(pid) for pid in masters)}"

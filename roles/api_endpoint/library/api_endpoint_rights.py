@@ -7,8 +7,9 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: api_endpoint_rights
-short_description: Make folders, and put owners and rights right that somebody has changed by hand
+short_description: Make accounts and folders, and put owners and rights right that somebody has changed by hand
 description:
+  - Makes each account that is not there, with a group of its name, and puts it into its further groups.
   - Makes each folder that is not there, and its parents, and sets its owner, group and rights.
   - Walks through trees and gives each file and folder the owner, the rights that it needs, and takes the rights that it must
     not have. Rights that are neither stay as they are, so that what is as the role made it is not changed.
@@ -16,6 +17,10 @@ description:
   - Follows no link, whose own owner it sets, so that an account that may write in a tree cannot turn a change to another
     place. What is not there is left out, and so is what lies on a disk that fails.
 options:
+  accounts:
+    description: Accounts of services, each with the list of the groups that it is in besides its own.
+    type: dict
+    default: {}
   folders:
     description: The folders that must be there, parents before what lies below them.
     type: list
@@ -33,7 +38,7 @@ options:
       group:
         description: Its group.
         type: str
-        default: www-data
+        default: root
       mode:
         description: Its rights, in octal.
         type: str
@@ -92,7 +97,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 made:
-  description: The folders that were (or in check mode would be) made or changed.
+  description: The accounts and folders that were (or in check mode would be) made or changed.
   type: list
   elements: str
   returned: always
@@ -112,7 +117,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.module_utils import api_endpoint_folders
+from ansible.module_utils import api_endpoint_accounts, api_endpoint_folders
 from ansible.module_utils.api_endpoint_store import StoreError, in_words
 from ansible.module_utils.basic import AnsibleModule
 
@@ -132,6 +137,9 @@ class Tree:
             self.owner = pwd.getpwnam(given["owner"]).pw_uid
             self.group = grp.getgrnam(given["group"]).gr_gid if given["group"] else None
         except KeyError as error:
+            if check_mode:  # a dry run: the account is not made yet, so all of it is amiss, which making the account tells
+                self.paths = []
+                return
             raise StoreError(
                 f"{' '.join(self.paths)} should belong to {given['owner']}:{given['group']}: {error.args[0]}."
             ) from error
@@ -205,6 +213,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            "accounts": {"type": "dict", "default": {}},
             "folders": {
                 "type": "list",
                 "elements": "dict",
@@ -212,7 +221,7 @@ def main() -> None:
                 "options": {
                     "path": {"type": "path", "required": True},
                     "owner": {"type": "str", "default": "root"},
-                    "group": {"type": "str", "default": "www-data"},
+                    "group": {"type": "str", "default": "root"},
                     "mode": {"type": "str", "default": "0750"},
                 },
             },
@@ -235,7 +244,8 @@ def main() -> None:
     )
     os.umask(0o022)
     try:
-        made = [
+        made = api_endpoint_accounts.ensure(module.params["accounts"], module.check_mode)
+        made += [
             folder["path"] for folder in module.params["folders"] if api_endpoint_folders.ensure(folder, module.check_mode)
         ]
         result = ensure(module)

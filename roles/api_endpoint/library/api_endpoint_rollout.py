@@ -455,7 +455,8 @@ class Rollout:
         self.step = "warm-up"
         root = self.endpoint.root
         sandbox = Sandbox(
-            unit=f"{self.endpoint.name}-warm-up-{os.getpid()}",
+            name=self.endpoint.name,
+            task="warm-up",
             user=self.given["user"],
             folder=self.folder(self.release),
             environment=environment_of(
@@ -463,8 +464,8 @@ class Rollout:
                 self.folder(self.release) / "p3env",
                 {**plan["environment"], "API_ENDPOINT_SOCKET": self.endpoint.socket_of(self.slot)},
             ),
-            writable=[str(root / "state")],
-            mounts=plan["mounts"],
+            writable=(str(root / "state"),),
+            mounts=tuple(plan["mounts"]),
             timeout=plan["command_timeout"],
             secrets=place(root, name) if (name := self.secrets_of(self.release)) else None,
         )

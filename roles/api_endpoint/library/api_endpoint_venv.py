@@ -60,7 +60,7 @@ options:
     elements: str
     default: []
   user:
-    description: User and group who own the virtualenv and who run pip.
+    description: User and group who own the virtualenv and who run pip, inside the walls of the endpoint's service.
     type: str
     default: www-data
   name:
@@ -106,6 +106,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ansible.module_utils.api_endpoint_commands import Sandbox
 from ansible.module_utils.api_endpoint_lock import Lock
 from ansible.module_utils.api_endpoint_store import StoreError, in_words, value_digest
 from ansible.module_utils.basic import AnsibleModule
@@ -113,6 +114,8 @@ from ansible.module_utils.basic import AnsibleModule
 COMPLETE = ".complete"
 # What installed packages fit to. A correction of the same Python, which hosts get at different times, changes none of it.
 ABI = "import sys, sysconfig; print(sys.version_info[:2], sysconfig.get_config_var('SOABI'), sysconfig.get_platform())"
+# What of the run's environment is for pip and compilers.
+INHERITED = re.compile(r"(https?|ftp|all|no)_proxy|(PIP|LC)_\w+|LANG|TZ|CC|CXX|\w*FLAGS|\w*CA_BUNDLE|SSL_CERT_\w+", re.I)
 NAME = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 INCLUDE = re.compile(r"^(-r|-c|--requirement|--constraint)[ =]\s*(\S+)$")
 LOCAL = re.compile(r"^(-e\b|--editable\b|\.{1,2}(/|$)|file:|/)")
@@ -213,6 +216,18 @@ class Virtualenv:
     def build(self, folder: Path, home: Path) -> None:
         """Make the virtualenv and install into it, as its owner."""
         account = pwd.getpwnam(self.given["user"])
+        # setup.py is code of strangers: it gets what the app gets, and nothing that it starts stays.
+        sandbox = Sandbox(
+            name=self.given["name"],
+            task="virtualenv",
+            user=self.given["user"],
+            folder=folder,
+            environment={"HOME": str(home), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"},
+            inherited=tuple(name for name in os.environ if INHERITED.fullmatch(name)),
+            writable=(str(folder), str(home)),
+            timeout=None,
+        )
+        sandbox.end()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (folder / "requirements.txt").write_text("\n".join(self.requirements) + "\n", encoding="utf-8")
@@ -225,23 +240,10 @@ class Virtualenv:
             os.chown(path, account.pw_uid, account.pw_gid)
 
         def run(step: str, *command: str) -> None:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env={**os.environ, "HOME": str(home), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"},
-                user=account.pw_uid,
-                group=account.pw_gid,
-                extra_groups=[],
-                umask=0o027,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                words = (done.stdout[-3000:] + done.stderr[-6000:]).strip()
+            done = sandbox.run(list(command))
+            if done.status != 0:
                 raise StoreError(
-                    f"{step} failed (exit status {done.returncode}):\n{words}\n"
+                    f"{step} failed (exit status {done.status}):\n{done.output}\n"
                     f"The command was: {shlex.join(command)}\n"
                     "Remedies: api_endpoint_pip_exclude leaves a requirement out, api_endpoint_pip_constraints pins one, "
                     "api_endpoint_apt_packages adds what compiling needs (build-essential, python3-dev)."

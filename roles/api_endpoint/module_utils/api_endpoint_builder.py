@@ -114,12 +114,13 @@ class Builder:
         plan = self.plan()
         virtualenv = self.root / "venvs" / self.components["virtualenv"]
         sandbox = Sandbox(
-            unit=f"{self.module.params['name']}-build-{os.getpid()}",
+            name=self.module.params["name"],
+            task="build",
             user=self.user,
             folder=folder,
             environment=environment_of(self.root / "state" / "home", virtualenv, plan["environment"]),
-            writable=[str(folder), str(self.root / "state")],
-            mounts=plan["mounts"],
+            writable=(str(folder), str(self.root / "state")),
+            mounts=tuple(plan["mounts"]),
             timeout=plan["command_timeout"],
             secrets=place(self.root, self.components["secrets"]) if self.components["secrets"] else None,
         )

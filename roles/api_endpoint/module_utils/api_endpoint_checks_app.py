@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ansible.module_utils.api_endpoint_data import Store
 from ansible.module_utils.api_endpoint_finding import CAUSE, NOTE, RISK, SYMPTOM, Finding, last_traceback
-from ansible.module_utils.api_endpoint_patient import Patient, said
+from ansible.module_utils.api_endpoint_patient import Patient, acting_as, said
 from ansible.module_utils.api_endpoint_service import SLOTS, queued
 from ansible.module_utils.api_endpoint_store import file_digest, value_digest, walk
 
@@ -121,18 +121,17 @@ def rights(patient: Patient) -> Iterator[Finding]:
         patient.folder / "p3env/bin/python",
         patient.folder / "p3env/bin/gunicorn",
         *(store / artifact["digest"] / "artifact" for artifact in patient.components.get("artifacts", [])),
-        # nginx's workers have the same account.
+        # nginx's workers are in the account's group.
         patient.endpoint.link_of(patient.slot).parent,
     ]
     write = [patient.root / "state/home", patient.log_dir]
     socket = Path(patient.endpoint.socket_of(patient.slot))
-    needs = {(path.resolve(), "r") for path in read} | {(path.resolve(), "w") for path in [*write, socket] if path.exists()}
-    needs |= {(path, "x") for target, _right in needs for path in target.parents}
-    script = 'while read -r right path; do test -$right "$path" || echo "$path"; done'
-    wanted = sorted(needs, key=lambda need: len(need[0].parts))
-    listed = "".join(f"{right} {path}\n" for path, right in wanted if os.path.lexists(path))
-    _rc, shown = said("sh", "-c", script, user=patient.user, given=listed)
-    closed = [Path(line) for line in shown.splitlines()]
+    needs = {(path.resolve(), os.R_OK) for path in read}
+    needs |= {(path.resolve(), os.W_OK) for path in [*write, socket] if path.exists()}
+    needs |= {(path, os.X_OK) for target, _right in needs for path in target.parents}
+    wanted = sorted((need for need in needs if os.path.lexists(need[0])), key=lambda need: len(need[0].parts))
+    with acting_as(patient.user):
+        closed = [path for path, right in wanted if not os.access(path, right, effective_ids=True)]
     # What is below a closed folder is closed with it.
     first = [path for path in closed if not any(above in closed for above in path.parents)]
     if not first:

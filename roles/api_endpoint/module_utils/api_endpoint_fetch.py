@@ -306,11 +306,12 @@ class Fetch:
             run_command(
                 artifact.command,
                 Sandbox(
-                    unit=f"{self.name}-data-{os.getpid()}",
+                    name=self.name,
+                    task="make-data",
                     user=self.user,
                     folder=folder,
                     environment=environment_of(self.root / "state" / "home", Path(virtualenv), self.environment),
-                    writable=[str(folder), str(self.root / "state")],
+                    writable=(str(folder), str(self.root / "state")),
                     timeout=self.timeout,
                 ),
             )

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cached_property
@@ -28,15 +30,13 @@ STATE = (
 )  # fmt: skip
 
 
-def said(*command: str, timeout: float = PATIENCE, user: str = "", given: str = "") -> tuple[int, str]:
+def said(*command: str, timeout: float = PATIENCE, given: str = "") -> tuple[int, str]:
     """Run a command that only looks; return its status (127: it is not there; 124: it is late) and all it said."""
-    account = pwd.getpwnam(user) if user else None
-    more: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     try:
         done = subprocess.run(
             command, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", timeout=timeout, check=False, env=environment, **more,
+            errors="replace", timeout=timeout, check=False, env=environment,
         )  # fmt: skip
     except FileNotFoundError as error:
         return 127, str(error)
@@ -44,6 +44,22 @@ def said(*command: str, timeout: float = PATIENCE, user: str = "", given: str = 
         output = late.stdout or b""
         return 124, output.decode(errors="replace") if isinstance(output, bytes) else output
     return done.returncode, done.stdout.strip()
+
+
+@contextlib.contextmanager
+def acting_as(user: str) -> Iterator[None]:
+    """Look at files with an account's rights, in this process: one of the account's own would be within the app's reach."""
+    account = pwd.getpwnam(user)
+    groups = os.getgroups()
+    try:
+        os.setgroups([])
+        os.setegid(account.pw_gid)
+        os.seteuid(account.pw_uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def properties(unit: str) -> dict[str, str]:

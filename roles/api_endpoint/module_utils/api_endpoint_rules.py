@@ -24,6 +24,7 @@ RESERVED = {
     "apt", "combined", "default", "dpkg", "git", "gunicorn", "http", "journal", "logrotate", "nginx", "private",
     "python3", "rsyslog", "ssh", "sudo", "systemd",
 }  # fmt: skip
+SYSTEM_ACCOUNTS = {"adm", "daemon", "nginx", "nobody", "root", "sshd", "syslog"}
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
 WSGI = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.\w+)*(\(\))?")
@@ -33,6 +34,7 @@ SYSTEM_FOLDERS = {
 }  # fmt: skip
 SIZE = re.compile(r"[1-9]\d{0,15}[kKmMgG]?")
 MEMORY = re.compile(r"|[1-9]\d{0,15}[KMGT]?|[1-9]\d?%|100%")
+PART = re.compile(r"[1-9]\d{0,15}[KMG]?|[1-9]\d?%")
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z0-9]*")
 DEVICE = re.compile(r"/dev/[A-Za-z0-9._/-]+|(char|block)-[A-Za-z0-9._*-]+")
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|\*")
@@ -172,8 +174,13 @@ def patterns(settings: Settings) -> list[str]:
     """Check every text that must have a certain form."""
     forms = {
         "api_endpoint_name": (NAME, "lower-case letters, digits and hyphens, a letter first, at most 31"),
+        "api_endpoint_user": (
+            NAME,
+            "the name of an account: lower-case letters, digits and hyphens, a letter first, at most 31",
+        ),
         "api_endpoint_wsgi": (WSGI, "module:callable, such as wsgi:app"),
         "api_endpoint_max_body_size": (SIZE, "bytes, or a number with k, m or g, such as 10m"),
+        "api_endpoint_temporary_size": (PART, "bytes, a number with K, M or G, or a part of the host's memory such as 25%"),
         "api_endpoint_memory_limit": (MEMORY, "bytes, a number with K, M, G or T, a part such as 80%, or nothing"),
     }
     found = []
@@ -185,6 +192,11 @@ def patterns(settings: Settings) -> list[str]:
         found.append(
             f"api_endpoint_name is {settings['api_endpoint_name']!r}, which is the name of other folders in /var/lib and "
             "/var/log. Give a name of its own."
+        )
+    if settings.get("api_endpoint_user") in SYSTEM_ACCOUNTS:
+        found.append(
+            f"api_endpoint_user is {settings['api_endpoint_user']!r}, an account of the system or of nginx. "
+            "Give another name; the account is made when it is missing."
         )
     path = settings.get("api_endpoint_health_path")
     if path is not None and not re.fullmatch(r"/[!-~]*", str(path)):
