@@ -125,23 +125,27 @@ def test_files_that_were_never_put_to_use_are_reported(act, wanted, tmp_path):
 
 
 @pytest.fixture
-def systemd(act, tmp_path, monkeypatch):
+def systemd(act):
     """A systemd whose answers a test decides on: `systemd(needs_reload=..., started=..., is_active=...)`."""
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
     def answer(needs_reload="no", started="", is_active=True):
         act.program(
             "systemctl",
             f"""case "$*" in
-  "show --property=NeedDaemonReload --value a.socket") echo no;;
-  "show --property=NeedDaemonReload --value b.service") echo {needs_reload};;
-  "show --timestamp=us+utc --property=InactiveExitTimestamp --value b.service") echo '{started}';;
-  "is-active --quiet b.service") exit {0 if is_active else 3};;
+  "show --property=NeedDaemonReload --value a.socket b.service") printf 'no\\n\\n%s\\n' {needs_reload};;
+  "show --timestamp=us+utc --property=ActiveState,InactiveExitTimestamp b.service")
+    echo 'InactiveExitTimestamp={started}'; echo ActiveState={"active" if is_active else "activating"};;
   *) exit 1;;
 esac""",
         )
 
     return answer
+
+
+@pytest.fixture(autouse=True)
+def _programs(tmp_path, monkeypatch):
+    """Have modules find the programs that a test makes, as looks do."""
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
 
 def assert_unused(act, given, reasons, **users):
@@ -193,6 +197,15 @@ def test_a_file_from_before_the_clock_was_set_back_is_not_read_again_and_again(a
     os.utime(next(iter(wanted)), (4102444800, 4102444800))
     systemd(started="Thu 2026-01-01 12:00:09.000000 UTC")
     assert_unused(act, wanted, [], read_by=["b.service"])
+
+
+def test_without_an_answer_of_systemds_no_file_is_in_use(act, wanted):
+    act.program("systemctl", "exit 1")
+    assert_unused(
+        act, wanted, [f"{unit}: systemd has not loaded its files" for unit in ("a.socket", "b.service")],
+        loaded_as=["a.socket", "b.service"],
+    )  # fmt: skip
+    assert_unused(act, wanted, ["b.service: does not run"], read_by=["b.service"])
 
 
 def test_files_that_were_just_written_say_so_and_no_more(act, systemd, tmp_path):

@@ -27,8 +27,10 @@ done"""
 
 # A line for each unit that systemd read before the latest of its files or drop-ins.
 LOADED = """\
+set -- $(systemctl show --property=NeedDaemonReload --value {units})
 for unit in {units}; do
-  [ "$(systemctl show --property=NeedDaemonReload --value "$unit")" = no ] || echo "$unit: systemd has not loaded its files"
+  [ "$1" = no ] || echo "$unit: systemd has not loaded its files"
+  [ $# = 0 ] || shift
 done"""
 
 # A line for each unit that does not run, or was started before the latest of the files. Both times are microseconds of the
@@ -37,9 +39,10 @@ READ = """\
 latest=$(stat --dereference --format=%.6Y {paths} | tr -d . | sort -n | tail -n 1)
 now=$(date +%s%6N)
 for unit in {units}; do
-  started=$(systemctl show --timestamp=us+utc --property=InactiveExitTimestamp --value "$unit")
+  state=$(systemctl show --timestamp=us+utc --property=ActiveState,InactiveExitTimestamp "$unit")
+  started=$(echo "$state" | sed -n s/^InactiveExitTimestamp=//p)
   started=$(date --date="${{started:-@0}}" +%s%6N)
-  if ! systemctl is-active --quiet "$unit"; then echo "$unit: does not run"
+  if ! echo "$state" | grep -qx ActiveState=active; then echo "$unit: does not run"
   elif [ "${{latest:-0}}" -gt "$started" ] && [ "$latest" -le "$now" ]; then
     echo "$unit: was started before its files were written"
   fi
