@@ -133,6 +133,38 @@ def test_nothing_shared_is_removed_when_a_kept_release_does_not_say_what_it_need
     assert len(os.listdir(root / "venvs")) == 3
 
 
+def test_what_an_interrupted_run_left_is_found_and_what_failed_is_kept(root):
+    history = deploy(root, A, B)
+    history.has_failed(C, "health", "status 500")
+    built = json.loads((root / "releases" / D / "release.json").read_text())
+    (root / "releases" / D / "release.json").write_text(json.dumps({**built, "built": "2026-01-01T00:59:00Z"}))
+    for folder in ("code", "releases", "venvs", "data", "state/app"):
+        (root / folder / ".building-x").mkdir(parents=True)
+    (root / "venvs" / ("f" * 16)).mkdir()  # pip was killed
+    (root / "data" / ("f" * 64)).mkdir()  # somebody's: it has no stamp
+    found = [str(path.relative_to(root)) for path in history.unfinished(root / "data", B)]
+    assert found == sorted(
+        [
+            *(f"{folder}/.building-x" for folder in ("code", "releases", "venvs", "data", "state/app")),
+            f"releases/{D}", f"code/{'3' * 64}", f"venvs/{D[:8] * 2}", f"data/{'d' * 64}", f"venvs/{'f' * 16}",
+        ]
+    )  # fmt: skip
+    assert not [path for path in history.unfinished(root / "data", B, data_is_busy=True) if root / "data" in path.parents]
+    for path in history.unfinished(root / "data", B):
+        api_endpoint_history.discard(path)
+    assert history.unfinished(root / "data", B) == []
+    assert history.releases() == [A, B, C]
+
+
+def test_a_lost_history_makes_no_release_unfinished(root):
+    deploy(root, A, B)
+    (root / "history.json").unlink()
+    assert History(root).unfinished(root / "data", B) == []
+    history = History(root)
+    history.went_live(B, A, by_rollback=False)
+    assert history.unfinished(root / "data", B) == []
+
+
 def test_the_table_of_releases(root):
     history = deploy(root, A, B)
     history.has_failed(C, "health", "status 500")

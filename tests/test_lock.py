@@ -87,6 +87,25 @@ def test_a_process_that_is_killed_does_not_keep_the_lock(lock):
     lock.take(BEN, instead_of="a")
 
 
+def test_work_whose_run_has_given_its_lock_back_is_still_somebodys(lock):
+    """Killed was only the process that waits for the work; its run fails, and ends in good order."""
+    lock.take(ANNA)
+    with lock.held("a"):
+        give_back(lock, "a")
+        assert lock.signature() == "anna@desk"
+        with pytest.raises(ConflictError, match=r"anna on desk .*A process of that run is at work") as told:
+            lock.take(BEN)
+        # By these the next run on the same computer finds out that it may wait.
+        assert {name: told.value.holder[name] for name in ("machine", "pid", "token")} == {
+            "machine": "1", "pid": 7, "token": "a",
+        }  # fmt: skip
+        lock.busy.write_text("half")
+        assert lock.signature() == "unknown@unknown"
+    give_back(lock, "a")  # the block has renewed it, which a killed process does not
+    lock.take(BEN)
+    assert lock.signature() == "ben@lap"
+
+
 def test_a_dry_run_needs_none(lock):
     lock.take(ANNA)
     with lock.held("", is_dry_run=True):

@@ -66,15 +66,21 @@ def act(tmp_path, monkeypatch):
 def wanted(tmp_path):
     """Two files as they should be, written by the module."""
     given = {str(tmp_path / "etc" / "a.conf"): "a\n", str(tmp_path / "etc" / "it's b"): "b é\n"}
-    said = files.ensure(Stub(files=given, mode="0644", needs=None))
+    said = ensure(given)
     assert said["changed"]
     assert said["written"] == list(given)
-    assert not files.ensure(Stub(files=given, mode="0644", needs=None))["changed"]
+    assert not ensure(given)["changed"]
     return given
 
 
+def ensure(given, check_mode=False, **users):
+    """Have the module write files."""
+    known = {"mode": "0644", "needs": None, "loaded_as": [], "read_by": []}
+    return files.ensure(Stub(check_mode, files=given, **{**known, **users}))
+
+
 def test_files_that_are_as_they_should_be_are_left(act, wanted):
-    assert act("files", files=wanted) == {"changed": False, "written": []}
+    assert act("files", files=wanted) == {"changed": False, "written": [], "unused": []}
     assert act.asked == []
 
 
@@ -96,10 +102,10 @@ def test_what_was_changed_by_hand_is_the_modules(act, wanted, tmp_path, harm):
     harm(path)
     act("files", files=wanted)
     assert act.asked == [("", {"files": wanted})]
-    would = files.ensure(Stub(True, files=wanted, mode="0644", needs=None))
+    would = ensure(wanted, check_mode=True)
     assert (would["changed"], would["written"]) == (True, [str(path)])
     assert would["diff"][0]["before"] != would["diff"][0]["after"]
-    files.ensure(Stub(files=wanted, mode="0644", needs=None))
+    ensure(wanted)
     assert path.read_text() == "a\n"
     assert not path.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o644 or os.getuid() != 0
@@ -109,11 +115,103 @@ def test_files_that_were_never_put_to_use_are_reported(act, wanted, tmp_path):
     needs = str(tmp_path / "it's a socket")
     act("files", files=wanted, needs=needs)
     assert len(act.asked) == 1
-    assert files.ensure(Stub(files=wanted, mode="0644", needs=needs)) == {"changed": True, "written": [], "diff": []}
+    assert ensure(wanted, needs=needs) == {
+        "changed": True, "written": [], "unused": [f"{needs}: is missing"], "diff": [],
+    }  # fmt: skip
     (tmp_path / "it's a socket").touch()
     assert not act("files", files=wanted, needs=needs)["changed"]
     assert len(act.asked) == 1
-    assert not files.ensure(Stub(files=wanted, mode="0644", needs=needs))["changed"]
+    assert not ensure(wanted, needs=needs)["changed"]
+
+
+@pytest.fixture
+def systemd(act):
+    """A systemd whose answers a test decides on: `systemd(needs_reload=..., started=..., is_active=...)`."""
+
+    def answer(needs_reload="no", started="", is_active=True):
+        act.program(
+            "systemctl",
+            f"""case "$*" in
+  "show --property=NeedDaemonReload --value a.socket b.service") printf 'no\\n\\n%s\\n' {needs_reload};;
+  "show --timestamp=us+utc --property=ActiveState,InactiveExitTimestamp b.service")
+    echo 'InactiveExitTimestamp={started}'; echo ActiveState={"active" if is_active else "activating"};;
+  *) exit 1;;
+esac""",
+        )
+
+    return answer
+
+
+@pytest.fixture(autouse=True)
+def _programs(tmp_path, monkeypatch):
+    """Have modules find the programs that a test makes, as looks do."""
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
+def assert_unused(act, given, reasons, **users):
+    """The look and the module agree on why files are not in use."""
+    act.asked.clear()
+    act("files", files=given, **users)
+    assert len(act.asked) == bool(reasons)
+    told = ensure(given, check_mode=True, **users)
+    assert (told["changed"], told["written"], told["unused"]) == (bool(reasons), [], reasons)
+
+
+@pytest.mark.parametrize(
+    ("needs_reload", "reasons"),
+    [
+        ("no", []),
+        ("yes", ["b.service: systemd has not loaded its files"]),
+        ("", ["b.service: systemd has not loaded its files"]),
+    ],
+)
+def test_unit_files_are_in_use_when_systemd_has_loaded_them(act, wanted, systemd, needs_reload, reasons):
+    systemd(needs_reload=needs_reload)
+    assert_unused(act, wanted, reasons, loaded_as=["a.socket", "b.service"])
+
+
+OLDER = ["b.service: was started before its files were written"]
+
+
+@pytest.mark.parametrize(
+    ("started", "is_active", "reasons"),
+    [
+        ("Thu 2026-01-01 12:00:00.500001 UTC", True, []),
+        ("Thu 2026-01-01 12:00:00.500000 UTC", True, []),
+        ("Thu 2026-01-01 12:00:00.499999 UTC", True, OLDER),
+        ("Thu 2026-01-01 12:00:09.000000 UTC", True, []),
+        ("Wed 2025-12-31 12:00:01.000000 UTC", True, OLDER),
+        ("Thu 2026-01-01 12:00:09.000000 UTC", False, ["b.service: does not run"]),
+        ("", False, ["b.service: does not run"]),
+        ("", True, OLDER),
+    ],
+)
+def test_files_are_in_use_when_their_reader_was_started_after_them(act, wanted, systemd, started, is_active, reasons):
+    for path, seconds in zip(wanted, (1767268000, 1767268800.5), strict=True):
+        os.utime(path, (seconds, seconds))
+    systemd(started=started, is_active=is_active)
+    assert_unused(act, wanted, reasons, read_by=["b.service"])
+
+
+def test_a_file_from_before_the_clock_was_set_back_is_not_read_again_and_again(act, wanted, systemd):
+    os.utime(next(iter(wanted)), (4102444800, 4102444800))
+    systemd(started="Thu 2026-01-01 12:00:09.000000 UTC")
+    assert_unused(act, wanted, [], read_by=["b.service"])
+
+
+def test_without_an_answer_of_systemds_no_file_is_in_use(act, wanted):
+    act.program("systemctl", "exit 1")
+    assert_unused(
+        act, wanted, [f"{unit}: systemd has not loaded its files" for unit in ("a.socket", "b.service")],
+        loaded_as=["a.socket", "b.service"],
+    )  # fmt: skip
+    assert_unused(act, wanted, ["b.service: does not run"], read_by=["b.service"])
+
+
+def test_files_that_were_just_written_say_so_and_no_more(act, systemd, tmp_path):
+    systemd(needs_reload="yes")
+    told = ensure({str(tmp_path / "new"): "a\n"}, loaded_as=["b.service"])
+    assert (told["changed"], told["unused"]) == (True, [])
 
 
 # --- nginx

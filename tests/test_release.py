@@ -98,6 +98,16 @@ def test_a_component_that_is_not_given_is_the_live_ones(host):
     assert not (folder / "models").exists()
 
 
+def test_where_live_was_removed_the_other_components_are_those_of_the_slot_that_serves(host, monkeypatch):
+    first, _ = build(host, **WHOLE)
+    (host / "root" / "slots" / "green").mkdir(parents=True)
+    (host / "root" / "slots" / "green" / "release").symlink_to(f"../../releases/{first['release']}")
+    (host / "root" / "current").symlink_to("live/release")
+    monkeypatch.setattr(release.Endpoint, "properties", lambda *_: {"ActiveState": "active", "UnitFileState": "enabled"})
+    again, _ = build(host, artifacts=WHOLE["artifacts"])
+    assert (again["release"], again["differs"]) == (first["release"], [])
+
+
 def test_one_component_alone_needs_a_live_release(host):
     with pytest.raises(StoreError, match="no live release on this host to take the code from"):
         build(host, artifacts=[])

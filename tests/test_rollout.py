@@ -1,7 +1,9 @@
 """What happens on the host, in which order, and what is said when it does not work out."""
 
+import fcntl
 import json
 import os
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ rollout = load("api_endpoint_rollout")
 
 OLD, NEW = "a" * 12, "b" * 12
 BLUE, GREEN, WAITING = "api@blue.service", "api@green.service", "api-waiting.socket"
+FALLBACK = "api-fallback.service"
 
 
 class Host:
@@ -22,25 +25,38 @@ class Host:
         self.enabled = {BLUE}
         self.done: list[str] = []
         self.refused: dict[str, Exception] = {}
+        self.failed: set[str] = set()
+        self.unread: set[str] = set()  # units of which systemd has not read the latest files
 
     def systemctl(self, *arguments: str):
         verb, units = arguments[0], [word for word in arguments[1:] if not word.startswith("-")]
-        if verb in ("start", "stop", "enable", "disable"):
+        if verb in ("start", "restart", "stop", "enable", "disable"):
             self.done += [f"{verb} {unit}" for unit in units]
+        if verb == "daemon-reload":
+            self.unread.clear()
         for unit in units:
-            if verb == "start":
+            if verb in ("start", "restart"):
                 self.active.add(unit)
+            if verb == "reset-failed":
+                self.failed.discard(unit)
             if verb == "stop" or (verb == "disable" and "--now" in arguments):
                 self.active.discard(unit)
             if verb in ("enable", "disable"):
                 (self.enabled.add if verb == "enable" else self.enabled.discard)(unit)
         good = verb != "is-active" or units[0] in self.active
-        return SimpleNamespace(returncode=0 if good else 3, stdout="inactive\n", stderr="")
+        state = self.state(units[0]) if verb == "show" else ""
+        return SimpleNamespace(returncode=0 if good else 3, stdout=f"{state}\n", stderr="")
+
+    def state(self, unit: str) -> str:
+        if unit in self.active:
+            return "active"
+        return "failed" if unit in self.failed else "inactive"
 
     def properties(self, slot: str, *_names: str) -> dict[str, str]:
         unit = f"api@{slot}.service"
         return {
-            "ActiveState": "active" if unit in self.active else "inactive",
+            "ActiveState": self.state(unit),
+            "NeedDaemonReload": "yes" if unit in self.unread else "no",
             "UnitFileState": "enabled" if unit in self.enabled else "disabled",
             "NRestarts": "0",
         }
@@ -76,10 +92,11 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout.Endpoint, "memory", lambda *_: 1000)
     monkeypatch.setattr(rollout.Endpoint, "drop_in_of", lambda _self, slot: tmp_path / f"{slot}.d" / "release.conf")
     monkeypatch.setattr(rollout.Rollout, "links", lambda _self: {host.root / "current": "live/release"})
-    monkeypatch.setattr(rollout.Rollout, "may_go", lambda _self: tmp_path / "let-go")
+    host.resume_flag = tmp_path / "run" / "resume"
+    monkeypatch.setattr(rollout.Endpoint, "resume_flag", host.resume_flag)
+    monkeypatch.setattr(rollout.Endpoint, "rollout_lock", tmp_path / "run" / "deploying")
     monkeypatch.setattr(rollout, "available_memory", lambda: 10**12)
     monkeypatch.setattr(rollout, "main_process", lambda _unit: os.getpid())
-    monkeypatch.setattr(rollout.Rollout, "set_rescue", lambda *_: host.done.append("set the rescue"))
     monkeypatch.setattr(rollout.Endpoint, "wait_until_accepted", lambda *_: host.done.append("wait for the queue"))
     monkeypatch.setattr(rollout, "queued", lambda *_: 0)
     monkeypatch.setattr(rollout.time, "sleep", lambda *_: None)
@@ -117,7 +134,13 @@ def run(host, release=NEW, check_mode=False, **more):
         "keep": 3, "user": "any", "error_log": str(host.root / "error.log"), "audit_log": str(host.root / "deploys.log"),
         "run": "", **more,
     }  # fmt: skip
-    return rollout.Rollout(Stub(check_mode, **given)).run()
+    told = rollout.Rollout(Stub(check_mode, **given))
+    try:
+        return told.run()
+    finally:
+        # On a host the process ends.
+        if told.rollout_lock >= 0:
+            os.close(told.rollout_lock)
 
 
 def live(host):
@@ -157,12 +180,128 @@ def test_with_restart_requests_wait_before_the_old_one_stops_and_until_the_new_o
     assert "needs about 67 MB of memory, 0 MB are available" in result["why"]
     steps = host.done
     order = [
-        "set the rescue", f"start {WAITING}", "slots/blue/gunicorn.sock -> /run/api/waiting.sock", f"stop {BLUE}",
+        f"restart {FALLBACK}", f"start {WAITING}", "slots/blue/gunicorn.sock -> /run/api/waiting.sock", f"stop {BLUE}",
         f"start {GREEN}",
-        "prove green", "live -> slots/green", f"stop {WAITING}",
+        "prove green", "live -> slots/green", f"stop {WAITING}", f"stop {FALLBACK}",
     ]  # fmt: skip
     assert [step for step in steps if step in order] == order
     assert (host.active, host.enabled) == ({GREEN}, {GREEN})
+    assert not host.resume_flag.exists()
+
+
+@pytest.mark.parametrize("strategy", ["blue_green", "restart"])
+def test_the_failure_of_the_old_slot_is_forgotten(host, monkeypatch, strategy):
+    monkeypatch.setattr(rollout, "available_memory", lambda: 1 if strategy == "restart" else 10**12)
+    host.failed = {BLUE}
+    assert run(host)["strategy"] == strategy
+    assert host.failed == set()
+
+
+class KilledError(BaseException):
+    """Stands for kill -9: nothing in the process sees it."""
+
+
+def killed_at(host, monkeypatch, number):
+    """Run with the strategy restart, killed before the step of a number; return whether it got there."""
+    steps = iter(range(1000))
+
+    def step(function):
+        def wrapped(*arguments):
+            if next(steps) == number:
+                raise KilledError
+            return function(*arguments)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        for name in ("systemctl", "must", "point"):
+            patch.setattr(rollout, name, step(getattr(rollout, name)))
+        try:
+            run(host)
+        except KilledError:
+            return True
+    return False
+
+
+def test_wherever_a_restart_is_killed_something_is_left_that_resumes_the_requests(host, monkeypatch):
+    """The fallback is there while requests are held or nothing runs; the next run leaves one slot on, and no fallback."""
+    monkeypatch.setattr(rollout, "available_memory", lambda: 1)
+    for number in range(100):
+        host.done.clear()
+        was_killed = killed_at(host, monkeypatch, number)
+        way = os.readlink(host.root / "live" / "gunicorn.sock")
+        if WAITING in host.active or way.endswith("waiting.sock") or not host.active & {BLUE, GREEN}:
+            assert FALLBACK in host.active, (number, host.done)
+        run(host)
+        assert len(host.active) == len(host.enabled) == 1, (number, host.active, host.enabled)
+        assert not run(host)["changed"], number
+        run(host, release=OLD)  # for the next round
+        if not was_killed:
+            break
+    assert number > 20, "no step was left out"
+
+
+@pytest.mark.parametrize("release", [OLD, NEW])
+@pytest.mark.parametrize("state", ["active", "failed"])
+def test_a_fallback_that_was_left_is_ended_before_anything_starts(host, release, state):
+    run(host)
+    run(host, release=OLD)
+    host.done.clear()
+    getattr(host, state).add(FALLBACK)
+    result = run(host, release=release)
+    assert result["changed"]
+    assert result.get("repaired", ["the fallback was left on"]) == ["the fallback was left on"]
+    assert host.state(FALLBACK) == "inactive"
+    started = [step for step in host.done if step.startswith("start")]
+    assert not started or host.done.index(f"stop {FALLBACK}") < host.done.index(started[0])
+    assert not run(host, release=release)["changed"]
+
+
+def test_without_its_fallback_no_request_is_held(host, monkeypatch):
+    monkeypatch.setattr(rollout, "available_memory", lambda: 1)
+
+    def systemctl(*arguments):
+        if arguments[0] == "restart":
+            return SimpleNamespace(returncode=5, stdout="", stderr="Unit api-fallback.service not found.\n")
+        return host.systemctl(*arguments)
+
+    monkeypatch.setattr(rollout, "systemctl", systemctl)
+    with pytest.raises(StoreError, match=r"Unit api-fallback.service not found\. Run site.yml without tags"):
+        run(host)
+    assert host.active == {BLUE}
+    assert f"start {WAITING}" not in host.done
+
+
+def test_with_restart_a_full_disk_after_the_switch_keeps_no_request_waiting(host, monkeypatch):
+    monkeypatch.setattr(rollout, "available_memory", lambda: 1)
+    monkeypatch.setattr(rollout.History, "save", lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StoreError, match=rf"Release {NEW} is live, but what follows the switch failed: .*No space left"):
+        run(host)
+    assert WAITING not in host.active
+    assert FALLBACK not in host.active
+    assert GREEN in host.active
+
+
+def test_the_lock_of_a_roll_out_ends_with_its_process_and_not_with_its_children(host, monkeypatch):
+    told = rollout.Rollout(Stub(name="api", root=str(host.root), release=NEW))
+    told.hold_rollout_lock()
+    path = told.endpoint.rollout_lock
+
+    def is_free():
+        with open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    assert not is_free()
+    with subprocess.Popen(["sleep", "600"], close_fds=False) as child:
+        os.close(told.rollout_lock)
+        try:
+            assert is_free()
+        finally:
+            child.kill()
 
 
 def test_with_restart_a_refused_version_gives_way_to_the_old_one(host, monkeypatch):
@@ -199,7 +338,7 @@ def test_when_the_old_one_does_not_come_back_either_it_is_said(host, monkeypatch
     host.refused = {slot: rollout.RefusedError("start", f"{slot} is out of luck") for slot in ("blue", "green")}
     with pytest.raises(StoreError, match=rf"Release {OLD}, which is live, does not serve either: blue is out of luck"):
         run(host)
-    assert WAITING not in host.active, "who waits is not let go"
+    assert WAITING not in host.active, "requests still wait"
 
 
 def test_a_failure_after_the_switch_does_not_claim_that_the_old_one_serves(host, monkeypatch):
@@ -226,9 +365,9 @@ def test_a_run_that_was_killed_after_the_switch_is_made_up_for(host):
     assert run(host, check_mode=True)["changed"]
     assert host.active == {BLUE, GREEN}
     result = run(host)
-    assert result["mended"] == ["the other slot was left on", "not in the history"]
+    assert result["repaired"] == ["the other slot was left on", "not in the history"]
     assert (host.active, host.enabled) == ({GREEN}, {GREEN})
-    assert run(host) == {"release": NEW, "previous": NEW, "changed": False, "slot": "green", "mended": []}
+    assert run(host) == {"release": NEW, "previous": NEW, "changed": False, "slot": "green", "repaired": []}
 
 
 def test_a_restart_that_was_killed_while_requests_wait_is_made_up_for(host):
@@ -236,7 +375,7 @@ def test_a_restart_that_was_killed_while_requests_wait_is_made_up_for(host):
     (host.root / "slots" / "blue" / "gunicorn.sock").unlink()
     (host.root / "slots" / "blue" / "gunicorn.sock").symlink_to("/run/api/waiting.sock")
     result = run(host, release=OLD)
-    assert {"requests were left waiting", "not running", "links"} <= set(result["mended"])
+    assert {"requests were left waiting", "not running", "links"} <= set(result["repaired"])
     assert os.readlink(host.root / "slots" / "blue" / "gunicorn.sock") == "/run/api/blue/gunicorn.sock"
     assert host.active == {BLUE}
 
@@ -273,7 +412,55 @@ def test_a_live_version_that_does_not_run_is_no_reason_to_wait(host):
     assert (result["strategy"], result["why"]) == ("blue_green", "no version is running")
 
 
-def test_a_live_link_to_a_slot_without_a_release_is_mended(host):
+def test_when_live_was_removed_the_slot_that_runs_gets_it_back_and_no_other_is_on(host):
+    run(host)
+    (host.root / "live").unlink()
+    assert run(host, check_mode=True)["repaired"] == ["the link live"]
+    assert not (host.root / "live").is_symlink()
+    assert run(host)["repaired"] == ["the link live"]
+    assert (live(host), host.active, host.enabled) == ("green", {GREEN}, {GREEN})
+    assert not run(host)["changed"]
+
+
+def test_when_live_was_removed_another_release_takes_the_other_slot(host):
+    run(host)
+    (host.root / "live").unlink()
+    host.done.clear()
+    result = run(host, release=OLD)
+    assert (result["slot"], result["previous"]) == ("blue", NEW)
+    assert host.done[0] == "live -> slots/green", "requests wait for the new version"
+    assert (live(host), host.active, host.enabled) == ("blue", {BLUE}, {BLUE})
+
+
+def test_a_version_that_was_never_proven_does_not_get_the_link(host):
+    (host.root / "live").unlink()
+    host.enabled.clear()
+    assert run(host, release=OLD)["previous"] == ""
+
+
+def test_settings_that_systemd_has_not_read_are_read(host):
+    run(host)
+    host.unread = {GREEN}
+    assert run(host)["repaired"] == ["settings of the unit"]
+    assert not run(host)["changed"]
+
+
+def test_files_of_an_interrupted_run_are_removed_by_a_run_that_starts_nothing(host):
+    run(host)
+    run(host, release=OLD)
+    half = host.root / "releases" / ".building-x"
+    half.mkdir()
+    assert run(host, release=OLD, check_mode=True)["repaired"] == ["files of an interrupted run"]
+    assert not run(host, release=OLD, rollback=True)["changed"]
+    assert half.is_dir()
+    assert run(host, release=OLD) == {
+        "release": OLD, "previous": OLD, "changed": True, "slot": "blue", "repaired": ["files of an interrupted run"],
+    }  # fmt: skip
+    assert not half.exists()
+    assert not run(host, release=OLD)["changed"]
+
+
+def test_a_live_link_to_a_slot_without_a_release_is_repaired(host):
     (host.root / "slots" / "blue" / "release").unlink()
     assert run(host)["previous"] == ""
     assert live(host) == "green"

@@ -77,6 +77,28 @@ def test_connections_are_told_from_the_socket_that_listens(bound):
     assert listening("/nowhere", os.getpid()) == set()
 
 
+@pytest.mark.parametrize(
+    ("blue", "green", "serving"),
+    [
+        (("active", "enabled"), ("inactive", "disabled"), "blue"),
+        (("inactive", "disabled"), ("active", "enabled"), "green"),
+        (("inactive", "enabled"), ("active", "enabled"), "green"),
+        (("failed", "enabled"), ("active", "disabled"), "blue"),
+        (("active", "disabled"), ("inactive", "disabled"), ""),
+    ],
+)
+def test_where_the_link_live_is_missing_the_slot_that_was_proven_serves(tmp_path, monkeypatch, blue, green, serving):
+    states = {"blue": blue, "green": green}
+    monkeypatch.setattr(Endpoint, "properties", lambda _self, slot, *names: dict(zip(names, states[slot], strict=True)))
+    for slot in states:
+        (tmp_path / "slots" / slot).mkdir(parents=True)
+        (tmp_path / "slots" / slot / "release").symlink_to("../../releases/x")
+    endpoint = Endpoint("x", tmp_path)
+    assert (endpoint.live_slot, endpoint.serving_slot) == ("", serving)
+    (tmp_path / "live").symlink_to("slots/blue")
+    assert endpoint.serving_slot == "blue"
+
+
 def test_memory():
     assert 10**7 < available_memory() < 10**14
 

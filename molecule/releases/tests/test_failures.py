@@ -231,7 +231,7 @@ def assert_nothing_is_left_behind(api):
 
 def kill_modules(api):
     """Kill what an interrupted run has left on the host."""
-    api.host.check_output("python3 -c '{}'".format(KILL_MODULES.replace("'", "'\\''")))
+    python_on(api, KILL_MODULES)
 
 
 def assert_healed(api, killed, again, result, before, app):
@@ -301,6 +301,143 @@ def test_a_host_that_restarts_between_build_and_switch(api, deploy, new_app):
         assert api.running == api.enabled == [api.unit]
     assert_next_good_run_goes_live(api, deploy, app)
     assert_nothing_is_left_behind(api)
+
+
+FALLBACK = "api-endpoint-fallback.service"
+
+# Kills the module that waits for the roll-out, and not the roll-out: the parent of the process that holds its lock.
+KILL_WHO_WAITS = r"""
+import os
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        program = open(f"/proc/{pid}/comm").read()
+        files = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+        if program.startswith("python") and "/run/api-endpoint/deploying" in files:
+            os.kill(int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1]), 9)
+    except FileNotFoundError:
+        pass
+"""
+
+
+def python_on(api, program):
+    """Run a Python program on the host."""
+    api.host.check_output("python3 -c '{}'".format(program.replace("'", "'\\''")))
+
+
+def is_inactive(api, unit):
+    return api.host.run(f"systemctl is-active {unit}").stdout.strip() == "inactive"
+
+
+def assert_nothing_is_left_running(api):
+    """One slot is on, no request is held, no fallback waits, and no unit has failed."""
+    assert api.running == api.enabled == [api.unit]
+    for unit in ("api-endpoint-waiting.socket", "api-endpoint-waiting.service", FALLBACK):
+        assert is_inactive(api, unit), unit
+    assert api.host.check_output("systemctl --failed --plain --no-legend") == ""
+    assert not api.host.file("/run/api-endpoint/waiting").exists
+
+
+def assert_settled(api, deploy, app, **variables):
+    """There is nothing left to do."""
+    run = deploy(app, **variables)
+    assert run.status == 0, run.output
+    assert run.changed == [0], run.output
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("again_at_once", [False, True], ids=["fallback", "next-run"])
+def test_a_roll_out_that_is_killed_while_requests_wait(api, deploy, new_app, again_at_once):
+    """No request fails: they get the old version as soon as the roll-out is dead, also after a daemon-reload."""
+    app, before = new_app(f"killed-restart-{again_at_once:d}", is_held=True), api.release
+    with load(api) as result:
+        with deploy.loading(app, *APP, strategy="restart") as run:
+            api.host.check_output("systemctl daemon-reload")
+            killed = run.kill()
+            kill_modules(api)
+            if not again_at_once:
+                wait_until(lambda: is_inactive(api, FALLBACK), "the fallback has done its work")
+                assert api.get("/").json["release"] == before
+                assert_nothing_is_left_running(api)
+        again = deploy(app, *APP, strategy="restart")
+    assert_healed(api, killed, again, result, before, app)
+    assert_nothing_is_left_running(api)
+    assert_settled(api, deploy, app, strategy="restart")
+
+
+@pytest.mark.full
+def test_a_roll_out_that_goes_on_without_its_run_is_waited_for(api, deploy, new_app):
+    app, before = new_app("goes-on", is_held=True), api.release
+    with load(api) as result:
+        with deploy.loading(app, *APP) as run:
+            python_on(api, KILL_WHO_WAITS)
+            assert run.wait().status != 0, run.output
+            second = deploy.start(app, *APP)
+            wait_until(
+                lambda: second.has_ended or "an earlier run of yours was cut off" in second.output, "the second waits"
+            )
+            assert not second.has_ended, second.output
+        done = second.wait()
+    assert done.status == 0, done.output
+    assert_nothing_failed(result)
+    assert set(result.releases) == {before, api.release}
+    assert api.get("/").json["version"] == app.version
+    assert_nothing_is_left_running(api)
+
+
+@pytest.mark.full
+def test_the_link_live_is_removed_while_green_is_live(api, deploy, new_app):
+    app = new_app("live-removed")
+    for version in ("live-removed", "live-removed-too"):
+        app = new_app(version)
+        assert deploy(app, *APP).status == 0
+        if api.slot == "green":
+            break
+    processes = api.processes
+    api.host.check_output(f"rm {ROOT}/live")
+    run = deploy(app, *APP)
+    assert run.status == 0, run.output
+    assert "Repaired: the link live" in run.said, run.output
+    assert (api.slot, api.processes) == ("green", processes)
+    assert_nothing_is_left_running(api)
+    assert_settled(api, deploy, app)
+
+
+@pytest.mark.full
+def test_a_run_that_starts_nothing_removes_what_a_killed_one_left(api, deploy, new_app):
+    live, killed = new_app("stays-live"), new_app("never-live", is_held=True)
+    assert deploy(live, *APP).status == 0
+    releases, before = set(api.releases), api.release
+    with deploy.loading(killed, *APP) as run:
+        run.kill()
+        kill_modules(api)
+    api.host.check_output(f"mkdir {ROOT}/code/.building-x {ROOT}/venvs/.building-y")
+    assert set(api.releases) > releases
+    run = deploy(live, *APP)
+    assert run.status == 0, run.output
+    assert "files of an interrupted run" in run.said, run.output
+    assert set(api.releases) == releases
+    assert api.release == before
+    assert_nothing_is_left_behind(api)
+    assert_nothing_is_left_running(api)
+    assert_settled(api, deploy, live)
+
+
+@pytest.mark.full
+def test_handlers_that_a_killed_run_lost_run_in_the_next_one(api, deploy):
+    """A file that is newer than what uses it is all that such a run leaves."""
+    rsyslog = api.main_pid("rsyslog.service")
+    api.host.check_output(
+        "touch /etc/rsyslog.d/30-nginx-private.conf /etc/systemd/system/nginx.service.d/api-endpoint.conf "
+        "/etc/systemd/system/api-endpoint@.service"
+    )
+    question = f"systemctl show --property=NeedDaemonReload --value nginx.service {api.unit}"
+    assert api.host.check_output(question).split() == ["yes", "yes"]
+    run = deploy(deploy.last)
+    assert run.status == 0, run.output
+    assert run.changed != [0], run.output
+    assert api.host.check_output(question).split() == ["no", "no"]
+    assert api.main_pid("rsyslog.service") != rsyslog
+    assert_settled(api, deploy, deploy.last)
 
 
 def test_two_people_deploy_at_once(api, deploy, new_app):

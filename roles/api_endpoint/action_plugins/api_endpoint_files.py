@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint_look import file_of, look_at
+from ansible.module_utils.api_endpoint_look import file_of, look_at, look_for_unused
 
 
 class ActionModule(ActionBase):
@@ -24,11 +23,10 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        files, mode, needs = arguments["files"], arguments.get("mode", "0644"), arguments.get("needs")
-        command = look_at(list(files))
-        if needs:
-            command += f"; test -e {shlex.quote(needs)} || echo not in use"
-        answer = self._low_level_execute_command(command)
+        files, mode = arguments["files"], arguments.get("mode", "0644")
+        users = {name: arguments[name] for name in ("needs", "loaded_as", "read_by") if arguments.get(name)}
+        answer = self._low_level_execute_command(f"{look_at(list(files))}\n{look_for_unused(list(files), **users)}")
+        # A file that is not in use is a line more.
         if str(answer.get("stdout", "")).splitlines() == [file_of(content, mode) for content in files.values()]:
-            return {"changed": False, "written": []}
+            return {"changed": False, "written": [], "unused": []}
         return self._execute_module(module_args=arguments, task_vars=task_vars)

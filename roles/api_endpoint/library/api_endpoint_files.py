@@ -13,6 +13,8 @@ description:
     are made. What is a link there is replaced by the file.
   - One module for several files is several times faster than a task for each. The action plugin of the same name looks at
     the files by a shell command first, and leaves it at that when all are as they should be.
+  - O(needs), O(loaded_as) and O(read_by) say what shows that the files are in use. When they are not, the module reports a
+    change, so that the handlers of a run that was killed between a file and its handler run now.
 options:
   files:
     description: Content by absolute path.
@@ -24,9 +26,22 @@ options:
     default: "0644"
   needs:
     description:
-      - Absolute path of something that is there when the files were put to use. While it is not, the module reports a
-        change, so that a run that was cut off before its handlers is made up for.
+      - Absolute path of something that is there when the files are in use.
     type: path
+  loaded_as:
+    description:
+      - Units to which the files belong. They are in use when systemd has loaded the latest files of each unit. Name the
+        instances of a template.
+    type: list
+    elements: str
+    default: []
+  read_by:
+    description:
+      - Units that read the files when they start. The files are in use when each unit runs, and was started after the latest
+        file was written.
+    type: list
+    elements: str
+    default: []
 author:
   - The api_endpoint authors
 """
@@ -37,6 +52,7 @@ EXAMPLES = r"""
     files:
       /etc/rsyslog.d/30-nginx-private.conf: "{{ lookup('template', 'rsyslog.conf.j2') }}"
     needs: /run/nginx-error-log.sock
+    read_by: [rsyslog.service]
   notify: Restart rsyslog
 """
 
@@ -46,13 +62,20 @@ written:
   type: list
   elements: str
   returned: always
+unused:
+  description: Why files that are as they should be are not in use, a line for each reason.
+  type: list
+  elements: str
+  returned: always
 """
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.api_endpoint_look import look_for_unused
 from ansible.module_utils.api_endpoint_store import StoreError, in_words, write_file
 from ansible.module_utils.basic import AnsibleModule
 
@@ -88,8 +111,17 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
         if not module.check_mode:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, content, mode)
-    needs = module.params["needs"]
-    return {"changed": bool(written or (needs and not os.path.exists(needs))), "written": written, "diff": diff}
+    # What was just written is not in use yet; the handlers run for it in any case.
+    unused = [] if written else find_unused(module)
+    return {"changed": bool(written or unused), "written": written, "unused": unused, "diff": diff}
+
+
+def find_unused(module: AnsibleModule) -> list[str]:
+    """Return why the files are not in use, a line for each reason."""
+    given = module.params
+    command = look_for_unused(list(given["files"]), given["needs"] or "", given["loaded_as"], given["read_by"])
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
 
 
 def main() -> None:
@@ -99,6 +131,8 @@ def main() -> None:
             "files": {"type": "dict", "required": True},
             "mode": {"type": "str", "default": "0644"},
             "needs": {"type": "path"},
+            "loaded_as": {"type": "list", "elements": "str", "default": []},
+            "read_by": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

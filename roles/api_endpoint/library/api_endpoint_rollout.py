@@ -23,7 +23,9 @@ description:
   - A release that is refused is stopped and marked, its last log lines are shown, and the module fails. The old release
     goes on serving.
   - The work is done by a process of its own on the host, which ends whatever becomes of the connection.
-  - A release that is live already is left alone; what an interrupted run left amiss is put right.
+  - When that process is killed while requests are held, the unit C(<name>-fallback) at once starts the live release again
+    and resumes the requests.
+  - A release that is live already is left alone. What an interrupted run left is repaired or removed.
   - All of it is one module because each further one costs the time of a connection and of a start of Python, also when
     there is nothing to do.
 options:
@@ -215,16 +217,16 @@ removed:
   type: list
   elements: str
   returned: when a slot was started
-mended:
-  description: What was put right on a release that was live already.
+repaired:
+  description: What was repaired although the release was live already.
   type: list
   elements: str
   returned: when the release was live already
 """
 
 import contextlib
+import fcntl
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -235,7 +237,7 @@ from ansible.module_utils.api_endpoint_builder import Builder
 from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, run_command
 from ansible.module_utils.api_endpoint_detached import detached
 from ansible.module_utils.api_endpoint_health import ask_through_nginx
-from ansible.module_utils.api_endpoint_history import RELEASE, History, audit
+from ansible.module_utils.api_endpoint_history import RELEASE, History, audit, discard
 from ansible.module_utils.api_endpoint_lock import Lock
 from ansible.module_utils.api_endpoint_proof import Proof, RefusedError
 from ansible.module_utils.api_endpoint_secrets import place, setting
@@ -258,7 +260,7 @@ UNKNOWN: dict[str, Any] = {
     "smoke": [], "warm_up": "", "strategy": "auto", "drain": 1, "graceful_timeout": 30, "command_timeout": 600,
     "environment": {}, "mounts": [],
 }  # fmt: skip
-LONGEST_ANSWER = 600.0  # seconds that a request which has waited may take until it is cut off
+LONGEST_ANSWER_SECONDS = 600.0  # a request that was held may take so long until it is cut off
 MARGIN = 64 * 1024 * 1024  # bytes of memory that a second version may take beyond what the first one does
 
 
@@ -270,7 +272,7 @@ class Rollout:
         self.given = module.params
         self.endpoint = Endpoint(self.given["name"], self.given["root"])
         self.history = History(self.given["root"])
-        self.live = self.endpoint.live_slot
+        self.live = self.endpoint.serving_slot
         self.previous = self.endpoint.release_of(self.live)
         self.release: str = self.given["release"]
         self.slot = SLOTS[1] if self.live == SLOTS[0] else SLOTS[0]
@@ -278,14 +280,17 @@ class Rollout:
         self.step = "start"
         self.offset = 0  # where gunicorn's error log ended before the start
         self.started = 0.0  # when the slot was started (epoch); 0 before
+        self.rollout_lock = -1  # the file descriptor that holds the roll-out lock; -1 before
 
     def run(self) -> dict[str, Any]:
         """Bring the release live, or leave things as they are."""
+        if not self.check_mode:
+            self.hold_rollout_lock()
         if self.given["rollback"]:
             self.release = self.target()
         found = {"release": self.release, "previous": self.previous}
         if self.release and self.previous == self.release:
-            return {**found, **self.mend()}
+            return {**found, **self.repair()}
         found["diff"] = {
             "before": f"live: {self.previous or 'nothing'}\n",
             "after": f"live: {self.release or 'a new one'}\n",
@@ -295,10 +300,20 @@ class Rollout:
         if not self.release or not self.folder(self.release).is_dir():
             raise StoreError(self.unknown())
         try:
-            told = self.bring_live()
+            told = self.activate()
         except Exception as error:
             raise StoreError(self.failed(error)) from error
         return {**found, **told, "changed": True, "slot": self.slot}
+
+    def hold_rollout_lock(self) -> None:
+        """Lock a file until this process ends, however it ends: the fallback waits for that.
+
+        Python closes the descriptor in every program that this process starts, so none of them keeps the lock.
+        """
+        path = self.endpoint.rollout_lock
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        self.rollout_lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self.rollout_lock, fcntl.LOCK_EX)
 
     @property
     def is_live(self) -> bool:
@@ -332,9 +347,13 @@ class Rollout:
 
     # --- bringing a release live
 
-    def bring_live(self) -> dict[str, Any]:
+    def activate(self) -> dict[str, Any]:
         """Start, prove and switch by the strategy that suits."""
         plan = self.plan(self.release)
+        if self.live and not self.endpoint.live_slot:
+            # Removed by hand: the release that runs gets its requests back before anything else.
+            point(self.endpoint.root / "live", f"slots/{self.live}")
+        self.take_over_held_requests()
         strategy, why = self.choose(plan)
         live_plan = self.plan(self.previous)
         begun = time.monotonic()
@@ -347,12 +366,13 @@ class Rollout:
         seconds = round(time.monotonic() - begun, 1)
         proof.last_look()
         self.switch()
-        if self.live and strategy == "blue_green":
-            time.sleep(live_plan["drain"])
-            self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
-            self.retire(self.live)
-        self.let_go()
-        # Who has just gone back may want to look at what was wrong: only a deployment removes anything.
+        if self.live:
+            if strategy == "blue_green":
+                time.sleep(live_plan["drain"])
+                self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
+            self.stop_and_disable(self.live)
+        self.resume_requests()
+        # A roll-back removes nothing: its author may want to look at the release that was wrong.
         removed = [] if self.given["rollback"] else self.collect()
         self.audit("live", strategy=strategy, seconds=str(seconds))
         return {"strategy": strategy, "why": why, "seconds": seconds, "removed": removed}
@@ -481,79 +501,88 @@ class Rollout:
         self.history.went_live(self.release, self.previous, by_rollback=self.given["rollback"])
         self.write_links()
 
-    def retire(self, slot: str) -> None:
-        """Stop a slot, and keep it from starting at the next boot."""
+    def stop_and_disable(self, slot: str) -> None:
+        """Stop a slot, keep it from starting at the next boot, and forget how it failed."""
         systemctl("disable", "--now", self.endpoint.unit_of(slot))
         systemctl("reset-failed", self.endpoint.unit_of(slot))
 
-    # --- requests that wait while no version runs
+    # --- requests that are held while no version runs
 
-    def is_waiting(self) -> bool:
+    def is_holding(self) -> bool:
         """Tell whether the socket on which requests wait is open."""
-        return systemctl("is-active", "--quiet", f"{self.endpoint.waiting_room}.socket").returncode == 0
-
-    def may_go(self) -> Path:
-        """Return the file whose presence lets waiting requests go on to the live slot."""
-        return Path("/run", self.endpoint.name, "let-go")
+        return systemctl("is-active", "--quiet", f"{self.endpoint.holding_unit}.socket").returncode == 0
 
     def stop_the_old_one(self, live_plan: dict[str, Any]) -> None:
-        """Let requests wait, and stop the live version. The old template's service has nowhere to let them wait."""
+        """Hold requests, and stop the live version. The old template's service has nowhere to hold them."""
         if not self.live:
             must("stop", self.old_unit)
             return
-        self.may_go().unlink(missing_ok=True)
-        self.set_rescue(live_plan)
-        must("start", f"{self.endpoint.waiting_room}.socket")
-        point(self.endpoint.link_of(self.live), self.endpoint.waiting_socket)
+        self.endpoint.resume_flag.unlink(missing_ok=True)
+        self.schedule_fallback()
+        must("start", f"{self.endpoint.holding_unit}.socket")
+        point(self.endpoint.link_of(self.live), self.endpoint.holding_socket)
         time.sleep(0.2)
         self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
         must("stop", self.endpoint.unit_of(self.live))
 
-    def set_rescue(self, live_plan: dict[str, Any]) -> None:
-        """Have systemd start the old version again and let requests go, should this process be killed meanwhile."""
-        plan = self.plan(self.release)
-        longest = 2 * plan["start_timeout"] + plan["command_timeout"] + live_plan["graceful_timeout"] + 60
-        self.call_off_rescue()
-        unit, room = self.endpoint.unit_of(self.live), self.endpoint.waiting_room
-        done = subprocess.run(
-            [
-                "systemd-run", "--quiet", f"--unit={self.rescue}", f"--on-active={longest}", "/bin/sh", "-c",
-                f"systemctl start {unit} && touch {self.may_go()} && sleep 3 && "
-                f"while systemctl --quiet is-active {room}.service; do sleep 1; done; systemctl stop {room}.socket",
-            ],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+    def schedule_fallback(self) -> None:
+        """Have systemd serve the live release again and resume requests as soon as this process dies.
+
+        A fallback that an earlier run left ends here: the new one waits until this process ends.
+        """
+        unit = self.endpoint.fallback_unit
+        done = systemctl("restart", "--no-block", unit)
         if done.returncode != 0:
-            raise StoreError(f"systemd-run failed: {done.stderr.strip()}")
+            raise StoreError(
+                f"{unit}, which keeps requests from waiting for ever, does not start: {done.stderr.strip().rstrip('.')}. "
+                "Run site.yml without tags, which installs it."
+            )
 
-    @property
-    def rescue(self) -> str:
-        """The name, without ending, of the units that bring the old version back."""
-        return f"{self.endpoint.name}-rescue"
+    def is_fallback_left(self) -> bool:
+        """Tell whether the fallback of an earlier run waits, runs, or has failed."""
+        state = systemctl("show", "--property=ActiveState", "--value", self.endpoint.fallback_unit).stdout.strip()
+        return state != "inactive"
 
-    def call_off_rescue(self) -> None:
-        """End the timer of the rescue; nothing happens when there is none."""
-        systemctl("stop", f"{self.rescue}.timer", f"{self.rescue}.service")
-        systemctl("reset-failed", f"{self.rescue}.service")
+    def cancel_fallback(self) -> None:
+        """End the fallback. Nothing happens when there is none."""
+        systemctl("stop", self.endpoint.fallback_unit)
+        systemctl("reset-failed", self.endpoint.fallback_unit)
 
-    def let_go(self) -> None:
-        """Let waiting requests go on to the live slot, and close the socket when the last one is answered."""
-        if not self.is_waiting():
-            return
-        self.call_off_rescue()
-        live = self.endpoint.live_slot
-        point(self.endpoint.link_of(live), self.endpoint.socket_of(live))
-        time.sleep(0.5)
-        self.may_go().touch()
-        service = f"{self.endpoint.waiting_room}.service"
-        deadline = time.monotonic() + LONGEST_ANSWER
-        while time.monotonic() < deadline:
-            state = systemctl("show", "--property=ActiveState", "--value", service).stdout.strip()
-            if state in ("inactive", "failed") and not queued(self.endpoint.waiting_socket):
-                break
-            time.sleep(0.2)
-        systemctl("stop", f"{self.endpoint.waiting_room}.socket", service)
-        self.may_go().unlink(missing_ok=True)
+    def take_over_held_requests(self) -> None:
+        """End the fallback of a run that was killed, so that it starts nothing beside what this run starts.
+
+        Requests that still wait go on to the live release where it runs. Otherwise they get the next one, and a fallback of
+        this run sees to that.
+        """
+        if self.is_holding():
+            self.schedule_fallback()
+            if self.live and self.runs(self.live):
+                self.resume_requests()
+        elif self.is_fallback_left():
+            self.cancel_fallback()
+
+    def resume_requests(self) -> None:
+        """Let held requests go on to the live slot, close the socket when the last one is answered, cancel the fallback.
+
+        Killed between any two steps, the fallback does the rest; so it is cancelled last.
+        """
+        if self.is_holding():
+            live = self.endpoint.live_slot
+            point(self.endpoint.link_of(live), self.endpoint.socket_of(live))
+            time.sleep(0.5)
+            self.endpoint.resume_flag.touch()
+            service = f"{self.endpoint.holding_unit}.service"
+            deadline = time.monotonic() + LONGEST_ANSWER_SECONDS
+            while time.monotonic() < deadline:
+                state = systemctl("show", "--property=ActiveState", "--value", service).stdout.strip()
+                if state in ("inactive", "failed") and not queued(self.endpoint.holding_socket):
+                    break
+                time.sleep(0.2)
+            systemctl("stop", f"{self.endpoint.holding_unit}.socket", service)
+            systemctl("reset-failed", service)
+        if self.is_fallback_left():
+            self.cancel_fallback()
+        self.endpoint.resume_flag.unlink(missing_ok=True)
 
     # --- when it does not work
 
@@ -562,13 +591,14 @@ class Rollout:
         step = error.step if isinstance(error, RefusedError) else self.step
         reason = in_words(error).rstrip(".")
         if self.is_live:
+            self.attempt(self.resume_requests)
             self.attempt(lambda: self.audit("live", unfinished=step))
             return f"Release {self.release} is live, but what follows the switch failed: {reason}. Run again to finish it."
         words = ""
         if self.started:
             words = "\n" + self.endpoint.last_words(self.slot, str(self.given["error_log"]), self.offset, self.started)
-        self.retire(self.slot)
-        serving = self.serve_again()
+        self.stop_and_disable(self.slot)
+        serving = self.restore_live()
         self.attempt(lambda: self.history.has_failed(self.release, step, reason))
         self.attempt(lambda: self.audit("failed", step=step))
         if not self.given["rollback"]:
@@ -580,7 +610,7 @@ class Rollout:
         with contextlib.suppress(Exception):
             note()
 
-    def serve_again(self) -> str:
+    def restore_live(self) -> str:
         """Make sure that the release that was live serves, and say whether it does."""
         if not self.live and self.old_unit:
             started = systemctl("start", self.old_unit)
@@ -593,53 +623,73 @@ class Rollout:
         except (StoreError, OSError) as error:
             return f"Release {self.previous}, which is live, does not serve either: {in_words(error).rstrip('.')}."
         finally:
-            # Whether it is well or not: who waits learns it from the version itself.
-            self.let_go()
+            # Healthy or not: held requests get their answer from the version itself.
+            self.resume_requests()
         return f"Release {self.previous} goes on serving."
 
     # --- what an interrupted run left
 
-    def mend(self) -> dict[str, Any]:
-        """Put right what is amiss with a release that is live already."""
+    def repair(self) -> dict[str, Any]:
+        """Repair what is amiss with a release that is live already, and remove what an interrupted run left."""
         slot, idle = self.live, self.slot
-        state = self.endpoint.properties(slot, "ActiveState", "UnitFileState")
+        state = self.endpoint.properties(slot, "ActiveState", "UnitFileState", "NeedDaemonReload")
         drop_in = self.endpoint.drop_in_of(slot)
         idle_state = self.endpoint.properties(idle, "ActiveState", "UnitFileState")
         link = self.endpoint.link_of(slot)
         amiss = {
+            "the link live": not self.endpoint.live_slot,
             "settings of the unit": not drop_in.exists()
-            or drop_in.read_text(encoding="utf-8") != self.settings(self.release),
+            or drop_in.read_text(encoding="utf-8") != self.settings(self.release)
+            or state.get("NeedDaemonReload") == "yes",
             "links": self.links_differ() or not link.is_symlink() or os.readlink(link) != self.endpoint.socket_of(slot),
-            "requests were left waiting": self.is_waiting(),
+            "requests were left waiting": self.is_holding(),
+            "the fallback was left on": self.is_fallback_left(),
             "not enabled for the next boot": state.get("UnitFileState") != "enabled",
             "not running": state.get("ActiveState") != "active",
             "the other slot was left on": idle_state.get("ActiveState") != "inactive"
             or idle_state.get("UnitFileState") == "enabled",
             "not in the history": "live" not in self.history.entries.get(self.release, {}),
         }
-        mended = [what for what, is_so in amiss.items() if is_so]
-        if mended and not self.check_mode:
-            plan = self.plan(self.release)
-            if amiss["settings of the unit"]:
-                self.write_drop_in(slot, self.release)
-            self.write_links()
-            must("enable", self.endpoint.unit_of(slot))
-            # One that comes and goes is stopped first, or its ends so far would count as those of the new start.
-            if amiss["not running"] and not self.runs(slot):
-                try:
-                    self.start(slot, plan)
-                except RefusedError as error:
-                    words = self.endpoint.last_words(slot, str(self.given["error_log"]), self.offset, self.started)
-                    raise StoreError(
-                        f'Release {self.release} is live and does not run. It failed at the step "{error.step}": '
-                        f"{error}.\n{words}"
-                    ) from error
-            self.let_go()
-            point(link, self.endpoint.socket_of(slot))
-            self.retire(idle)
-            if amiss["not in the history"]:
-                self.history.went_live(self.release, self.endpoint.release_of(idle), by_rollback=False)
-        return {"changed": bool(mended), "slot": slot, "mended": mended}
+        repaired = [what for what, is_so in amiss.items() if is_so]
+        if repaired and not self.check_mode:
+            self.repair_slots(slot, idle, amiss)
+        if unfinished := self.unfinished():
+            repaired.append("files of an interrupted run")
+            if not self.check_mode:
+                for path in unfinished:
+                    discard(path)
+        return {"changed": bool(repaired), "slot": slot, "repaired": repaired}
+
+    def repair_slots(self, slot: str, idle: str, amiss: dict[str, bool]) -> None:
+        """Bring the live slot, its links and what surrounds it to what they should be; `amiss` says what is not."""
+        plan = self.plan(self.release)
+        point(self.endpoint.root / "live", f"slots/{slot}")
+        self.take_over_held_requests()
+        if amiss["settings of the unit"]:
+            self.write_drop_in(slot, self.release)
+        self.write_links()
+        must("enable", self.endpoint.unit_of(slot))
+        # A slot that is crash-looping is stopped first, or its exits so far would count as those of the new start.
+        if amiss["not running"] and not self.runs(slot):
+            try:
+                self.start(slot, plan)
+            except RefusedError as error:
+                words = self.endpoint.last_words(slot, str(self.given["error_log"]), self.offset, self.started)
+                raise StoreError(
+                    f'Release {self.release} is live and does not run. It failed at the step "{error.step}": '
+                    f"{error}.\n{words}"
+                ) from error
+        self.resume_requests()
+        point(self.endpoint.link_of(slot), self.endpoint.socket_of(slot))
+        self.stop_and_disable(idle)
+        if amiss["not in the history"]:
+            self.history.went_live(self.release, self.endpoint.release_of(idle), by_rollback=False)
+
+    def unfinished(self) -> list[Path]:
+        """Return what interrupted runs left on the disk; nothing where another run may be at work on it."""
+        if self.given["rollback"] or (self.check_mode and Lock(self.endpoint.name).holder()):
+            return []
+        return self.history.unfinished(self.given["data_dir"], self.release, data_is_busy=self.data_is_busy())
 
     def links(self) -> dict[Path, str]:
         """Return the links that lead people to what is live, but for those where the old service has things of its own."""
@@ -662,8 +712,11 @@ class Rollout:
         """Remove what no release that is worth keeping needs; return the ids of the releases that went."""
         live = self.release if self.is_live else self.previous
         kept = self.history.worth_keeping(live, self.given["keep"], also=self.release)
-        is_busy = Background(f"{self.endpoint.name}-data").is_alive()
-        return self.history.collect(self.given["data_dir"], kept, data_is_busy=is_busy)
+        return self.history.collect(self.given["data_dir"], kept, data_is_busy=self.data_is_busy())
+
+    def data_is_busy(self) -> bool:
+        """Tell whether data is being brought to this host."""
+        return Background(f"{self.endpoint.name}-data").is_alive()
 
     def audit(self, result: str, **more: str) -> None:
         """Write a line into the log of deployments."""

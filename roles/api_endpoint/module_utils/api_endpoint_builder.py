@@ -20,6 +20,7 @@ from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, 
 from ansible.module_utils.api_endpoint_history import audit
 from ansible.module_utils.api_endpoint_lock import Lock
 from ansible.module_utils.api_endpoint_secrets import keep, place, seal
+from ansible.module_utils.api_endpoint_service import Endpoint
 from ansible.module_utils.api_endpoint_store import (
     StoreError,
     building,
@@ -48,6 +49,10 @@ class Builder:
         self.user: str = module.params["user"]
         self.secrets = {name: str(value) for name, value in module.params["secrets"].items()}
         self.live = self.root / "current"
+        if not self.live.exists():
+            # Where somebody has removed the link `live`, the slot that serves has the live release.
+            slot = Endpoint(module.params["name"], self.root).serving_slot
+            self.live = self.root / "slots" / (slot or "none") / "release"
         self.live_record = read_json(self.live / "release.json") or {}
         self.components = self._components(module.params["components"])
 

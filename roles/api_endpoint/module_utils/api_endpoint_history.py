@@ -107,13 +107,41 @@ class History:
 
         Data is left alone while it is busy, that is, while more of it is being brought.
         """
-        data = Path(data_dir)
         gone = [release for release in self.releases() if release not in kept]
         for release in gone:
             discard(self.root / "releases" / release)
+        unneeded = self._unneeded(Path(data_dir), kept, data_is_busy)
+        if unneeded is None:
+            return gone
+        for path in unneeded:
+            discard(path)
+        for half in [] if data_is_busy else Path(data_dir).glob(".part-*"):
+            if time.time() - half.stat().st_mtime > FORGOTTEN:
+                discard(half)
+        self.save()
+        return gone
+
+    def unfinished(self, data_dir: str | Path, live: str, data_is_busy: bool = False) -> list[Path]:
+        """Return what interrupted runs left: half-built entries, releases that never started, and what only those need.
+
+        A release that failed is kept: its files may show why. One that was built before the live one went live is kept too:
+        after a loss of the history, a good release looks the same.
+        """
+        since = str(self.entries.get(live, {}).get("live", ""))
+        releases, never = self.releases(), []
+        for release in releases:
+            record = read_json(self.root / "releases" / release / "release.json") or {}
+            if since and release != live and release not in self.entries and str(record.get("built", "")) > since:
+                never.append(release)
+        paths = [self.root / "releases" / release for release in never]
+        needed = set(releases) - set(never)
+        return sorted([*paths, *(self._unneeded(Path(data_dir), needed, data_is_busy) or [])])
+
+    def _unneeded(self, data: Path, kept: set[str], data_is_busy: bool) -> list[Path] | None:
+        """Return half-built entries, and those to which no kept release refers; None when a release does not say."""
         parts = [(read_json(self.root / "releases" / release / "release.json") or {}).get("components") for release in kept]
         if None in parts:
-            return gone  # a release that does not say what it needs: nothing is safe to remove
+            return None  # nothing is safe to remove
         codes = {part["code"] for part in parts if part}
         virtualenvs = {part["virtualenv"] for part in parts if part}
         secrets = {part.get("secrets", "") for part in parts if part}
@@ -121,20 +149,13 @@ class History:
         unneeded = [path for path in entries(self.root / "code") if path.name not in codes]
         unneeded += [path for path in entries(self.root / "venvs") if path.name not in virtualenvs]
         unneeded += [path for path in entries(self.root / "secrets") if path.name not in secrets]
-        unfinished = [self.root / name for name in ("code", "releases", "venvs", "state/app")]
+        stores = [self.root / name for name in ("code", "releases", "venvs", "state/app")]
         if not data_is_busy:
             unneeded += [path for path in entries(data) if path.name not in artifacts and (path / "artifact.json").exists()]
-            unfinished.append(data)
-            for half in data.glob(".part-*"):
-                if time.time() - half.stat().st_mtime > FORGOTTEN:
-                    discard(half)
-        for path in unneeded:
-            discard(path)
-        for folder in unfinished:
-            for path in folder.glob(f"{BUILDING}*"):
-                discard(path)
-        self.save()
-        return gone
+            stores.append(data)
+        for store in stores:
+            unneeded += store.glob(f"{BUILDING}*")
+        return unneeded
 
 
 def entries(store: Path) -> list[Path]:

@@ -2,9 +2,10 @@
 """One deployment at a time on a host.
 
 Two files in /run, so that a reboot clears them: `<name>.lock` says who deploys, and `<name>.busy` is locked by the process
-that is working for them at the moment. A run of Ansible is many processes with nothing in between, so that the first one
-outlives each of them; it ends when the run ends it, when nothing has been done for LEASE, or when the computer that made it
-says that the run is gone.
+that is working for them at the moment. The second one names them too, because such a process goes on when its run was cut
+off and has given its lock back. A run of Ansible is many processes with nothing in between, so that the first file outlives
+each of them. It ends when the run ends it, when nothing has been done for LEASE, or when the computer that made it says that
+the run is gone.
 """
 
 from __future__ import annotations
@@ -63,8 +64,16 @@ class Lock:
         self.busy = Path(folder, f"{name}.busy")
 
     def holder(self) -> dict[str, Any]:
-        """Return who holds the lock; empty when nobody does."""
-        return self._fresh(even_if_silent=self.is_busy())
+        """Return who holds the lock, or for whom a process still works; empty when nobody does."""
+        is_busy = self.is_busy()
+        return self._fresh(even_if_silent=is_busy) or (self._worker() if is_busy else {})
+
+    def _worker(self) -> dict[str, Any]:
+        """Return for whom the process that is at work has begun."""
+        try:
+            return read_json(self.busy) or {}
+        except StoreError:
+            return {}
 
     def _fresh(self, even_if_silent: bool = False) -> dict[str, Any]:
         """Return who took the lock, unless nothing was heard of them for too long."""
@@ -85,8 +94,8 @@ class Lock:
         return f"{holder.get('who', 'unknown')}@{holder.get('computer', 'unknown')}"
 
     @contextmanager
-    def _working(self, wait: float) -> Iterator[None]:
-        """Be the one process that works; `wait` seconds for another one to end."""
+    def _working(self, wait: float) -> Iterator[int]:
+        """Be the one process that works; `wait` seconds for another one to end. Yield the descriptor of the locked file."""
         handle = os.open(self.busy, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + wait
         try:
@@ -98,7 +107,7 @@ class Lock:
                     if time.monotonic() >= deadline:
                         raise ConflictError(self.holder(), busy=True) from None
                     time.sleep(0.2)
-            yield
+            yield handle
         finally:
             os.close(handle)
 
@@ -129,7 +138,7 @@ class Lock:
             return
         if not token:
             raise StoreError("This run has not taken the lock of this host. Run it from its first task.")
-        with self._working(wait=30):
+        with self._working(wait=30) as busy:
             record = read_json(self.record) or {}
             if record.get("token") != token:
                 other = self.holder()
@@ -141,6 +150,9 @@ class Lock:
                     "long. Run again."
                 )
             self._write(record)
+            # Not by a rename, which would make it another file than the locked one.
+            os.ftruncate(busy, 0)
+            os.pwrite(busy, json.dumps(record).encode(), 0)
             try:
                 yield
             finally:

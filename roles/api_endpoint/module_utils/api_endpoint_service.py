@@ -119,6 +119,19 @@ class Endpoint:
         link = self.root / "live"
         return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
+    @property
+    def serving_slot(self) -> str:
+        """The live slot. Where the link `live` is missing: the slot that systemd starts at boot, a running one first.
+
+        A slot is enabled only once its release is proven, so a slot that merely runs does not count.
+        """
+        if self.live_slot:
+            return self.live_slot
+        states = {slot: self.properties(slot, "ActiveState", "UnitFileState") for slot in SLOTS if self.release_of(slot)}
+        enabled = [slot for slot in states if states[slot].get("UnitFileState") == "enabled"]
+        active = [slot for slot in enabled if states[slot].get("ActiveState") == "active"]
+        return next(iter([*active, *enabled]), "")
+
     def release_of(self, slot: str) -> str:
         """Return the id of the release in a slot; empty when it holds none."""
         link = self.root / "slots" / slot / "release"
@@ -133,14 +146,29 @@ class Endpoint:
         return self.root / "slots" / slot / "gunicorn.sock"
 
     @property
-    def waiting_room(self) -> str:
-        """The name, without ending, of the units that keep requests while no version runs."""
+    def holding_unit(self) -> str:
+        """The name, without suffix, of the socket unit and the service unit that hold requests while no version runs."""
         return f"{self.name}-waiting"
 
     @property
-    def waiting_socket(self) -> str:
-        """The socket on which requests wait."""
+    def holding_socket(self) -> str:
+        """The path of the socket on which requests wait."""
         return f"/run/{self.name}/waiting.sock"
+
+    @property
+    def fallback_unit(self) -> str:
+        """The unit that serves the live release again when a roll-out process dies while requests are held."""
+        return f"{self.name}-fallback.service"
+
+    @property
+    def rollout_lock(self) -> Path:
+        """The file that a roll-out process locks for its whole life."""
+        return Path("/run", self.name, "deploying")
+
+    @property
+    def resume_flag(self) -> Path:
+        """The file that lets held requests go on to the live slot."""
+        return Path("/run", self.name, "resume")
 
     def unit_of(self, slot: str) -> str:
         """Return the name of a slot's systemd unit."""
