@@ -58,7 +58,7 @@ trap 'rm -rf "$logs"' EXIT
 
 # The longest first, except that one lane begins with what fails soonest.
 mapfile -t jobs < <(
-  printf '%s\n' cluster default releases adopted faults "demo-test bench-test" demo-test migrate artifacts privacy diagnose volume \
+  printf '%s\n' cluster default releases adopted faults "demo-test bench-test" demo-test migrate artifacts privacy walls diagnose volume \
     operations profiles component unit lint "$@" \
     | grep --fixed-strings --line-regexp "$(printf '%s\n' "$@")" \
     | awk '!seen[$0]++'
