@@ -386,7 +386,6 @@ def test_a_roll_out_that_goes_on_without_its_run_is_waited_for(api, deploy, new_
 
 @pytest.mark.full
 def test_the_link_live_is_removed_while_green_is_live(api, deploy, new_app):
-    app = new_app("live-removed")
     for version in ("live-removed", "live-removed-too"):
         app = new_app(version)
         assert deploy(app, *APP).status == 0
