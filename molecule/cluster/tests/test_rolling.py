@@ -3,6 +3,7 @@
 Each step is a run of its own, and builds on the steps before.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from outcomes import PROJECT, ROOT, wait_until
 
 APP = PROJECT / "molecule" / "shared" / "fault_app"
 DRAIN_FLAG = "/run/api-endpoint/leaving"
+LOCK = "/run/api-endpoint.lock"
 
 
 class Roll:
@@ -167,10 +169,27 @@ def test_new_data_alone(roll, tmp_path_factory):
         assert api.host.check_output(f"cat {ROOT}/current/words.txt") == "other words"
 
 
+@contextlib.contextmanager
+def never_unlocked_while_drained(roll):
+    """Watch that each host is locked whenever it is drained: nobody else may deploy to it then."""
+    seen = "/run/drained-and-unlocked"
+    # The flag is looked at again: it is taken away before the lock is.
+    watch = (
+        f"while sleep 0.02; do [ ! -e {DRAIN_FLAG} ] || [ -e {LOCK} ] || [ ! -e {DRAIN_FLAG} ] || date +%T.%N >>{seen}; done"
+    )
+    hosts = [api.host for api in roll.hosts.values()]
+    for host in hosts:
+        host.check_output(f"systemd-run --quiet --unit=watch-lock sh -c '{watch}'")
+    yield
+    for host in hosts:
+        host.check_output("systemctl stop watch-lock")
+        assert not host.file(seen).exists, host.check_output(f"cat {seen}")
+
+
 @pytest.mark.full
 def test_a_rollback_everywhere_to_the_same_release(roll):
     before = only(roll.releases)
-    with Watch(roll.balancer) as watch, load(roll.balancer) as result:
+    with never_unlocked_while_drained(roll), Watch(roll.balancer) as watch, load(roll.balancer) as result:
         run = roll(name="playbooks/rollback.yml")
     assert run.status == 0, run.output
     assert_nothing_failed(result)
