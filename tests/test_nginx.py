@@ -128,6 +128,17 @@ def test_judging_makes_no_folder_for_a_cache(folder, check_mode):
     assert check_mode or (folder / "sites-available" / "api").read_text() == site
 
 
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_judging_leaves_the_account_of_the_workers_that_run(folder, check_mode):
+    """`nginx -t` gives folders to the account; in a dry run on a host that another program has set up it is not even made."""
+    (folder / "nginx.conf").write_text("# Debian's\nuser www-data;\n")
+    program = folder.parent / "bin" / "nginx"
+    program.write_text("#!/bin/sh\ngrep --quiet '^user www-data;$' $4\n")
+    ours = "# Managed by Ansible\nuser nginx;\n"
+    assert ensure(folder, check_mode, **{"nginx.conf": ours})["changed"]
+    assert check_mode or (folder / "nginx.conf").read_text() == ours
+
+
 def test_what_nginx_rejects_never_reaches_the_folder(folder):
     before = sorted(os.listdir(folder))
     with pytest.raises(StoreError, match=rf"nginx rejects the new configuration.*\n.*in {folder}/nginx.conf"):

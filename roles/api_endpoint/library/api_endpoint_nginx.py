@@ -84,6 +84,8 @@ FOREIGN = ".before-api-endpoint"  # ending of the file in which content from bef
 EDITED = ".edited-by-hand"  # ending of the file in which the last edit by hand is kept
 CACHES = re.compile(r"^(\s*proxy_cache_path\s+)/(?:\S*/)?", re.MULTILINE)  # up to the last part of a cache's folder
 
+ACCOUNT = re.compile(r"^user\s+\S+;", re.MULTILINE)  # whose nginx's workers are
+
 
 def current(path: Path) -> str | None:
     """Return what is at a path: a file's content, or a link's target behind an arrow; None when there is nothing."""
@@ -134,6 +136,11 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
         copy = Path(temporary, "nginx")
         shutil.copytree(folder, copy, symlinks=True)
         beside = {name: content and CACHES.sub(rf"\1{temporary}/", content) for name, content in wanted.items()}
+        # `nginx -t` gives the folders of uploads to that account, under workers that have still another one; and in a dry run it may
+        # not be made yet.
+        account = ACCOUNT.search(current(folder / "nginx.conf") or "")
+        if account and beside.get("nginx.conf"):
+            beside["nginx.conf"] = ACCOUNT.sub(account[0], str(beside["nginx.conf"]))
         apply(copy, beside, links)
         done = subprocess.run(
             ["nginx", "-t", "-q", "-c", str(copy / "nginx.conf")], capture_output=True, text=True, check=False
