@@ -130,7 +130,7 @@ def test_judging_makes_no_folder_for_a_cache(folder, check_mode):
 
 @pytest.mark.parametrize("check_mode", [True, False])
 def test_judging_leaves_the_account_of_the_workers_that_run(folder, check_mode):
-    """`nginx -t` gives folders to the account; in a dry run on a host that another program has set up it is not even made."""
+    """`nginx -t` gives folders to the account; in a dry run on a host that others have set up it is not even made."""
     (folder / "nginx.conf").write_text("# Debian's\nuser www-data;\n")
     program = folder.parent / "bin" / "nginx"
     program.write_text("#!/bin/sh\ngrep --quiet '^user www-data;$' $4\n")
