@@ -136,7 +136,7 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
         copy = Path(temporary, "nginx")
         shutil.copytree(folder, copy, symlinks=True)
         beside = {name: content and CACHES.sub(rf"\1{temporary}/", content) for name, content in wanted.items()}
-        # `nginx -t` gives the folders of uploads to the account that it reads, under workers that may still have another one;
+        # `nginx -t` gives the folders of uploads to the account that it reads, under workers that may have another one;
         # and in a dry run that account may not be there.
         account = ACCOUNT.search(current(folder / "nginx.conf") or "")
         if account and beside.get("nginx.conf"):
