@@ -45,6 +45,8 @@ class Host:
                 (self.enabled.add if verb == "enable" else self.enabled.discard)(unit)
         good = verb != "is-active" or units[0] in self.active
         state = self.state(units[0]) if verb == "show" else ""
+        if verb == "list-units":
+            state = "\n".join(f"{unit} loaded active running A command" for unit in units if unit in self.active)
         return SimpleNamespace(returncode=0 if good else 3, stdout=f"{state}\n", stderr="")
 
     def state(self, unit: str) -> str:
@@ -443,6 +445,20 @@ def test_settings_that_systemd_has_not_read_are_read(host):
     host.unread = {GREEN}
     assert run(host)["repaired"] == ["settings of the unit"]
     assert not run(host)["changed"]
+
+
+def test_commands_that_outlived_their_run_are_ended(host):
+    """Those that make data are not: they go on by themselves, and the next run joins them."""
+    run(host)
+    commands = {"api-virtualenv.service", "api-warm-up.service", "api-make-data.service"}
+    host.active |= commands
+    for check_mode in (True, False):
+        assert run(host, check_mode=check_mode)["repaired"] == ["commands of an interrupted run"]
+    assert host.active & commands == {"api-make-data.service"}
+    assert not run(host)["changed"]
+    host.active |= commands
+    run(host, release=OLD)
+    assert host.active & commands == {"api-make-data.service"}
 
 
 def test_files_of_an_interrupted_run_are_removed_by_a_run_that_starts_nothing(host):

@@ -261,6 +261,7 @@ UNKNOWN: dict[str, Any] = {
     "environment": {}, "mounts": [],
 }  # fmt: skip
 LONGEST_ANSWER_SECONDS = 600.0  # a request that was held may take so long until it is cut off
+COMMANDS = ("virtualenv", "build", "warm-up")  # tasks of commands that this module, or one before it, waits for
 MARGIN = 64 * 1024 * 1024  # bytes of memory that a second version may take beyond what the first one does
 
 
@@ -418,6 +419,7 @@ class Rollout:
 
     def prepare(self) -> None:
         """Put the release into the idle slot."""
+        self.end_leftover_commands()
         systemctl("stop", self.endpoint.unit_of(self.slot))
         self.endpoint.link_of(self.slot).parent.mkdir(parents=True, exist_ok=True)
         point(self.endpoint.link_of(self.slot), self.endpoint.socket_of(self.slot))
@@ -649,6 +651,7 @@ class Rollout:
             "the other slot was left on": idle_state.get("ActiveState") != "inactive"
             or idle_state.get("UnitFileState") == "enabled",
             "not in the history": "live" not in self.history.entries.get(self.release, {}),
+            "commands of an interrupted run": bool(self.leftover_commands()),
         }
         repaired = [what for what, is_so in amiss.items() if is_so]
         if repaired and not self.check_mode:
@@ -663,6 +666,7 @@ class Rollout:
     def repair_slots(self, slot: str, idle: str, amiss: dict[str, bool]) -> None:
         """Bring the live slot, its links and what surrounds it to what they should be; `amiss` says what is not."""
         plan = self.plan(self.release)
+        self.end_leftover_commands()
         point(self.endpoint.root / "live", f"slots/{slot}")
         self.take_over_held_requests()
         if amiss["settings of the unit"]:
@@ -684,6 +688,17 @@ class Rollout:
         self.stop_and_disable(idle)
         if amiss["not in the history"]:
             self.history.went_live(self.release, self.endpoint.release_of(idle), by_rollback=False)
+
+    def leftover_commands(self) -> list[str]:
+        """Return the units of commands that run though their run, which waited for them, does not."""
+        units = [f"{self.endpoint.name}-{task}.service" for task in COMMANDS]
+        shown = systemctl("list-units", "--plain", "--no-legend", "--state=active,activating", *units).stdout
+        return [line.split()[0] for line in shown.splitlines() if line.strip()]
+
+    def end_leftover_commands(self) -> None:
+        """End them."""
+        for unit in self.leftover_commands():
+            systemctl("stop", unit)
 
     def unfinished(self) -> list[Path]:
         """Return what interrupted runs left on the disk; nothing where another run may be at work on it."""
