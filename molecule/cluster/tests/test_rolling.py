@@ -142,7 +142,8 @@ def test_a_run_with_nothing_to_do_drains_no_host(roll):
     with Watch(roll.balancer) as watch:
         run = roll()
     assert run.status == 0, run.output
-    assert sorted(run.changed) == [0, *[1] * (len(roll.names) - 1)], run.output
+    assert max(run.changed) == 1, run.output
+    assert sum(run.changed) == len(roll.names) - 1, run.output
     assert watch.states == [dict.fromkeys(roll.names, "UP")]
 
 
