@@ -1,4 +1,4 @@
-"""Killing what a run has started on a host."""
+"""Programs that kill what a run has started on a host, and print how many processes they killed."""
 
 import shlex
 
@@ -16,37 +16,46 @@ def first(pid):
         pid = parent(pid)
     return pid
 there = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+killed = 0
 for pid in [pid for pid in there if first(pid) not in (1, first(os.getpid()))]:
     try:
         os.kill(pid, 9)
+        killed += 1
     except ProcessLookupError:
         pass
+print(killed)
 """
 
 # Kills the process that works on a roll-out, which the module waits for: the one that holds its lock.
 KILL_WHO_WORKS = r"""
 import os
+killed = 0
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
         program = open(f"/proc/{pid}/comm").read()
         files = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
         if program.startswith("python") and "/run/api-endpoint/deploying" in files:
             os.kill(int(pid), 9)
+            killed += 1
     except (FileNotFoundError, ProcessLookupError):
         pass
+print(killed)
 """
 
 # Kills the module that waits for the roll-out, and not the roll-out: the parent of the process that holds its lock.
 KILL_WHO_WAITS = r"""
 import os
+killed = 0
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
         program = open(f"/proc/{pid}/comm").read()
         files = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
         if program.startswith("python") and "/run/api-endpoint/deploying" in files:
             os.kill(int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1]), 9)
+            killed += 1
     except (FileNotFoundError, ProcessLookupError):
         pass
+print(killed)
 """
 
 
