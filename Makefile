@@ -51,7 +51,7 @@ demo-cluster-down: ## Remove the demo of a cluster
 test: .venv/.dev ## The gate, about half an hour: lint, unit and component tests, the demo, the core of every scenario
 	@tools/test.sh --gate lint unit component demo-test $(SCENARIOS)
 
-test-full: .venv/.dev ## Everything, about an hour: all tests on Debian 12 and 13, and a short bench
+test-full: .venv/.dev ## Everything, more than an hour: all tests on Debian 12 and 13, and a short bench
 	@tools/test.sh lint unit component "demo-test bench-test" $(SCENARIOS)
 
 lint: .venv/.dev ## Style and documentation: yamllint, ansible-lint, ruff, mypy, docsmith, shellcheck

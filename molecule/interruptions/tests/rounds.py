@@ -527,6 +527,14 @@ class Round:
             self.outcome.amiss.append(f"no run succeeded:\n{ended[0].output[-4000:]}")
         if self.wanted.bad and 0 in statuses:
             self.outcome.amiss.append(f"a bad version was brought live:\n{ended[0].output[-4000:]}")
+        is_serving = self.host.serves()
+        if self.open_window and is_serving:
+            self.close_window(*self.open_window)
+            self.open_window = None
+        if not is_serving and any("goes on serving." in each.said for each in ended):
+            self.outcome.amiss.append(
+                f"a run says that a release goes on serving, which it does not:\n{ended[0].output[-4000:]}"
+            )
         if self.choices.is_patient and not self.open_window:
             wait_until(self.host.serves, "the host serves by itself", SERVING_SECONDS)
             self.note("the host serves by itself")
