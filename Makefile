@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
 .PHONY: help venv tools new-endpoint demo demo-down demo-cluster demo-cluster-down test test-full lint unit component molecule \
-  demo-test bench bench-test import-template readme docs clean
+  interruptions demo-test bench bench-test import-template readme docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -51,7 +51,7 @@ demo-cluster-down: ## Remove the demo of a cluster
 test: .venv/.dev ## The gate, about half an hour: lint, unit and component tests, the demo, the core of every scenario
 	@tools/test.sh --gate lint unit component demo-test $(SCENARIOS)
 
-test-full: .venv/.dev ## Everything, about an hour: all tests on Debian 12 and 13, and a short bench
+test-full: .venv/.dev ## Everything, more than an hour: all tests on Debian 12 and 13, and a short bench
 	@tools/test.sh lint unit component "demo-test bench-test" $(SCENARIOS)
 
 lint: .venv/.dev ## Style and documentation: yamllint, ansible-lint, ruff, mypy, docsmith, shellcheck
@@ -70,6 +70,9 @@ demo-test: .venv/.dev ## The README's quick start on a fresh instance, over SSH
 
 molecule: .venv/.dev ## Every Molecule scenario, or some: make molecule SCENARIOS="default privacy"
 	@tools/test.sh $(SCENARIOS)
+
+interruptions: .venv/.dev ## Seeded faults, with what must hold after each: make interruptions ROUNDS=100 SEED=7, or SEED=7 ROUND=17
+	@tools/test.sh interruptions
 
 bench: .venv/.dev ## Measure against what there is to compare with, into docs/performance.md (about an hour and a half)
 	@tools/bench.sh

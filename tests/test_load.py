@@ -276,6 +276,11 @@ def test_requests_may_overtake_each_other_but_a_switch_does_not_go_back():
     assert summarise(there_and_back).releases == ["a", "b", "a"]
 
 
+def test_failures_are_told_by_the_time_of_this_computer():
+    failed = Request(sent=1, done=3, failure="time-out")
+    assert summarise([answer(0, 1, "a"), failed], begun=100.0).failed_between == [(101.0, 103.0)]
+
+
 def test_a_gap_at_either_end_counts():
     assert longest_gap([answer(0, 3, "a"), answer(3, 4, "a")]) == 3
     assert longest_gap([answer(0, 1, "a"), Request(1, 9, failure="time-out")]) == 8

@@ -434,6 +434,24 @@ def test_when_live_was_removed_another_release_takes_the_other_slot(host):
     assert (live(host), host.active, host.enabled) == ("blue", {BLUE}, {BLUE})
 
 
+@pytest.mark.parametrize("memory", [1, 10**12], ids=["restart", "blue_green"])
+def test_when_live_is_removed_meanwhile_and_the_version_is_refused_the_old_one_gets_it_back(host, monkeypatch, memory):
+    monkeypatch.setattr(rollout, "available_memory", lambda: memory)
+    every_worker_answers = rollout.Proof.every_worker_answers
+
+    def remove_and_refuse(proof):
+        every_worker_answers(proof)
+        (host.root / "live").unlink()
+        raise StoreError("worker 1 hangs")
+
+    monkeypatch.setattr(rollout.Proof, "every_worker_answers", remove_and_refuse)
+    with pytest.raises(StoreError, match=f"Release {OLD} goes on serving"):
+        run(host)
+    assert (live(host), host.active, host.enabled) == ("blue", {BLUE}, {BLUE})
+    assert sorted(path.name for path in (host.root / "slots").iterdir()) == ["blue", "green"]
+    assert os.readlink(host.root / "slots" / "blue" / "gunicorn.sock") == "/run/api/blue/gunicorn.sock"
+
+
 def test_a_version_that_was_never_proven_does_not_get_the_link(host):
     (host.root / "live").unlink()
     host.enabled.clear()

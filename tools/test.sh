@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run Molecule scenarios, and what else `make` can test, two at a time, and say what each took: tools/test.sh [--gate] default unit
-# --gate leaves out the tests with the mark `full`, and the second Debian where the first says enough. Jobs that need the same
-# place are one argument: "demo-test bench-test".
+# --gate leaves out the tests with the mark `full`, scenarios that have no others, and the second Debian where the first says
+# enough. Jobs that need the same place are one argument: "demo-test bench-test".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,13 @@ hosts_of() { # hosts_of SCENARIO: the option that says which of its hosts are te
   # A scenario with platforms of its own needs all of them.
   if [ -z "$gate" ] || grep -q '^platforms:' "molecule/$1/molecule.yml"; then return; fi
   echo "--platform-name=$1-debian13"
+}
+is_full() { # is_full SCENARIO: whether all its tests have the mark `full`
+  local file
+  [ -d "molecule/$1" ] || return
+  for file in "molecule/$1"/tests/test_*.py; do
+    grep --quiet '^pytestmark = pytest\.mark\.full$' "$file" || return
+  done
 }
 run() { # run SCENARIO | run "TARGET..."
   local options
@@ -58,10 +65,11 @@ trap 'rm -rf "$logs"' EXIT
 
 # The longest first, except that one lane begins with what fails soonest.
 mapfile -t jobs < <(
-  printf '%s\n' cluster default releases adopted faults "demo-test bench-test" demo-test migrate artifacts privacy walls diagnose volume \
-    operations profiles component unit lint "$@" \
+  printf '%s\n' interruptions cluster default releases adopted faults "demo-test bench-test" demo-test migrate artifacts privacy \
+    walls diagnose volume operations profiles component unit lint "$@" \
     | grep --fixed-strings --line-regexp "$(printf '%s\n' "$@")" \
-    | awk '!seen[$0]++'
+    | awk '!seen[$0]++' \
+    | while read -r job; do if [ -z "$gate" ] || ! is_full "$job"; then echo "$job"; fi; done
 )
 quick=()
 for job in lint unit component; do

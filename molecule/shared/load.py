@@ -86,6 +86,8 @@ class Result:
     late_ms: float = 0.0  # the longest that a request was sent after it was due: how constant the rate was
     releases: list[str] = field(default_factory=list)  # in the order in which they took over
     first_answer: dict[str, float] = field(default_factory=dict)  # by release: seconds until its first answer arrived
+    # When each failed request was sent and when it ended, by this computer's monotonic clock.
+    failed_between: list[tuple[float, float]] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -125,8 +127,8 @@ def longest_gap(requests: list[Request]) -> float:
     return max(later - earlier for earlier, later in itertools.pairwise(times))
 
 
-def summarise(requests: list[Request], late: float = 0.0) -> Result:
-    """Judge what became of the requests; `requests` are in the order of sending."""
+def summarise(requests: list[Request], late: float = 0.0, begun: float = 0.0) -> Result:
+    """Judge what became of the requests; `requests` are in the order of sending, and `begun` is when the first was sent."""
     answers = [request for request in requests if not request.failure]
     failures: dict[str, dict[str, Any]] = {}
     for request in requests:
@@ -147,6 +149,7 @@ def summarise(requests: list[Request], late: float = 0.0) -> Result:
         late_ms=round(late * 1000, 1),
         releases=took_over(answers),
         first_answer={release: round(seconds, 2) for release, seconds in first_answer.items()},
+        failed_between=[(begun + request.sent, begun + request.done) for request in requests if request.failure],
     )
 
 
@@ -370,7 +373,7 @@ def main() -> None:
         os.nice(-5)
     given = json.loads(sys.argv[1])
     client = asyncio.run(work(Plan(**{**given, "modes": tuple(given["modes"])})))
-    print(json.dumps(asdict(summarise(client.requests, client.late))))
+    print(json.dumps(asdict(summarise(client.requests, client.late, client.begun))))
 
 
 def name_of_the_test() -> str:

@@ -6,6 +6,7 @@ import subprocess
 from contextlib import contextmanager
 
 import pytest
+from kills import KILL_MODULES, KILL_WHO_WAITS, python_on
 from load import assert_nothing_failed, load
 from outcomes import ROOT, assert_switched, wait_until
 
@@ -16,27 +17,6 @@ APP = ("--tags", "app")
 
 # The next switch does not stop this release for ten minutes.
 STAYS = {"drain": 600}
-
-# Kills what was started from outside the container (a module of Ansible's, as if its connection had been cut), and what
-# that has started; not what systemd has started, and not itself.
-KILL_MODULES = r"""
-import os
-def parent(pid):
-    try:
-        return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-def first(pid):
-    while parent(pid):
-        pid = parent(pid)
-    return pid
-there = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-for pid in [pid for pid in there if first(pid) not in (1, first(os.getpid()))]:
-    try:
-        os.kill(pid, 9)
-    except ProcessLookupError:
-        pass
-"""
 
 
 def assert_serving(api, result, before):
@@ -231,7 +211,7 @@ def assert_nothing_is_left_behind(api):
 
 def kill_modules(api):
     """Kill what an interrupted run has left on the host."""
-    python_on(api, KILL_MODULES)
+    python_on(api.host, KILL_MODULES)
 
 
 def assert_healed(api, killed, again, result, before, app):
@@ -305,24 +285,6 @@ def test_a_host_that_restarts_between_build_and_switch(api, deploy, new_app):
 
 FALLBACK = "api-endpoint-fallback.service"
 
-# Kills the module that waits for the roll-out, and not the roll-out: the parent of the process that holds its lock.
-KILL_WHO_WAITS = r"""
-import os
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    try:
-        program = open(f"/proc/{pid}/comm").read()
-        files = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
-        if program.startswith("python") and "/run/api-endpoint/deploying" in files:
-            os.kill(int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1]), 9)
-    except FileNotFoundError:
-        pass
-"""
-
-
-def python_on(api, program):
-    """Run a Python program on the host."""
-    api.host.check_output("python3 -c '{}'".format(program.replace("'", "'\\''")))
-
 
 def is_inactive(api, unit):
     return api.host.run(f"systemctl is-active {unit}").stdout.strip() == "inactive"
@@ -369,7 +331,7 @@ def test_a_roll_out_that_goes_on_without_its_run_is_waited_for(api, deploy, new_
     app, before = new_app("goes-on", is_held=True), api.release
     with load(api) as result:
         with deploy.loading(app, *APP) as run:
-            python_on(api, KILL_WHO_WAITS)
+            python_on(api.host, KILL_WHO_WAITS)
             assert run.wait().status != 0, run.output
             second = deploy.start(app, *APP)
             wait_until(

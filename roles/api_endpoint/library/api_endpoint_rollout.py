@@ -351,9 +351,7 @@ class Rollout:
     def activate(self) -> dict[str, Any]:
         """Start, prove and switch by the strategy that suits."""
         plan = self.plan(self.release)
-        if self.live and not self.endpoint.live_slot:
-            # Removed by hand: the release that runs gets its requests back before anything else.
-            point(self.endpoint.root / "live", f"slots/{self.live}")
+        self.restore_link()
         self.take_over_held_requests()
         strategy, why = self.choose(plan)
         live_plan = self.plan(self.previous)
@@ -377,6 +375,11 @@ class Rollout:
         removed = [] if self.given["rollback"] else self.collect()
         self.audit("live", strategy=strategy, seconds=str(seconds))
         return {"strategy": strategy, "why": why, "seconds": seconds, "removed": removed}
+
+    def restore_link(self) -> None:
+        """Make the link `live` where somebody has removed it, so that the release that serves gets its requests back."""
+        if self.live and not self.endpoint.live_slot:
+            point(self.endpoint.root / "live", f"slots/{self.live}")
 
     def plan(self, release: str) -> dict[str, Any]:
         """Return how a release is proven and rolled out."""
@@ -620,6 +623,7 @@ class Rollout:
         if not self.live:
             return "No release is live on this host yet."
         try:
+            self.restore_link()
             if not self.endpoint.is_active(self.live):
                 self.start(self.live, self.plan(self.previous))
         except (StoreError, OSError) as error:
