@@ -61,6 +61,21 @@ def test_an_app_without_requirements(tmp_path, source):
     assert (laid_out(tmp_path, source) / "first_requirements_file").read_text() == ""
 
 
+def link_out(path):
+    """Put a link to a file that somebody else owns."""
+    path.unlink(missing_ok=True)
+    path.symlink_to("/etc/passwd")
+
+
+def over_links(root):
+    """Leave the code by a link that stays in it by its text: what it leads over leads up."""
+    deep = root / "model" / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    (root / "model" / "top").mkdir()
+    (deep / "up").symlink_to("../../../top")
+    (root / "model" / "x").symlink_to("a/b/c/up/../../README.md")
+
+
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
@@ -71,6 +86,13 @@ def test_an_app_without_requirements(tmp_path, source):
         (lambda root: (root / "requirements.txt").write_text("-r ../../etc/x\n"), {}, r"etc/x does not exist"),
         (lambda root: (root / "model" / "x").symlink_to("/etc/passwd"), {}, r"link x in the code points out"),
         (lambda root: (root / "model" / "x").symlink_to("../README.md"), {}, r"link x in the code points out"),
+        (over_links, {}, r"link \S+ in the code points out"),
+        (lambda root: link_out(root / "requirements.txt"), {}, r"requirements.txt is a link that leads out of the code"),
+        (
+            lambda root: (root / "requirements.txt").write_text("-r more.txt\n") and link_out(root / "more.txt"),
+            {},
+            r"more.txt is a link that leads out of the code",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path, source, change, options, words):

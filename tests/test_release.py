@@ -219,6 +219,15 @@ def test_what_build_commands_make_is_part_of_the_release(host, commands):
     assert commands[0].mounts == ("/etc/api",)
 
 
+def test_a_writable_path_that_leads_out_by_links_is_refused(host):
+    """Root copies its first content, and gives it to the app."""
+    app = host / "root" / "code" / "c1" / "app"
+    (app / "grab").symlink_to("/etc/passwd")
+    with pytest.raises(StoreError, match="The writable path 'grab' leads out of the release"):
+        build(host, **{**WHOLE, "writable_paths": ["grab"]})
+    assert not list((host / "root" / "state").rglob("grab"))
+
+
 def test_a_build_command_that_fails_leaves_no_release(host, commands):
     settings = {**WHOLE["settings"], "rollout.json": plan("echo no such table >&2; exit 3")}
     with pytest.raises(StoreError, match=r'failed at the step "build": the command .* status 3. no such table'):

@@ -1,6 +1,7 @@
 """What happens on the host, in which order, and what is said when it does not work out."""
 
 import fcntl
+import itertools
 import json
 import os
 import subprocess
@@ -175,6 +176,27 @@ def test_a_refused_version_is_stopped_and_marked(host):
     assert "result=failed" in (host.root / "deploys.log").read_text()
 
 
+def test_a_version_that_does_not_stop_is_killed(host, monkeypatch):
+    """An app can have systemd extend its time to stop without end."""
+    clock = itertools.count(0, 0.2)
+    monkeypatch.setattr(rollout.time, "monotonic", lambda: next(clock))
+    systemctl = host.systemctl
+
+    def stubborn(*arguments):
+        if arguments[0] == "kill":
+            host.done.append(" ".join(arguments))
+            host.active.discard(BLUE)
+        if arguments[:2] == ("stop", "--no-block") and BLUE in arguments:
+            return SimpleNamespace(returncode=0, stdout="", stderr="")
+        return systemctl(*arguments)
+
+    monkeypatch.setattr(rollout, "systemctl", stubborn)
+    monkeypatch.setattr(rollout, "must", stubborn)
+    run(host)
+    assert f"kill --signal=KILL {BLUE}" in host.done
+    assert host.active == {GREEN}
+
+
 def test_with_restart_requests_wait_before_the_old_one_stops_and_until_the_new_one_is_proven(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     result = run(host)
@@ -184,7 +206,7 @@ def test_with_restart_requests_wait_before_the_old_one_stops_and_until_the_new_o
     order = [
         f"restart {FALLBACK}", f"start {WAITING}", "slots/blue/gunicorn.sock -> /run/api/waiting.sock", f"stop {BLUE}",
         f"start {GREEN}",
-        "prove green", "live -> slots/green", f"stop {WAITING}", f"stop {FALLBACK}",
+        "prove green", "live -> slots/green", f"stop {BLUE}", f"stop {WAITING}", f"stop {FALLBACK}",
     ]  # fmt: skip
     assert [step for step in steps if step in order] == order
     assert (host.active, host.enabled) == ({GREEN}, {GREEN})

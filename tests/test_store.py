@@ -4,6 +4,7 @@ import os
 import stat
 
 import pytest
+from ansible.module_utils import api_endpoint_store as store
 from ansible.module_utils.api_endpoint_store import (
     BUILDING,
     building,
@@ -126,10 +127,29 @@ def test_rights_are_set_on_files_and_folders_and_links_are_left(tree):
     outside.write_text("")
     outside.chmod(0o604)
     (tree / "away").symlink_to(outside)
+    os.mkfifo(tree / "pipe")
     own(tree, "any", "any")
+    (tree / "pipe").unlink()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tree.iterdir() if not path.is_symlink()}
     assert modes == {"package": 0o750, "run.sh": 0o750, "wsgi.py": 0o640}
     assert stat.S_IMODE(outside.stat().st_mode) == 0o604
+
+
+def test_nobody_gets_in_while_a_tree_changes_its_owner(tree, monkeypatch):
+    """Whoever owns what is in it already could put a link in the place of a folder, and root would follow it."""
+    seen = []
+    own_one = store._own_one
+
+    def watched(name, *rest):
+        seen.append((name, stat.S_IMODE(tree.stat().st_mode)))
+        own_one(name, *rest)
+
+    tree.chmod(0o777)
+    monkeypatch.setattr(store, "_own_one", watched)
+    own(tree, "any", "any")
+    assert seen[-1][0] == tree.name
+    assert {mode for _name, mode in seen} == {0o700}
+    assert stat.S_IMODE(tree.stat().st_mode) == 0o750
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,10 @@ def attempts(target):
     nginx = target["nginx"]
     return {
         "read the secrets of another endpoint from its processes": secrets_of_others,
+        "read the environment of the version that is live": lambda: first_bytes(f"/proc/{target['live']}/environ"),
+        "see what runs, by D-Bus": lambda: order("systemctl", "status", "nginx"),
+        "write lines past the journal": lambda: send("/run/systemd/journal/syslog"),
+        "write in /run": lambda: write("/run/lock/full"),
         "see nginx's process": lambda: first_bytes(f"/proc/{nginx}/status"),
         "reach the host's files through nginx's root": lambda: first_bytes(f"/proc/{nginx}/root/var/log/nginx/access.log"),
         "read nginx's memory": lambda: open(f"/proc/{nginx}/mem", "rb").close() or "open",

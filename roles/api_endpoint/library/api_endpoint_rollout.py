@@ -260,6 +260,7 @@ UNKNOWN: dict[str, Any] = {
     "smoke": [], "warm_up": "", "strategy": "auto", "drain": 1, "graceful_timeout": 30, "command_timeout": 600,
     "environment": {}, "mounts": [],
 }  # fmt: skip
+STOP_MARGIN_SECONDS = 10  # beyond its graceful time-out, after which systemd kills what is left (TimeoutStopSec: 5 more)
 LONGEST_ANSWER_SECONDS = 600.0  # a request that was held may take so long until it is cut off
 COMMANDS = ("virtualenv", "build", "warm-up")  # tasks of commands that this module, or one before it, waits for
 MARGIN = 64 * 1024 * 1024  # bytes of memory that a second version may take beyond what the first one does
@@ -506,9 +507,24 @@ class Rollout:
         self.history.went_live(self.release, self.previous, by_rollback=self.given["rollback"])
         self.write_links()
 
+    def stop(self, slot: str) -> None:
+        """Stop a slot, with force when it does not stop in its time, which an app can have systemd extend without end."""
+        unit = self.endpoint.unit_of(slot)
+        plan = read_json(self.folder(self.endpoint.release_of(slot)) / "rollout.json") or {}
+        graceful = plan.get("graceful_timeout", UNKNOWN["graceful_timeout"])
+        must("stop", "--no-block", unit)
+        deadline = time.monotonic() + graceful + STOP_MARGIN_SECONDS
+        while self.endpoint.properties(slot, "ActiveState").get("ActiveState") not in ("inactive", "failed"):
+            if time.monotonic() > deadline:
+                systemctl("kill", "--signal=KILL", unit)
+                must("stop", unit)
+                return
+            time.sleep(0.1)
+
     def stop_and_disable(self, slot: str) -> None:
         """Stop a slot, keep it from starting at the next boot, and forget how it failed."""
-        systemctl("disable", "--now", self.endpoint.unit_of(slot))
+        systemctl("disable", self.endpoint.unit_of(slot))
+        self.stop(slot)
         systemctl("reset-failed", self.endpoint.unit_of(slot))
 
     # --- requests that are held while no version runs
@@ -528,7 +544,7 @@ class Rollout:
         point(self.endpoint.link_of(self.live), self.endpoint.holding_socket)
         time.sleep(0.2)
         self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
-        must("stop", self.endpoint.unit_of(self.live))
+        self.stop(self.live)
 
     def schedule_fallback(self) -> None:
         """Have systemd serve the live release again and resume requests as soon as this process dies.

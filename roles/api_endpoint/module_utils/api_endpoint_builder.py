@@ -26,6 +26,7 @@ from ansible.module_utils.api_endpoint_store import (
     building,
     in_words,
     inside,
+    leads_out,
     own,
     read_json,
     value_digest,
@@ -157,6 +158,8 @@ class Builder:
         """Return where a writable path lives, with the code's own file or folder as its first content."""
         clean = os.path.normpath(path)
         first = folder / clean
+        if leads_out(folder, first):
+            raise StoreError(f"The writable path {path!r} leads out of the release, by a link in the code. Remove the link.")
         if path.endswith("/") and not first.exists():
             first.mkdir(parents=True)
         return self.writable(quote(clean, safe=""), os.path.basename(clean), first)

@@ -21,7 +21,7 @@ UNITS = Path("/etc/systemd/system")
 # The settings of the service's unit that are walls. ProcSubset is not: compilers and test suites read /proc/cpuinfo.
 WALL = re.compile(
     r"^((?:Protect|Private|Restrict|SystemCall|SocketBind)\w*|NoNewPrivileges|LockPersonality|RemoveIPC|CapabilityBoundingSet"
-    r"|InaccessiblePaths|LimitCORE)=(.*)$",
+    r"|InaccessiblePaths|ReadOnlyPaths|LimitCORE)=(.*)$",
     re.M,
 )
 RESOLVER = re.compile(r"^nameserver\s+([^\s%]+)", re.M)
@@ -120,7 +120,12 @@ def walls(name: str) -> list[tuple[str, str]]:
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing. Run site.yml without tags, or with --tags setup.") from error
     # What is hidden from the service need not be there yet.
-    return [(key, f"-{value}" if key == "InaccessiblePaths" else value) for key, value in found]
+    return [(key, _if_there(value) if key == "InaccessiblePaths" else value) for key, value in found]
+
+
+def _if_there(paths: str) -> str:
+    """Return paths of a unit's setting so that those that are not there are left out."""
+    return " ".join(f"-{path.removeprefix('-')}" for path in paths.split())
 
 
 def link_local_resolvers(path: Path = Path("/etc/resolv.conf")) -> list[str]:

@@ -321,6 +321,8 @@ class Fetch:
                     f"the command {artifact.command!r} ended well and made no {artifact.dest!r} in the folder where it ran. "
                     "Let it write that file."
                 )
+            if not (made.is_file() or made.is_dir()):
+                raise StoreError(f"the command {artifact.command!r} made {artifact.dest!r}, which is no file and no folder.")
             kept = tree_digest(made) if made.is_dir() else digest_of(made, Progress(say, f"reading {artifact.dest}"))
             self.store.add(key, made, content=kept, source=artifact.source, unverified=False, mode=artifact.mode)
         finally:

@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ansible.module_utils.api_endpoint_store import StoreError, inside, walk
+from ansible.module_utils.api_endpoint_store import StoreError, inside, leads_out, walk
 
 INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)")
 
@@ -26,6 +26,10 @@ def requirement_files(source: Path, first: str) -> list[str]:
             continue
         if not inside(source, name) or not (source / name).is_file():
             raise StoreError(f"The requirements file {name} does not exist in the code (it starts at {first}).")
+        if leads_out(source, source / name):
+            raise StoreError(
+                f"The requirements file {name} is a link that leads out of the code. Put the file itself there."
+            )
         found.append(name)
         for line in (source / name).read_text(encoding="utf-8").splitlines():
             if (match := INCLUDE.match(line)) and "://" not in match[1]:
@@ -58,7 +62,8 @@ def lay_out(source: Path, target: Path, subdir: str, requirements: str, wsgi: st
     for path in walk(app, exclude):
         found, copy = app / path, target / "app" / path
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if found.is_symlink() and not inside(app, os.path.join(path.parent, os.readlink(found))):
+        # By its text, which is what it will be in a release, and in truth, for links that lead over links.
+        if found.is_symlink() and (not inside(app, os.path.join(path.parent, os.readlink(found))) or leads_out(app, found)):
             raise StoreError(f"The link {path} in the code points out of it, to {os.readlink(found)}.")
         shutil.copy2(found, copy, follow_symlinks=False)
     first = find_requirements(source, subdir, requirements)

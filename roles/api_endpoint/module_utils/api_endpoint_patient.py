@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.api_endpoint_access_log import open_log
 from ansible.module_utils.api_endpoint_finding import CAUSE, RISK
 from ansible.module_utils.api_endpoint_http import Answer, ask, healthy
 from ansible.module_utils.api_endpoint_secrets import place
@@ -71,7 +72,7 @@ def properties(unit: str) -> dict[str, str]:
 def tail(path: str) -> str:
     """Return the end of a log; nothing when it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_log(Path(path)) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LOG))
             return file.read().decode(errors="replace")
     except OSError:

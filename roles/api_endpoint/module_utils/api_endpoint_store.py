@@ -165,16 +165,38 @@ def point(link: str | Path, target: str) -> bool:
 
 
 def own(root: Path, user: str, group: str) -> None:
-    """Give `root` and all below it to user and group; folders 0750, files 0640, programs 0750; links stay as they are."""
+    """Give `root` and all below it to user and group; folders 0750, files 0640, programs 0750; links stay as they are.
+
+    Nobody but root gets into the tree meanwhile, and no link is followed, whoever put it there.
+    """
     uid, gid = pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
-    paths = [root]
-    for folder, folders, files in os.walk(root):
-        paths += [Path(folder, name) for name in (*folders, *files)]
-    for path in paths:
-        os.chown(path, uid, gid, follow_symlinks=False)
-        if not path.is_symlink():
-            may_enter_or_run = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
-            os.chmod(path, 0o750 if may_enter_or_run else 0o640)
+    above = os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not root.is_symlink() and root.is_dir():
+            os.chown(root.name, os.geteuid(), os.getegid(), dir_fd=above, follow_symlinks=False)
+            os.chmod(root, stat.S_IRWXU)
+            for _folder, folders, files, inside_it in os.fwalk(root, follow_symlinks=False):
+                for name in (*folders, *files):
+                    _own_one(name, inside_it, uid, gid)
+        _own_one(root.name, above, uid, gid)
+    finally:
+        os.close(above)
+
+
+def _own_one(name: str, folder: int, uid: int, gid: int) -> None:
+    """Give one thing in an open folder to a user and a group."""
+    # O_PATH opens the very thing that has the name, a link or a pipe too, and does nothing to it.
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISLNK(mode):
+            os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
+            return
+        path = f"/proc/self/fd/{handle}"
+        os.chown(path, uid, gid)
+        os.chmod(path, 0o750 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o640)
+    finally:
+        os.close(handle)
 
 
 def sync_tree(root: Path) -> None:
@@ -205,6 +227,11 @@ def building(final: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def leads_out(root: Path, path: Path) -> bool:
+    """Tell whether a path in a tree that somebody else has made leads out of it, by links at any place."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def inside(root: Path, path: str) -> bool:
