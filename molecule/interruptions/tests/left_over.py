@@ -40,11 +40,9 @@ def slots() -> Iterator[str]:
         wanted = ("active", "enabled") if name == slot else ("inactive", "disabled")
         if (found := state(f"{NAME}@{name}.service")) != wanted:
             yield f"live is {slot or 'missing'}, and the slot {name} is {' and '.join(found)}"
-    wanted_links = {
-        ROOT / "current": "live/release",
-        ROOT / "p3env": "live/release/p3env",
-        ROOT / "slots" / slot / "gunicorn.sock": f"/run/{NAME}/{slot}/gunicorn.sock",
-    }
+    wanted_links = {ROOT / "current": "live/release", ROOT / "p3env": "live/release/p3env"}
+    if slot:
+        wanted_links[ROOT / "slots" / slot / "gunicorn.sock"] = f"/run/{NAME}/{slot}/gunicorn.sock"
     for link, target in wanted_links.items():
         if not link.is_symlink() or os.readlink(link) != target:
             yield f"the link {link} does not lead to {target}"
