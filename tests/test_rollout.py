@@ -197,6 +197,24 @@ def test_a_version_that_does_not_stop_is_killed(host, monkeypatch):
     assert host.active == {GREEN}
 
 
+def test_a_refused_version_that_cannot_be_stopped_keeps_nobody_waiting(host, monkeypatch):
+    """The old version serves again first of all, with the strategy `restart` too."""
+    monkeypatch.setattr(rollout, "available_memory", lambda: 1)
+    host.refused["green"] = rollout.RefusedError("health", "status 500")
+    stop = rollout.Rollout.stop
+
+    def stop_but_green(self, slot):
+        if slot == "green":
+            raise StoreError("systemctl failed")
+        stop(self, slot)
+
+    monkeypatch.setattr(rollout.Rollout, "stop", stop_but_green)
+    with pytest.raises(StoreError, match=f"Release {OLD} goes on serving"):
+        run(host)
+    assert BLUE in host.active
+    assert WAITING not in host.active
+
+
 def test_with_restart_requests_wait_before_the_old_one_stops_and_until_the_new_one_is_proven(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     result = run(host)

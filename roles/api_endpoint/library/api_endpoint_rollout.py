@@ -512,7 +512,7 @@ class Rollout:
         unit = self.endpoint.unit_of(slot)
         plan = read_json(self.folder(self.endpoint.release_of(slot)) / "rollout.json") or {}
         graceful = plan.get("graceful_timeout", UNKNOWN["graceful_timeout"])
-        must("stop", "--no-block", unit)
+        systemctl("stop", "--no-block", unit)
         deadline = time.monotonic() + graceful + STOP_MARGIN_SECONDS
         while self.endpoint.properties(slot, "ActiveState").get("ActiveState") not in ("inactive", "failed"):
             if time.monotonic() > deadline:
@@ -618,7 +618,7 @@ class Rollout:
         words = ""
         if self.started:
             words = "\n" + self.endpoint.last_words(self.slot, str(self.given["error_log"]), self.offset, self.started)
-        self.stop_and_disable(self.slot)
+        self.attempt(lambda: self.stop_and_disable(self.slot))
         serving = self.restore_live()
         self.attempt(lambda: self.history.has_failed(self.release, step, reason))
         self.attempt(lambda: self.audit("failed", step=step))
