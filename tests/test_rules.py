@@ -167,6 +167,7 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_user": "nginx"}, ["api_endpoint_user is 'nginx'", "Give another name"]),
         ({"api_endpoint_user": "My API"}, ["api_endpoint_user is 'My API'", "lower-case letters"]),
         ({"api_endpoint_temporary_size": "0"}, ["api_endpoint_temporary_size is '0'", "such as 25%"]),
+        ({"api_endpoint_file_size_limit": "50%"}, ["api_endpoint_file_size_limit is '50%'", "such as 20G"]),
         ({"api_endpoint_temporary_size": "100%"}, ["api_endpoint_temporary_size is '100%'", "such as 25%"]),
         ({"api_endpoint_name": "nginx"}, ["api_endpoint_name is 'nginx'", "a name of its own"]),
         ({"api_endpoint_wsgi": "wsgi.py"}, ["api_endpoint_wsgi is 'wsgi.py'", "wsgi:app"]),

@@ -116,6 +116,7 @@ def attempts(target):
         "write its code's folder": lambda: write("/var/lib/api-endpoint/code/x"),
         "forge a line of nginx's error log": lambda: send("/run/nginx-log/error.sock"),
         "forge a request for Prometheus": lambda: send("/run/api-endpoint/metrics.sock"),
+        "let a file of its state grow": lambda: fill("/var/lib/api-endpoint/state/home"),
         "fill /tmp": lambda: fill("/tmp"),
         "fill /var/tmp": lambda: fill("/var/tmp"),
         "fill /dev/shm": lambda: fill("/dev/shm"),

@@ -34,6 +34,7 @@ SYSTEM_FOLDERS = {
 }  # fmt: skip
 SIZE = re.compile(r"[1-9]\d{0,15}[kKmMgG]?")
 MEMORY = re.compile(r"|[1-9]\d{0,15}[KMGT]?|[1-9]\d?%|100%")
+FILE_SIZE = re.compile(r"[1-9]\d{0,15}[KMGT]?")
 PART = re.compile(r"[1-9]\d{0,15}[KMG]?|[1-9]\d?%")
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z0-9]*")
 DEVICE = re.compile(r"/dev/[A-Za-z0-9._/-]+|(char|block)-[A-Za-z0-9._*-]+")
@@ -181,6 +182,7 @@ def patterns(settings: Settings) -> list[str]:
         "api_endpoint_wsgi": (WSGI, "module:callable, such as wsgi:app"),
         "api_endpoint_max_body_size": (SIZE, "bytes, or a number with k, m or g, such as 10m"),
         "api_endpoint_temporary_size": (PART, "bytes, a number with K, M or G, or a part of the host's memory such as 25%"),
+        "api_endpoint_file_size_limit": (FILE_SIZE, "bytes, or a number with K, M, G or T, such as 20G"),
         "api_endpoint_memory_limit": (MEMORY, "bytes, a number with K, M, G or T, a part such as 80%, or nothing"),
     }
     found = []
