@@ -190,6 +190,17 @@ def test_the_clock(tmp_path, monkeypatch):
         assert [finding.kind for finding in found] == kinds, skew
 
 
+def test_workers_that_were_killed_before_the_last_start_are_history(monkeypatch):
+    """A service that is started again within the second in which they were killed has both in its log."""
+    killed = "[2026-11-30 23:20:20 +0000] [4006] [ERROR] Worker (pid:4010) was sent SIGKILL! Perhaps out of memory?"
+    start = "[2026-11-30 23:20:20 +0000] [4200] [INFO] Starting gunicorn 27.0.1"
+    monkeypatch.setattr(checks.host, "said", lambda *_command: (1, ""))
+    monkeypatch.setattr(checks.host, "SCARCE", 0)
+    for log, kinds in (([killed], [RISK]), ([killed, start], []), ([start, killed], [RISK]), ([start], [])):
+        found = SimpleNamespace(log=log, plan={}, state={}, grave=RISK)
+        assert [finding.kind for finding in checks.host.memory(found)] == kinds, log
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root looks as somebody else")
 def test_rights_name_what_is_closed_first(tmp_path, monkeypatch):
     monkeypatch.setattr(pwd, "getpwnam", lambda _name: SimpleNamespace(pw_uid=65534, pw_gid=65534))

@@ -137,9 +137,12 @@ def memory(patient: Patient) -> Iterator[Finding]:
     _rc, kernel = said(
         "journalctl", "--dmesg", "--since=-1day", "--grep=out of memory|oom-kill", "--output=cat", "--no-pager"
     )
-    late = re.findall(r"WORKER TIMEOUT \(pid:(\d+)\)", "\n".join(patient.log))
+    # Times in the log are whole seconds: what stands before gunicorn's own first line is of the start before.
+    starts = [number for number, line in enumerate(patient.log) if "] Starting gunicorn " in line]
+    log = patient.log[starts[-1] :] if starts else patient.log
+    late = re.findall(r"WORKER TIMEOUT \(pid:(\d+)\)", "\n".join(log))
     lost = [
-        line for line in patient.log
+        line for line in log
         if (found := re.search(r"Worker \(pid:(\d+)\) was sent SIGKILL", line)) and found[1] not in late
     ]  # fmt: skip
     killed = [line for line in kernel.splitlines() if "emory" in line or "oom" in line]
