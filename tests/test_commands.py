@@ -27,7 +27,7 @@ def properties(call):
 
 
 def test_it_has_the_walls_of_the_service_all_of_them(sandbox):
-    """What the template calls a wall and is none here must be named here."""
+    """A setting of the template that commands do not have must be named here."""
     _, _, service = TEMPLATE.partition("# The app reads what it needs")
     there = {
         line.split("=")[0] for line in service.partition("[Install]")[0].splitlines() if "=" in line and line[0].isupper()
@@ -49,6 +49,12 @@ def test_it_reaches_no_link_local_address_but_a_name_server(sandbox):
     found = properties(sandbox.arguments([]))
     assert "IPAddressDeny=link-local" in found
     assert [one for one in found if one.startswith("IPAddressAllow=")] == ["IPAddressAllow=169.254.1.1"]
+
+
+def test_hidden_paths_need_not_be_there(sandbox, tmp_path):
+    """The service makes one before it starts, and some exist on one Debian alone; a command would not start without them."""
+    (tmp_path / "my-api@.service").write_text("[Service]\nInaccessiblePaths=/run/a\nInaccessiblePaths=-/run/b /run/c\n")
+    assert commands.walls("my-api") == [("InaccessiblePaths", "-/run/a"), ("InaccessiblePaths", "-/run/b -/run/c")]
 
 
 def test_its_bounds_and_its_unit(sandbox):

@@ -198,6 +198,8 @@ def test_a_command_runs_once_for_its_inputs(store, fetch, tmp_path):
         ("true", "made no 'made'"),
         ("ln -s /etc/passwd made", "made no 'made'"),
         ("rmdir out 2>/dev/null; ln -s /etc out", "made no 'made'"),
+        # A pipe would hold whoever reads it up for ever; a socket is refused for the same reason, and at once.
+        ("""python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("made")'""", "which is no file and no folder"),
     ],
 )
 def test_a_command_that_does_not_make_it(store, fetch, command, words):

@@ -23,7 +23,7 @@ from ansible.module_utils.api_endpoint_finding import (
     summary,
 )
 from ansible.module_utils.api_endpoint_http import Answer
-from ansible.module_utils.api_endpoint_patient import Patient, said, sandbox_of
+from ansible.module_utils.api_endpoint_patient import Patient, said, sandbox_of, tail
 from ansible.module_utils.api_endpoint_secrets import quote, unquote
 
 VALUES = ["s3cr3t-value", 'with "quotes" & more', "two\nlines-of-it", "a+b/c=="]
@@ -188,6 +188,16 @@ def test_the_clock(tmp_path, monkeypatch):
     for skew, kinds in ((0, []), (30, []), (600, [RISK]), (-600, [RISK]), (7200, [CAUSE]), (-7200, [CAUSE])):
         found = list(checks.host.clock(patient(tmp_path, laptop_time=now - skew)))
         assert [finding.kind for finding in found] == kinds, skew
+
+
+def test_a_log_that_is_a_link_or_a_pipe_is_not_read(tmp_path):
+    """The folder of the logs is the app's, and root reads them: a pipe would hold the diagnosis up for ever."""
+    (tmp_path / "secret").write_text("root's\n")
+    (tmp_path / "link").symlink_to("secret")
+    assert tail(str(tmp_path / "link")) == ""
+    os.mkfifo(tmp_path / "pipe")
+    assert tail(str(tmp_path / "pipe")) == ""
+    assert tail(str(tmp_path / "secret")) == "root's\n"
 
 
 def test_workers_that_were_killed_before_the_last_start_are_history(monkeypatch):

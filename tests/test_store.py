@@ -136,7 +136,7 @@ def test_rights_are_set_on_files_and_folders_and_links_are_left(tree):
 
 
 def test_nobody_gets_in_while_a_tree_changes_its_owner(tree, monkeypatch):
-    """Whoever owns what is in it already could put a link in the place of a folder, and root would follow it."""
+    """The owner of its content could put a link in the place of a folder, and root would follow it."""
     seen = []
     own_one = store._own_one
 

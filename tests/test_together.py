@@ -224,7 +224,7 @@ def test_ten_hosts_fetch_once_from_outside_and_spread_it(tmp_path):
     assert not failed
     assert Counter(what for _, what, source in transfers if source == "outside") == {"a": 1, "b": 1}
     assert len(transfers) == 20
-    # Who gives to how many depends on who is done when; never are they more than a host has seats for.
+    # How many a host gives to depends on which is done when; they are never more than it has seats.
     assert not (tmp_path / "more than two read from one host").exists()
 
 

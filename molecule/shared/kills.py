@@ -26,8 +26,8 @@ for pid in [pid for pid in there if first(pid) not in (1, first(os.getpid()))]:
 print(killed)
 """
 
-# Kills the process that works on a roll-out, which the module waits for: the one that holds its lock.
-KILL_WHO_WORKS = r"""
+# Kills one of the two processes of a roll-out, by means of the one that holds its lock.
+KILL_OF_ROLL_OUT = r"""
 import os
 killed = 0
 for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -35,28 +35,15 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         program = open(f"/proc/{pid}/comm").read()
         files = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
         if program.startswith("python") and "/run/api-endpoint/deploying" in files:
-            os.kill(int(pid), 9)
+            os.kill(VICTIM, 9)
             killed += 1
     except (FileNotFoundError, ProcessLookupError):
         pass
 print(killed)
 """
-
-# Kills the module that waits for the roll-out, and not the roll-out: the parent of the process that holds its lock.
-KILL_WHO_WAITS = r"""
-import os
-killed = 0
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    try:
-        program = open(f"/proc/{pid}/comm").read()
-        files = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
-        if program.startswith("python") and "/run/api-endpoint/deploying" in files:
-            os.kill(int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1]), 9)
-            killed += 1
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-print(killed)
-"""
+KILL_WHO_WORKS = KILL_OF_ROLL_OUT.replace("VICTIM", "int(pid)")
+# The module that waits for the roll-out: its parent.
+KILL_WHO_WAITS = KILL_OF_ROLL_OUT.replace("VICTIM", 'int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])')
 
 
 def python_on(host, program: str) -> str:

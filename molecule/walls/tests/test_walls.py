@@ -121,6 +121,18 @@ def test_the_app_gets_at_nothing_that_is_not_its_own(host, api, targets):
         assert host.service(unit).is_running, unit
 
 
+def test_pipes_and_links_among_its_logs_hold_up_no_rotation(host, api):
+    """The folder is the app's. A pipe in place of a rotated log would hold logrotate up, and all of the host's logs."""
+    folder = "/var/log/gunicorn"
+    api.get("/")
+    made = api.as_service(f"rm -f {folder}/access.log.1 && mkfifo {folder}/access.log.1 && ln -s /etc/passwd {folder}/x.log")
+    assert made.rc == 0, made.stderr
+    done = host.run("timeout 300 logrotate --force /etc/logrotate.d/api-endpoint")
+    assert done.rc == 0, done.stderr
+    kinds = host.check_output(f"stat --format '%F' {folder}/access.log {folder}/access.log.1").splitlines()
+    assert all("regular" in kind for kind in kinds), kinds
+
+
 def test_each_account_has_one_program(host, api, targets):
     """Who owns which process: an account that two programs share is a door between them."""
     owners = {}

@@ -114,7 +114,7 @@ from ansible.module_utils.basic import AnsibleModule
 COMPLETE = ".complete"
 # What installed packages fit to. A correction of the same Python, which hosts get at different times, changes none of it.
 ABI = "import sys, sysconfig; print(sys.version_info[:2], sysconfig.get_config_var('SOABI'), sysconfig.get_platform())"
-# What of the run's environment is for pip and compilers.
+# The variables of the run's environment that are for pip and compilers.
 INHERITED = re.compile(r"(https?|ftp|all|no)_proxy|(PIP|LC)_\w+|LANG|TZ|CC|CXX|\w*FLAGS|\w*CA_BUNDLE|SSL_CERT_\w+", re.I)
 NAME = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 INCLUDE = re.compile(r"^(-r|-c|--requirement|--constraint)[ =]\s*(\S+)$")

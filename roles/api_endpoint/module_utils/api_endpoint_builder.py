@@ -24,9 +24,9 @@ from ansible.module_utils.api_endpoint_service import Endpoint
 from ansible.module_utils.api_endpoint_store import (
     StoreError,
     building,
+    escapes,
     in_words,
     inside,
-    leads_out,
     own,
     read_json,
     value_digest,
@@ -136,7 +136,7 @@ class Builder:
     def link(self, folder: Path, path: str, target: Path) -> None:
         """Make `path` in the release a link to `target`, in place of what the code has there."""
         link = folder / path
-        if not inside(folder, path) or not link.parent.resolve().is_relative_to(folder.resolve()):
+        if not inside(folder, path) or escapes(folder, link.parent):
             raise StoreError(f"{path!r} does not stay inside the release.")
         link.parent.mkdir(parents=True, exist_ok=True)
         remove(link)
@@ -158,7 +158,7 @@ class Builder:
         """Return where a writable path lives, with the code's own file or folder as its first content."""
         clean = os.path.normpath(path)
         first = folder / clean
-        if leads_out(folder, first):
+        if escapes(folder, first):
             raise StoreError(f"The writable path {path!r} leads out of the release, by a link in the code. Remove the link.")
         if path.endswith("/") and not first.exists():
             first.mkdir(parents=True)

@@ -21,6 +21,7 @@ from ansible.module_utils.api_endpoint_store import (
     BUILDING,
     CHUNK,
     StoreError,
+    escapes,
     file_digest,
     own,
     read_json,
@@ -316,7 +317,7 @@ class Fetch:
                 ),
             )
             made = folder / artifact.dest
-            if made.is_symlink() or not made.exists() or not made.resolve().is_relative_to(folder.resolve()):
+            if made.is_symlink() or not made.exists() or escapes(folder, made):
                 raise StoreError(
                     f"the command {artifact.command!r} ended well and made no {artifact.dest!r} in the folder where it ran. "
                     "Let it write that file."

@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ansible.module_utils.api_endpoint_store import StoreError, inside, leads_out, walk
+from ansible.module_utils.api_endpoint_store import StoreError, escapes, inside, walk
 
 INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)")
 
@@ -26,7 +26,7 @@ def requirement_files(source: Path, first: str) -> list[str]:
             continue
         if not inside(source, name) or not (source / name).is_file():
             raise StoreError(f"The requirements file {name} does not exist in the code (it starts at {first}).")
-        if leads_out(source, source / name):
+        if escapes(source, source / name):
             raise StoreError(
                 f"The requirements file {name} is a link that leads out of the code. Put the file itself there."
             )
@@ -63,7 +63,7 @@ def lay_out(source: Path, target: Path, subdir: str, requirements: str, wsgi: st
         found, copy = app / path, target / "app" / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         # By its text, which is what it will be in a release, and in truth, for links that lead over links.
-        if found.is_symlink() and (not inside(app, os.path.join(path.parent, os.readlink(found))) or leads_out(app, found)):
+        if found.is_symlink() and (not inside(app, os.path.join(path.parent, os.readlink(found))) or escapes(app, found)):
             raise StoreError(f"The link {path} in the code points out of it, to {os.readlink(found)}.")
         shutil.copy2(found, copy, follow_symlinks=False)
     first = find_requirements(source, subdir, requirements)

@@ -229,8 +229,8 @@ def building(final: Path) -> Iterator[Path]:
         raise
 
 
-def leads_out(root: Path, path: Path) -> bool:
-    """Tell whether a path in a tree that somebody else has made leads out of it, by links at any place."""
+def escapes(root: Path, path: Path) -> bool:
+    """Tell whether a path in a tree leaves it, by a link at any place; those who made the tree are not trusted."""
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
