@@ -1,6 +1,7 @@
 """No log names a caller, whatever is sent and whatever breaks."""
 
 import re
+import shlex
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,14 +86,29 @@ def test_errors_of_nginx_while_nothing_redacts_them(api, attack):
 
 
 def test_logs_that_are_rotated_meanwhile(api, attack):
+    started = api.main_pid(api.unit)
     for _ in range(3):
-        attack.outside(EACH, paths=ANSWERED)
+        assert "502" not in attack.outside(EACH, paths=ANSWERED)
         api.host.check_output("logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint")
-    attack.inside(EACH, paths=ANSWERED)
+    assert "502" not in attack.inside(EACH, paths=ANSWERED)
+    assert api.main_pid(api.unit) == started
     found = attack.assert_nobody_is_named()
     seen = {place for kind, place in found.met if kind == "path"}
     for log in ("/var/log/nginx/access.log", "/var/log/gunicorn/access.log"):
         assert {log, f"{log}.1", f"{log}.2.gz"} <= seen, "rotated logs were not searched, or requests are missing in them"
+
+
+def test_gunicorn_is_told_once_when_each_of_its_logs_is_ready(api):
+    """It ends when it is told to open its logs anew and one of them is not its own yet."""
+    seen = "#!/bin/sh\nstat -c '%n %U %s' /var/log/gunicorn/*.log >> /root/told/seen\nexec /usr/bin/systemctl \"$@\"\n"
+    api.host.check_output(f"mkdir /root/told && printf %s {shlex.quote(seen)} > /root/told/systemctl")
+    api.host.check_output("chmod +x /root/told/systemctl && echo more | tee -a /var/log/gunicorn/access.log /var/log/gunicorn/error.log")
+    try:
+        api.host.check_output("PATH=/root/told:$PATH logrotate --force /etc/logrotate.d/api-endpoint")
+        told = api.host.check_output("cat /root/told/seen").splitlines()
+    finally:
+        api.host.check_output("rm -r /root/told")
+    assert told == [f"/var/log/gunicorn/{log}.log www-data 0" for log in ("access", "error")]
 
 
 def test_gunicorns_logs_have_no_room(api, attack):
