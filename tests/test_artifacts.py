@@ -31,18 +31,16 @@ def put(store, key, content="x", **stamp):
     store.add(key, part, **{"unverified": False, "source": "here", "content": key, **stamp})
 
 
-def plan(store, *given, check_mode=False, offers=(), alone=True):
+def plan(store, *given, check_mode=False):
     found = artifacts.read([{**DEFAULTS, **entry} for entry in given], store)
-    return artifacts.plan(Stub(check_mode), store, found, dict.fromkeys(offers), alone=alone)
+    return artifacts.plan(Stub(check_mode), store, found)
 
 
 def test_nothing_is_missing(store):
     put(store, A)
     result = plan(store, {"dest": "./m", "url": "https://a.example/m", "sha256": A.upper(), "writable": True})
-    assert result == {
-        "changed": False, "missing": [], "uploads": {}, "artifacts": [{"dest": "m", "digest": A, "writable": True}],
-        "there": {A: A}, "lacks": [],
-    }  # fmt: skip
+    expected = [{"dest": "m", "digest": A, "writable": True}]
+    assert result == {"changed": False, "missing": [], "uploads": {}, "artifacts": expected}
 
 
 def test_what_the_laptop_has_to_send_is_told(store):

@@ -42,6 +42,13 @@ def test_different_releases_are_refused_with_the_component():
         one_release({"one": built(A), "two": built(B, settings={"a": "b"})})
 
 
+def test_different_data_is_refused_with_its_name():
+    artifacts = [{"dest": "model.bin", "digest": "1"}, {"dest": "words.txt", "digest": "2"}]
+    other = [{"dest": "model.bin", "digest": "3"}, {"dest": "words.txt", "digest": "2"}]
+    with pytest.raises(StoreError, match=r"They differ in: data model\.bin\. Without sha256 each host took"):
+        one_release({"one": built(A, artifacts=artifacts), "two": built(B, artifacts=other)})
+
+
 def host(live, previous="", *others):
     return {"live": live, "previous": previous, "releases": [{"id": name} for name in (live, previous, *others) if name]}
 

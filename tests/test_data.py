@@ -65,7 +65,7 @@ def test_keys():
 
 def test_what_is_brought_is_verified_once_and_then_told_by_size_and_time(store, fetch, tmp_path, monkeypatch):
     artifact = on_host(tmp_path)
-    assert run(fetch, artifact) == {"keys": {"model": artifact.key}, "fetched": ["model"], "came": []}
+    assert run(fetch, artifact) == {"keys": {"model": artifact.key}, "fetched": ["model"]}
     assert store.place(artifact.key).read_bytes() == MODEL
     assert store.has(artifact.key)
     monkeypatch.setattr(api_endpoint_fetch, "copy", lambda *_: pytest.fail("it was read again"))
@@ -182,7 +182,7 @@ def test_a_command_runs_once_for_its_inputs(store, fetch, tmp_path):
     made = Artifact(dest="out/sorted", key="", command="sort titles.tsv > out/sorted", inputs=["titles.tsv"])
     keys = run(fetch, titles, made)["keys"]
     assert store.place(keys["out/sorted"]).read_text() == "a\nb\n"
-    assert run(fetch, titles, made) == {"keys": keys, "fetched": [], "came": []}
+    assert run(fetch, titles, made) == {"keys": keys, "fetched": []}
     assert len(fetch.ran) == 1
     other = run(fetch, on_host(tmp_path, b"d\nc\n", "titles.tsv"), made)
     assert other["fetched"] == ["titles.tsv", "out/sorted"]

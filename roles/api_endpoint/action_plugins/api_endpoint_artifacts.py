@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
-from ansible import constants
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
@@ -22,12 +21,10 @@ from ansible.module_utils.api_endpoint_data import fingerprint_of_file, key_of
 from ansible.module_utils.api_endpoint_local import local_path
 from ansible.module_utils.api_endpoint_rsync import send
 from ansible.module_utils.api_endpoint_store import StoreError, file_digest, tree_digest, walk
-from ansible.module_utils.api_endpoint_together import Together, url_of
 from ansible.module_utils.parsing.convert_bool import boolean
 
 LARGE = 100_000_000  # bytes of a file that takes a moment to read
 MOST = 200  # artifacts that one shell command can ask for
-WORD, SOON = 60, 5  # seconds between two words on whom this host waits for, and before the first one
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "api_endpoint" / "digests.json"
 
 
@@ -84,15 +81,6 @@ def known(artifacts: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     return found
 
 
-def names_of_uploads(artifacts: list[dict[str, Any]]) -> set[str]:
-    """Return the names, common to all hosts, of what lies on the laptop."""
-    return {
-        key_of(artifact["sha256"], boolean(artifact.get("unpack", False)), artifact.get("mode") or "")
-        for artifact in artifacts
-        if artifact.get("src")
-    }
-
-
 def question(data_dir: str, keys: list[str]) -> str:
     """Return the command that asks whose the store is and, for each key, what is there and what was noted of it."""
     command = f"cd {shlex.quote(data_dir)} && cat .endpoint"
@@ -124,7 +112,7 @@ def is_whole(answer: str, name: str, keys: list[str]) -> bool:
 
 
 class ActionModule(ActionBase):
-    """Hash, compare, send, wait; with several hosts, one for all, and each for the others."""
+    """Hash, compare, send, wait."""
 
     _supports_check_mode = True
 
@@ -134,18 +122,8 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         self._host = variables.get("inventory_hostname", "")
         arguments = dict(self._task.args)
-        step = arguments.pop("step", "bring")
         try:
-            together = self._together(arguments, variables)
-            if step != "bring" and not together:
-                return {"changed": False}
-            if together and step == "share":
-                return self._share(arguments, together, variables)
             arguments["artifacts"], local = self._hash(arguments.get("artifacts") or [], variables)
-            if together and step == "look":
-                return self._tell(arguments, together, variables)
-            if together and not self._task.check_mode:
-                return self._bring_together(arguments, local, together, variables)
             return self._bring(arguments, local, variables)
         except (StoreError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
@@ -169,97 +147,6 @@ class ActionModule(ActionBase):
             if answer.get("failed") or answer.get("done"):
                 return answer
             self._say(answer.get("text", ""))
-
-    # Several hosts.
-
-    def _together(self, arguments: dict[str, Any], variables: dict[str, Any]) -> Together | None:
-        """Return this host among the others; None when there are no others."""
-        peers = arguments.get("peers") or []
-        if not peers:
-            return None
-        urls = {peer["name"]: url_of(str(peer["address"]), int(peer.get("port") or 80)) for peer in peers}
-        # Ansible's own folder of this run: its processes share it, and it goes when the run ends.
-        folder = Path(constants.DEFAULT_LOCAL_TMP) / f"api_endpoint-{arguments['name']}"
-        return Together(folder, self._host, list(variables["ansible_play_batch"]), urls)
-
-    def _tell(self, arguments: dict[str, Any], together: Together, variables: dict[str, Any]) -> dict[str, Any]:
-        """Find out what this host has and lacks, and tell the others."""
-        there = None if arguments.get("verify") else self._look(arguments)
-        if there is not None:
-            # All have a checksum: their keys are their names.
-            keys = [artifact["digest"] for artifact in there]
-            together.tell(there=dict(zip(keys, keys, strict=True)), lacks=[], offers={}, artifacts=there)
-            return {"changed": False}
-        planned = self._module(arguments, "plan", variables)
-        if not planned.get("failed"):
-            together.tell(there=planned["there"], lacks=planned["lacks"], offers={}, artifacts=None)
-        return {"changed": False, "failed": planned.get("failed", False), "msg": planned.get("msg", "")}
-
-    def _share(self, arguments: dict[str, Any], together: Together, variables: dict[str, Any]) -> dict[str, Any]:
-        """Let the other hosts read what they lack and this one has."""
-        keys = together.asked_for()
-        if not keys or self._task.check_mode:
-            return {"changed": False}
-        answer = self._module({**arguments, "artifacts": [], "keys": keys, "token": together.token}, "share", variables)
-        if answer.get("failed"):
-            # They have other sources.
-            self._display.warning(f"{self._host}: {answer.get('msg')}")
-        else:
-            together.tell(offers=answer["offers"])
-        return {"changed": False}
-
-    def _bring_together(
-        self, arguments: dict[str, Any], local: dict[str, Path], together: Together, variables: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Bring what this host lacks from the hosts that have it; what none has, one host brings for all."""
-        known, lacking = together.state(self._host), together.lacking(self._host)
-        if not lacking:
-            if known["artifacts"] is not None:
-                return {"changed": False, "missing": [], "uploads": {}, "artifacts": known["artifacts"]}
-            return self._bring(arguments, local, variables)
-        told = time.monotonic() - WORD + SOON
-        while True:
-            offers = together.offers()
-            if lacking <= offers.keys():
-                with together.seat(offers) as seated:
-                    if seated is not None:
-                        return self._bring_and_share(arguments, local, together, seated, variables)
-            else:
-                with together.first() as is_first:
-                    # Meanwhile the one before may have told of what it brought.
-                    if is_first and not lacking <= (offers := together.offers()).keys():
-                        together.check_hope()
-                        answer = self._bring_and_share(arguments, local, together, offers, variables)
-                        if answer.get("failed"):
-                            together.tried_in_vain(str(answer.get("msg")))
-                        return answer
-            if time.monotonic() - told >= WORD:
-                told = time.monotonic()
-                self._say(f"waiting for {together.who_is_first()}, which brings the data for all")
-            time.sleep(0.5)
-
-    def _bring_and_share(
-        self, arguments: dict[str, Any], local: dict[str, Path], together: Together, offers: dict[str, Any],
-        variables: dict[str, Any],
-    ) -> dict[str, Any]:  # fmt: skip
-        """Bring what this host lacks, and let the others have it."""
-        given = {**arguments, "token": together.token}
-        answer = self._bring({**given, "offers": offers}, local, variables)
-        if answer.get("failed") and (uploads := names_of_uploads(arguments["artifacts"]) & offers.keys()):
-            # What lies on the laptop is sent when no other host gives it.
-            rest = {name: offer for name, offer in offers.items() if name not in uploads}
-            answer = self._bring({**given, "offers": rest}, local, variables)
-        for line in answer.get("came", []):
-            self._say(line)
-        if not answer.get("failed"):
-            together.has_all()
-        if together.is_waited_for():
-            # After a failure too: what arrived before it need not be fetched again.
-            planned = self._module(arguments, "plan", variables)
-            if not planned.get("failed"):
-                together.tell(there=planned["there"], lacks=planned["lacks"])
-                self._share(arguments, together, variables)
-        return answer
 
     def _look(self, arguments: dict[str, Any]) -> list[dict[str, Any]] | None:
         """Return what a release needs to know of the artifacts when all are there; None when that is for the module to see.

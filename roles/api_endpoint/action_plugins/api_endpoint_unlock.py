@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Give the lock of a host back, if it is still this run's, and end what other hosts may read of it meanwhile."""
+"""Give the lock of a host back, if it is still this run's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from ansible.plugins.action import ActionBase
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
 from ansible.module_utils.api_endpoint_lock import Lock
-from ansible.module_utils.api_endpoint_peers import closing
 
 
 class ActionModule(ActionBase):
@@ -24,7 +23,7 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         given = self._task.args
-        command = Lock(given["name"]).giving_back(given["token"], closing(given["name"], given["data_dir"]))
+        command = Lock(given["name"]).giving_back(given["token"])
         done = self._low_level_execute_command(command)
         if done.get("rc") != 0:
             return {"failed": True, "msg": f"The lock of this host could not be given back: {done.get('stderr')}"}

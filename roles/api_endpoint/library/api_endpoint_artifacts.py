@@ -55,36 +55,11 @@ options:
     default: ""
   step:
     description:
-      - What to do, where there are several hosts. C(look) finds out what this one has and lacks, C(share) lets the others
-        read what they lack, C(bring) brings it, from another host where one has it. A single host needs C(bring) alone.
-      - The action plugin of the same name makes C(plan) of the first (say what is missing and what the controller has to
-        send), and of the last C(plan), C(begin) (start to bring it) and C(wait) (wait ten seconds for its end).
+      - The action plugin of the same name turns C(bring) into C(plan) (say what is missing and what the controller has to
+        send), C(begin) (start to bring it) and C(wait) (wait ten seconds for its end).
     type: str
-    choices: [look, share, bring, plan, begin, wait]
+    choices: [bring, plan, begin, wait]
     default: bring
-  peers:
-    description:
-      - The other hosts of the endpoint that are in this run, with C(name), C(address) and C(port). They give each other
-        what they have.
-    type: list
-    elements: dict
-    default: []
-  server_name:
-    description: The name under which the other hosts' nginx has this endpoint.
-    type: str
-    default: ""
-  token:
-    description: What shows the other hosts that it is this run that asks. Set by the action plugin.
-    type: str
-    default: ""
-  keys:
-    description: The keys of what others lack, by its name on all hosts, for O(step=share). Set by the action plugin.
-    type: dict
-    default: {}
-  offers:
-    description: What other hosts have, by its name on all hosts, and C(from) whom. Set by the action plugin.
-    type: dict
-    default: {}
   artifacts:
     description: The artifacts.
     type: list
@@ -181,24 +156,6 @@ missing:
   type: list
   elements: str
   returned: with O(step=plan)
-there:
-  description: The keys of what is in the store, by its name on all hosts of the endpoint.
-  type: dict
-  returned: with O(step=plan)
-lacks:
-  description: The names of what is not there.
-  type: list
-  elements: str
-  returned: with O(step=plan)
-offers:
-  description: What the other hosts may read here.
-  type: dict
-  returned: with O(step=share)
-came:
-  description: A line for each artifact that came over a network, from where, and how fast.
-  type: list
-  elements: str
-  returned: when the data was brought
 uploads:
   description: The names below O(data_dir) under which the controller has to put what it has, by C(dest).
   type: dict
@@ -215,13 +172,12 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint_background import Background
 from ansible.module_utils.api_endpoint_data import Artifact, Store, extent, key_of, mib
-from ansible.module_utils.api_endpoint_fetch import Fetch, Peers, derived_key, digest_of_path
+from ansible.module_utils.api_endpoint_fetch import Fetch, derived_key, digest_of_path
 from ansible.module_utils.api_endpoint_lock import Lock
-from ansible.module_utils.api_endpoint_peers import Door, Offer
 from ansible.module_utils.api_endpoint_store import StoreError, in_words, value_digest
 from ansible.module_utils.basic import AnsibleModule
 
-PASSING = ("step", "run", "peers", "server_name", "token", "keys", "offers")
+PASSING = ("step", "run")
 POLL = 10  # seconds between two words on how far it is
 
 
@@ -263,17 +219,12 @@ def told(artifacts: list[Artifact], keys: dict[str, str]) -> list[dict[str, Any]
     return [{"dest": artifact.dest, "digest": keys[artifact.dest], "writable": artifact.writable} for artifact in artifacts]
 
 
-def plan(
-    module: AnsibleModule, store: Store, artifacts: list[Artifact], offers: dict[str, Any], *, alone: bool
-) -> dict[str, Any]:
+def plan(module: AnsibleModule, store: Store, artifacts: list[Artifact]) -> dict[str, Any]:
     """Say what is missing, and what the controller has to send; refuse when it does not fit."""
     missing = [artifact for artifact in artifacts if not artifact.key or not store.has(artifact.key)]
-    # What somebody copied to a host by hand is nearer than any other host.
-    common = [artifact for artifact in artifacts if artifact.common and not os.path.exists(artifact.path)]
-    uploads = {artifact.dest: artifact.part for artifact in missing if artifact.src and artifact.common not in offers}
+    uploads = {artifact.dest: artifact.part for artifact in missing if artifact.src}
     for artifact in missing:
-        # Of several hosts another one may have it.
-        if alone and artifact.path and artifact.common not in offers and not os.path.exists(artifact.path):
+        if artifact.path and not os.path.exists(artifact.path):
             raise StoreError(
                 f"The artifact {artifact.dest!r} should be at {artifact.path} on the host, and is not. Copy it there."
             )
@@ -288,8 +239,6 @@ def plan(
         "changed": bool(missing),
         "missing": [artifact.dest for artifact in missing],
         "uploads": uploads,
-        "there": {artifact.common: artifact.key for artifact in common if artifact not in missing},
-        "lacks": [artifact.common for artifact in common if artifact in missing],
     }
     if all(artifact.key for artifact in artifacts) and not (missing and not module.check_mode):
         result["artifacts"] = told(artifacts, {artifact.dest: artifact.key for artifact in artifacts})
@@ -297,13 +246,6 @@ def plan(
         lines = "".join(f"{artifact.dest} from {artifact.source}{size(artifact)}\n" for artifact in missing)
         result["diff"] = {"before": "", "after": lines, "after_header": f"new in {store.folder}"}
     return result
-
-
-def peers_of(given: dict[str, Any]) -> Peers:
-    """Return what the other hosts have, and who gives it."""
-    offers = {name: Offer(**{key: offer[key] for key in offer if key != "from"}) for name, offer in given["offers"].items()}
-    givers = {name: [(peer, url) for peer, url in offer["from"]] for name, offer in given["offers"].items()}
-    return Peers(offers, givers, given["server_name"], given["token"])
 
 
 def size(artifact: Artifact) -> str:
@@ -324,12 +266,7 @@ def main() -> None:
             "environment": {"type": "dict", "default": {}},
             "verify": {"type": "bool", "default": False},
             "run": {"type": "str", "default": ""},
-            "step": {"type": "str", "choices": ["look", "share", "bring", "plan", "begin", "wait"], "default": "bring"},
-            "peers": {"type": "list", "elements": "dict", "default": []},
-            "server_name": {"type": "str", "default": ""},
-            "token": {"type": "str", "default": "", "no_log": True},
-            "keys": {"type": "dict", "default": {}, "no_log": False},
-            "offers": {"type": "dict", "default": {}},
+            "step": {"type": "str", "choices": ["bring", "plan", "begin", "wait"], "default": "bring"},
             "artifacts": {
                 "type": "list",
                 "elements": "dict",
@@ -358,7 +295,6 @@ def main() -> None:
     given = module.params
     store = Store(given["data_dir"], given["user"])
     background = Background(f"{given['name']}-data")
-    # From whom it comes is no part of what is to be done.
     asked = {name: value for name, value in given.items() if name not in PASSING}
     task = value_digest(asked)
     try:
@@ -366,16 +302,11 @@ def main() -> None:
             store.claim(given["name"], may_write=bool(given["artifacts"]) and not module.check_mode)
             artifacts = read(given["artifacts"], store)
             if given["step"] == "plan":
-                module.exit_json(**plan(module, store, artifacts, given["offers"], alone=not given["peers"]))
-            if given["step"] == "share":
-                readers = [str(peer["address"]) for peer in given["peers"]]
-                door = Door(store, given["name"])
-                module.exit_json(changed=False, offers=door.open(given["keys"], readers, given["token"]))
+                module.exit_json(**plan(module, store, artifacts))
             if given["step"] == "begin":
                 fetch = Fetch(
-                    store, given["name"], given["root"], given["user"], given["command_timeout"], given["environment"],
-                    peers_of(given),
-                )  # fmt: skip
+                    store, given["name"], given["root"], given["user"], given["command_timeout"], given["environment"]
+                )
                 began = background.begin(task, lambda say: fetch.run(artifacts, given["virtualenv"], given["verify"], say))
                 module.exit_json(changed=False, began=began)
         answer = background.wait(task, POLL)
@@ -385,9 +316,8 @@ def main() -> None:
         module.exit_json(changed=False, text=answer["text"])
     result = answer["result"]
     module.exit_json(
-        changed=bool(result["fetched"]), fetched=result["fetched"], artifacts=told(artifacts, result["keys"]),
-        came=result["came"], done=True,
-    )  # fmt: skip
+        changed=bool(result["fetched"]), fetched=result["fetched"], artifacts=told(artifacts, result["keys"]), done=True
+    )
 
 
 if __name__ == "__main__":

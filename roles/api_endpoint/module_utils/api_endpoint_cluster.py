@@ -22,9 +22,14 @@ def by_release(releases: dict[str, str]) -> str:
 
 
 def differing(parts: list[dict[str, Any]]) -> list[str]:
-    """Return the names of the components that are not the same on all hosts."""
-    names = sorted({name for part in parts for name in part})
-    return [name for name in names if any(part.get(name) != parts[0].get(name) for part in parts)]
+    """Return the names of the components, and of the artifacts, that are not the same on all hosts."""
+    flat = [
+        {name: value for name, value in part.items() if name != "artifacts"}
+        | {f"data {artifact['dest']}": artifact for artifact in part.get("artifacts") or []}
+        for part in parts
+    ]
+    names = sorted({name for part in flat for name in part})
+    return [name for name in names if any(part.get(name) != flat[0].get(name) for part in flat)]
 
 
 def one_release(built: Found) -> str:
@@ -36,9 +41,14 @@ def one_release(built: Found) -> str:
     virtualenv = (
         " Their Pythons differ: hosts behind a balancer need the same Debian version." if "virtualenv" in names else ""
     )
+    data = (
+        " Without sha256 each host took what its source had at that moment: give it."
+        if any(name.startswith("data ") for name in names)
+        else ""
+    )
     raise StoreError(
         "No host was switched: they would have different releases, and hosts behind a balancer are one API.\n"
-        f"{by_release(releases)}\nThey differ in: {', '.join(names) or 'what they are made of'}.{virtualenv} Give all "
+        f"{by_release(releases)}\nThey differ in: {', '.join(names) or 'what they are made of'}.{virtualenv}{data} Give all "
         "hosts the same settings (host_vars), or deploy to a part of them with --limit."
     )
 

@@ -65,13 +65,6 @@ class Artifact:
         return replace(self, key=key)
 
     @property
-    def common(self) -> str:
-        """What names it on every host of an endpoint; empty for what each host makes or has by itself."""
-        if self.sha256:
-            return key_of(self.sha256, self.unpack, self.mode)
-        return value_digest({"urls": self.urls, "unpack": self.unpack, "mode": self.mode}) if self.urls else ""
-
-    @property
     def part(self) -> str:
         """The name of its half."""
         return PART + (self.sha256 or value_digest(self.urls))
@@ -164,16 +157,6 @@ class Store:
             if stamp.get("unverified") and stamp.get("source") in urls and self.has(stamp["key"]):
                 return str(stamp["key"])
         return ""
-
-    def settle(self, urls: list[str], key: str) -> None:
-        """Let what has this key, and nothing else, count as fetched without a checksum from these URLs."""
-        for path in self.folder.glob("*/artifact.json"):
-            stamp = read_json(path) or {}
-            counts = bool(stamp.get("unverified") and stamp.get("source") in urls)
-            if counts == (stamp.get("key") == key):
-                continue
-            source = stamp.get("source") if counts else urls[0]
-            write_json(path, {**stamp, "source": source, "unverified": not counts}, 0o640, self.group)
 
     def add(self, key: str, made: Path, **stamp: Any) -> None:
         """Give a verified file or folder, on the same filesystem, its place; it moves there."""

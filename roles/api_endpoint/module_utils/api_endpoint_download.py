@@ -45,7 +45,6 @@ NEVER = (501, 505)
 # curl's exit statuses that another try will not mend: URL, protocol, certificate, local set-up.
 HOPELESS = {1, 2, 3, 4, 27, 48, 51, 53, 54, 58, 59, 60, 61, 66, 77, 80, 82, 83, 90, 91}
 
-GIVEN_UP = "giving this server up"
 LATER = "Run again later, or add a mirror."
 
 Progress = Callable[[int, "int | None"], None]
@@ -234,7 +233,7 @@ class _Digest(threading.Thread):
 class _Curl:
     """One request."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], policy: Policy, *, direct: bool = False) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], policy: Policy) -> None:
         """Start curl; URL and headers go through its standard input, where no list of processes shows them."""
         self.head = b""
         self.buffer = memoryview(bytearray(PIECE))
@@ -253,7 +252,6 @@ class _Curl:
             f"speed-time = {policy.stall_timeout}",
             f"speed-limit = {policy.stall_rate}",
             f'dump-header = "/dev/fd/{head_end}"',
-            *(['noproxy = "*"'] if direct else []),
             *(f"header = {_quoted(f'{name}: {value}' if value else f'{name};')}" for name, value in headers.items()),
         ]
         pipe = subprocess.PIPE
@@ -328,11 +326,11 @@ class _Download:
 
     def __init__(
         self, part: Path, sha256: str, size: int | None, headers: Mapping[str, str], policy: Policy,
-        progress: Progress | None, note: Note | None, direct: bool,
+        progress: Progress | None, note: Note | None,
     ) -> None:  # fmt: skip
         self.part, self.side = part, part.with_name(f"{part.name}.json")
         self.sha256, self.size, self.headers, self.policy = sha256.lower(), size, dict(headers), policy
-        self._progress, self._note, self._direct = progress, note, direct
+        self._progress, self._note = progress, note
         self._ticked = 0.0
         self.transferred = self.restarts = 0
         self.done = False
@@ -467,7 +465,7 @@ class _Download:
         for _ in range(REDIRECTS + 1):
             # A redirect to somebody else does not get the headers: they may be keys.
             own = self.headers if _origin(url) == _origin(mirror) else {}
-            curl = _Curl(url, {**own, **asked}, self.policy, direct=self._direct)
+            curl = _Curl(url, {**own, **asked}, self.policy)
             try:
                 head = curl.answer(self.tick)
                 if head is None:
@@ -632,21 +630,20 @@ def download(
     policy: Policy | None = None,
     progress: Progress | None = None,
     note: Note | None = None,
-    direct: bool = False,
 ) -> Fetched:
     """Download a file to `part` and return its digest, after comparing it with `sha256` (hexadecimal; empty: unknown).
 
     `urls` are mirrors of the same file, tried in this order; `size` is its expected number of bytes. `headers` go to the
     mirrors' own hosts only, not to where these redirect to, and never into a list of processes or a message. About each
     second `progress` gets the bytes that are there and the bytes of the whole file, None while it is not known; `note`
-    gets a sentence whenever something goes wrong that is tried again. `direct` passes by the proxies of the environment.
+    gets a sentence whenever something goes wrong that is tried again.
 
     What `part` holds already is continued. It stays when StoreError is raised, but for one with a wrong digest. The file
     is not synced to the disk.
     """
     target = Path(part)
     policy = policy or Policy()
-    work = _Download(target, sha256, size, headers or {}, policy, progress, note, direct)
+    work = _Download(target, sha256, size, headers or {}, policy, progress, note)
     try:
         failures: list[tuple[str, _TryError]] = []
         for url in urls:
@@ -654,7 +651,7 @@ def download(
                 return work.from_mirror(url)
             except _TryError as failure:
                 failures.append((url, failure))
-                work.note(f"{shown_url(url)}: {failure}; {GIVEN_UP}")
+                work.note(f"{shown_url(url)}: {failure}; giving this server up")
         said = "; ".join(f"{shown_url(url)}: {failure}" for url, failure in failures) or "No URL was given"
         remedies = dict.fromkeys(failure.remedy for _url, failure in failures if failure.remedy)
         kept = [f"{work.offset:,} bytes are kept in {target}: the next run goes on from there."] if work.offset else []

@@ -9,14 +9,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, run_command
 from ansible.module_utils.api_endpoint_data import Artifact, Store, extent, key_of, mib
-from ansible.module_utils.api_endpoint_download import GIVEN_UP, download
-from ansible.module_utils.api_endpoint_peers import Offer, in_one_line, read
+from ansible.module_utils.api_endpoint_download import download
 from ansible.module_utils.api_endpoint_store import (
     BUILDING,
     CHUNK,
@@ -112,25 +110,10 @@ def asked_size(url: str, headers: dict[str, str]) -> int | None:
         return None
 
 
-@dataclass(frozen=True)
-class Peers:
-    """The other hosts of the endpoint: what each name of an artifact stands for there, and who gives it."""
-
-    offers: dict[str, Offer] = field(default_factory=dict)
-    givers: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # names and URLs, the first to be asked first
-    server_name: str = ""
-    token: str = ""
-
-
 class Fetch:
     """Brings what is missing, one artifact after the other."""
 
-    def __init__(
-        self, store: Store, name: str, root: str, user: str, timeout: int, environment: dict[str, str],
-        peers: Peers | None = None,
-    ) -> None:  # fmt: skip
-        self.peers = peers or Peers()
-        self.came: list[str] = []  # a line for each artifact that came over a network
+    def __init__(self, store: Store, name: str, root: str, user: str, timeout: int, environment: dict[str, str]) -> None:
         self.store = store
         self.name = name
         self.root = Path(root)
@@ -146,8 +129,7 @@ class Fetch:
             self.verify(artifacts, say)
         self.check_room(artifacts, say)
         for artifact in artifacts:
-            offer = self.peers.offers.get(artifact.common)
-            key = offer.key if offer else artifact.key or (self.store.unverified(artifact.urls) if artifact.urls else "")
+            key = artifact.key or (self.store.unverified(artifact.urls) if artifact.urls else "")
             if artifact.command:
                 key = derived_key(artifact, keys)
             if not key or not self.store.has(key):
@@ -156,10 +138,8 @@ class Fetch:
                 except StoreError as error:
                     raise StoreError(f"The artifact {artifact.dest!r} could not be brought: {error}") from error
                 fetched.append(artifact.dest)
-            if offer and offer.unverified:
-                self.store.settle(artifact.urls, key)
             keys[artifact.dest] = key
-        return {"keys": keys, "fetched": fetched, "came": self.came}
+        return {"keys": keys, "fetched": fetched}
 
     def verify(self, artifacts: list[Artifact], say: Say) -> None:
         """Read what is in the store and compare it; what is damaged loses its stamp, so that it is brought again."""
@@ -181,9 +161,6 @@ class Fetch:
         for artifact in artifacts:
             if artifact.command or (artifact.key and self.store.has(artifact.key)):
                 continue
-            if offer := self.peers.offers.get(artifact.common):
-                needs.append((artifact.dest, offer.size * (2 if offer.is_folder else 1)))
-                continue
             size = artifact.size
             if artifact.path and size is None and Path(artifact.path).is_file():
                 size = Path(artifact.path).stat().st_size
@@ -197,18 +174,11 @@ class Fetch:
         self.store.check_room([need for need in needs if need[1]])
 
     def bring(self, artifact: Artifact, say: Say) -> str:
-        """Take an artifact from another host, download it, or take what is on the host; return its key."""
+        """Download an artifact, or take what is on the host; return its key."""
         unverified = bool(artifact.urls) and not artifact.sha256
-        offer = None if os.path.exists(artifact.path) else self.peers.offers.get(artifact.common)
-        if offer:
-            if self.take(artifact, offer, say):
-                return offer.key
-            # What the source has now may be something else than what the other hosts have.
-            artifact = replace(artifact, sha256=offer.sha256)
         part = self.store.folder / artifact.part
         if artifact.urls:
-            begun = time.monotonic()
-            got = download(
+            found = download(
                 part,
                 artifact.urls,
                 sha256=artifact.sha256,
@@ -216,12 +186,10 @@ class Fetch:
                 headers=artifact.headers,
                 progress=Progress(say, f"downloading {artifact.dest}"),
                 note=say,
-            )
-            found = got.sha256
-            self.came.append(in_one_line(artifact.dest, got.size, got.url, time.monotonic() - begun))
+            ).sha256
         elif artifact.path:
             if not os.path.exists(artifact.path):
-                raise StoreError(f"no other host gave it, and it is not at {artifact.path} on this one. Copy it there.")
+                raise StoreError(f"it is not at {artifact.path} on the host. Copy it there.")
             found = copy(Path(artifact.path), part, Progress(say, f"copying {artifact.path}"))
         elif not part.exists():
             raise StoreError(
@@ -254,34 +222,6 @@ class Fetch:
         discard(part)
         part.with_name(part.name + ".json").unlink(missing_ok=True)
         return key
-
-    def take(self, artifact: Artifact, offer: Offer, say: Say) -> bool:
-        """Take from another host what an artifact has become there; tell whether one gave it, whole and right."""
-        begun = time.monotonic()
-        givers = self.peers.givers[artifact.common]
-        progress = Progress(say, f"reading {artifact.dest} from {givers[0][0]}")
-
-        def note(text: str) -> None:
-            say(text)
-            if text.endswith(GIVEN_UP):
-                self.came.append(f"{artifact.dest}: {text}")
-
-        try:
-            given = read(offer, givers, self.store, self.peers.server_name, self.peers.token, progress, note)
-            content = self.unpacked(artifact, given.path, say) if offer.is_folder else given.path
-            if offer.is_folder and tree_digest(content) != offer.content:
-                raise StoreError("what it became when it was unpacked is not what the other hosts have")
-        except (StoreError, OSError) as error:
-            self.came.append(f"{artifact.dest}: no other host gave it. {error}")
-            return False
-        self.store.add(
-            offer.key, content, sha256=offer.sha256, content=offer.content, source=offer.source,
-            unverified=offer.unverified, mode=artifact.mode,
-        )  # fmt: skip
-        discard(given.path)
-        given.path.with_name(given.path.name + ".json").unlink(missing_ok=True)
-        self.came.append(in_one_line(artifact.dest, given.size, given.peer, time.monotonic() - begun))
-        return True
 
     def unpacked(self, artifact: Artifact, archive: Path, say: Say) -> Path:
         """Unpack an archive beside itself; return what it became."""

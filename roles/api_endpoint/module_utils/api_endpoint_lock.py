@@ -122,13 +122,10 @@ class Lock:
                 raise ConflictError(holder, busy=False)
             self._write(record)
 
-    def giving_back(self, token: str, before: str = "true") -> str:
-        """Return the shell command that ends the lock if it is still this run's; it needs no Python on the host.
-
-        `before` is a command that is run before that, if it is.
-        """
+    def giving_back(self, token: str) -> str:
+        """Return the shell command that ends the lock if it is still this run's; it needs no Python on the host."""
         entry, record = shlex.quote(json.dumps({"token": token})[1:-1]), shlex.quote(str(self.record))
-        return f"if grep -qsF {entry} {record}; then {before}; rm -f {record}; fi"
+        return f"if grep -qsF {entry} {record}; then rm -f {record}; fi"
 
     @contextmanager
     def held(self, token: str, is_dry_run: bool = False) -> Iterator[None]:
