@@ -28,8 +28,8 @@ def load(name: str):
 
 def role_tags() -> set[str]:
     """Return the tags by which a run can be limited."""
-    index = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text())
-    tasks = [inner for task in index for inner in task.get("block", [task]) + task.get("always", [])]
+    files = [yaml.safe_load((ROLE / "tasks" / f"{name}.yml").read_text()) for name in ("build", "activate")]
+    tasks = [inner for file in files for task in file for inner in task.get("block", [task])]
     return {tag for task in tasks for tag in task["tags"]} - {"always"}
 
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 import yaml
 from ansible.executor.playbook_executor import PlaybookExecutor
-from ansible.module_utils.api_endpoint_cluster import alike, one_release, standing, target
+from ansible.module_utils.api_endpoint_cluster import alike, one_release, summary, target
 from ansible.module_utils.api_endpoint_store import StoreError
 from ansible.playbook.play import Play
 from ansible.template import Templar, trust_as_template
@@ -16,7 +16,7 @@ from helpers import PROJECT, ROLE, load
 from rendering import variables_of
 
 balancer = load("api_endpoint_balancer")
-leaving = load("api_endpoint_leaving")
+drain = load("api_endpoint_drain")
 
 A, B, C = (letter * 12 for letter in "abc")
 HEADS = "# pxname,svname,qcur,scur,status,check_status,\n"
@@ -97,11 +97,13 @@ def test_a_difference_is_seen_at_a_glance():
     assert alike({"one": A, "two": B}) == f"NOT ALL HOSTS HAVE THE SAME RELEASE LIVE:\n  {A}: one\n  {B}: two"
 
 
-def test_where_the_hosts_stand():
-    well, text = standing(
-        {"one": {"before": A, "after": B}, "two": {"before": B, "after": B}, "new": {"before": "", "after": B}}
-    )
-    assert well
+def done(before, after):
+    return {"state": "done", "before": before, "after": after}
+
+
+def test_how_the_hosts_ended():
+    ok, text = summary({"one": done(A, B), "two": done(B, B), "new": done("", B)})
+    assert ok
     assert text.splitlines() == [
         "host  release",
         f"one   {B}  until now {A}",
@@ -111,26 +113,40 @@ def test_where_the_hosts_stand():
 
 
 def test_a_dry_run_says_what_would_be():
-    assert f"one   {B}  would be; now {A}" in standing({"one": {"before": A, "after": B}}, dry=True)[1]
+    assert f"one   {B}  would be; now {A}" in summary({"one": done(A, B)}, dry=True)[1]
 
 
-def test_a_failure_says_who_has_what_and_what_to_do():
-    well, text = standing(
-        {"one": {"before": A, "reason": "it broke\nlog line"}, "two": {"before": A, "waiting": True}, "gone": {"down": True}}
+def test_a_failure_says_which_host_has_which_release_and_what_to_do():
+    ok, text = summary(
+        {
+            "one": {"state": "failed", "before": A, "reason": "it broke\nlog line"},
+            "two": {"state": "waiting", "before": A},
+            "gone": {"state": "unreachable"},
+        }
     )
-    assert not well
+    assert not ok
     lines = text.splitlines()
     assert lines[1:4] == [
-        f"one   {A}  FAILED, back in service with what it had: it broke",
+        f"one   {A}  FAILED, still serves the release before: it broke",
         f"two   {A}  not touched",
         "gone  ?             cannot be reached; left out",
     ]
-    assert "two not touched. Correct what failed, and run site.yml again" in lines[4]
+    assert (
+        "two not touched. Correct what failed (see above), and run site.yml again. Hosts that have the release" in lines[4]
+    )
     assert "When gone can be reached again, run site.yml once more" in lines[5]
 
 
-def test_a_host_that_is_down_is_no_failure():
-    assert standing({"one": {"before": A, "after": A}, "gone": {"down": True}})[0]
+def test_a_single_host_that_failed_is_told_nothing_of_others():
+    ok, text = summary({"one": {"state": "failed", "reason": "it broke"}})
+    assert not ok
+    assert text.splitlines()[1].split() == ["one", "-", "FAILED:", "it", "broke"]
+    assert "Hosts" not in text
+    assert not summary({"one": {"state": "unchecked"}})[0]
+
+
+def test_a_host_that_cannot_be_reached_is_no_failure():
+    assert summary({"one": done(A, A), "gone": {"state": "unreachable"}})[0]
 
 
 def haproxy(path, text):
@@ -174,21 +190,21 @@ def test_haproxy_is_asked_over_its_socket(tmp_path):
 )
 def test_what_a_state_means(status, requests, usable, has_left, is_back):
     servers = balancer.servers_of(f"{HEADS}api,one,0,{requests},{status},L7OK,\n", "api")
-    found = balancer.judged(servers, "one", "left", [])
+    found = balancer.judged(servers, "one", "drained", [])
     assert (found["usable"], found["as_wanted"]) == (usable, has_left)
-    assert balancer.judged(servers, "one", "back", [])["as_wanted"] == is_back
+    assert balancer.judged(servers, "one", "rejoined", [])["as_wanted"] == is_back
     assert found["status"] == f"{status} L7OK"
 
 
-def test_the_last_usable_host_may_not_leave():
+def test_the_last_usable_host_is_not_drained():
     servers = balancer.servers_of(f"{HEADS}api,one,0,0,UP,,\napi,two,0,0,UP,,\napi,three,0,0,DOWN,,\n", "api")
-    assert balancer.judged(servers, "one", "", ["one"])["may_leave"]
-    assert not balancer.judged(servers, "one", "", ["one", "two"])["may_leave"], "two leaves at the same time"
-    assert balancer.judged(servers, "three", "", ["three", "one", "two"])["may_leave"], "it gets no requests anyway"
-    assert balancer.judged(servers, "new", "left", [])["as_wanted"], "unknown: nothing to wait for"
+    assert balancer.judged(servers, "one", "", ["one"])["may_drain"]
+    assert not balancer.judged(servers, "one", "", ["one", "two"])["may_drain"], "two is drained at the same time"
+    assert balancer.judged(servers, "three", "", ["three", "one", "two"])["may_drain"], "it gets no requests anyway"
+    assert balancer.judged(servers, "new", "drained", [])["as_wanted"], "unknown: nothing to wait for"
 
 
-def test_nobody_leaves_while_the_one_before_has_just_returned():
+def test_no_host_is_drained_while_the_one_before_has_just_rejoined():
     heads = HEADS.replace(",\n", ",throttle,\n")
 
     def may_go(throttle):
@@ -200,27 +216,25 @@ def test_nobody_leaves_while_the_one_before_has_just_returned():
     assert [may_go(throttle) for throttle in ("10%", "49%", "50%", "100%", "")] == [False, False, True, True, True]
 
 
-def test_the_timer_is_set_before_the_mark_and_ended_after_it(tmp_path, monkeypatch):
-    mark, done = tmp_path / "api" / "leaving", []
+def test_the_timer_is_set_before_the_flag_and_ended_after_it(tmp_path, monkeypatch):
+    flag, done = tmp_path / "api" / "draining", []
 
     def note(command, **_more):
-        done.append((command[0], mark.exists()))
+        done.append((command[0], flag.exists()))
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(leaving.subprocess, "run", note)
-    monkeypatch.setattr(leaving, "systemctl", lambda verb, *_units: done.append((verb, mark.exists())))
-    leaving.leave(mark, "api-return", 9)
+    monkeypatch.setattr(drain.subprocess, "run", note)
+    monkeypatch.setattr(drain, "systemctl", lambda verb, *_units: done.append((verb, flag.exists())))
+    drain.drain(flag, "api-rejoin", 9)
     assert done == [("stop", False), ("reset-failed", False), ("systemd-run", False)]
-    assert mark.exists()
+    assert flag.exists()
     done.clear()
-    leaving.come_back(mark, "api-return")
+    drain.rejoin(flag, "api-rejoin")
     assert done == [("stop", False), ("reset-failed", False)]
-    monkeypatch.setattr(
-        leaving.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no bus")
-    )
+    monkeypatch.setattr(drain.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no bus"))
     with pytest.raises(StoreError, match="no bus"):
-        leaving.leave(mark, "api-return", 9)
-    assert not mark.exists(), "nothing would remove it"
+        drain.drain(flag, "api-rejoin", 9)
+    assert not flag.exists(), "nothing would remove it"
 
 
 def test_what_playbooks_assume_of_the_serial_is_the_roles_default():
@@ -254,7 +268,7 @@ def test_how_many_hosts_have_their_turn_together(tmp_path, given, batches):
 
 
 def test_a_run_takes_a_lock_again_that_is_its_own(monkeypatch):
-    """The turn of a host takes it, and so does the deployment within."""
+    """A run that is repeated after a failure of its own takes it."""
     spec = importlib.util.spec_from_file_location("lock", ROLE / "action_plugins" / "api_endpoint_lock.py")
     lock = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(lock)

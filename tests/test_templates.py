@@ -425,9 +425,9 @@ def test_a_balancer_is_told_whether_the_host_may_be_used(render, defaults):
     check, _rest = check.split("location @no_such_path {")
     order = ["_asked_by_someone = ", "/waiting)", "_cacheable)"]
     assert sorted(order, key=usual.index) == order
-    assert 'if (-e /run/api-endpoint/leaving) {\n            return 404 "leaving\\n";' in check
+    assert 'if (-e /run/api-endpoint/draining) {\n            return 404 "draining\\n";' in check
     assert (
-        check.index("/leaving)")
+        check.index("/draining)")
         < check.index("/waiting)")
         < check.index("proxy_pass http://api_endpoint_waiting/readyz?deep=1;")
     )

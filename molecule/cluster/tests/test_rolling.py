@@ -17,7 +17,7 @@ from load import assert_nothing_failed, load
 from outcomes import PROJECT, ROOT, wait_until
 
 APP = PROJECT / "molecule" / "shared" / "fault_app"
-DRAIN_FLAG = "/run/api-endpoint/leaving"
+DRAIN_FLAG = "/run/api-endpoint/draining"
 LOCK = "/run/api-endpoint.lock"
 
 
@@ -92,7 +92,7 @@ def test_a_run_that_is_killed_while_a_host_is_drained(roll, new_app):
     first = roll.hosts[roll.names[0]]
     roll.app = new_app("# a run that is killed")
     with Watch(roll.balancer) as watch, load(roll.balancer) as result:
-        run = roll.start(__api_endpoint_lease=30)
+        run = roll.start(__api_endpoint_drain_timeout=30)
         wait_until(lambda: first.host.file(DRAIN_FLAG).exists or run.has_ended, "a host drains", 1200)
         run.kill()
         assert first.host.file(DRAIN_FLAG).exists, run.output
@@ -132,7 +132,7 @@ def test_a_broken_release_stops_at_the_first_host(roll, new_app):
     assert "Error: broken on purpose" in run.said, run.output
     table = run.output.rpartition("host ")[2]
     first, *others = roll.names
-    assert re.search(rf"{first} +{before} +FAILED, back in service with what it had: Release \w+ was not", table), run.output
+    assert re.search(rf"{first} +{before} +FAILED, still serves the release before: Release \w+ was not", table), run.output
     for name in others:
         assert re.search(rf"{name} +{before} +not touched", table), run.output
 

@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint_cluster import alike, one_release, standing, target
+from ansible.module_utils.api_endpoint_cluster import alike, one_release, summary, target
 from ansible.module_utils.api_endpoint_store import StoreError
 
 
@@ -33,5 +33,5 @@ class ActionModule(ActionBase):
                 return {"changed": False, "text": alike(hosts)}
         except StoreError as error:
             return {"failed": True, "msg": str(error)}
-        well, text = standing(hosts, str(self._task.args.get("action") or "site.yml"), bool(self._task.args.get("dry")))
-        return {"changed": False, "well": well, "text": text}
+        ok, text = summary(hosts, str(self._task.args.get("action") or "site.yml"), bool(self._task.args.get("dry")))
+        return {"changed": False, "ok": ok, "text": text}

@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: api_endpoint_balancer
 short_description: Ask a balancer what it does with an endpoint's host, and wait until it is as it should be
 description:
-  - Runs on the balancer, and reads the state of its servers from HAProxy's socket. It changes nothing there. A host leaves
-    and returns by itself (M(api_endpoint_leaving)).
+  - Runs on the balancer, and reads the state of its servers from HAProxy's socket. It changes nothing there. A host is
+    drained and rejoins by itself (M(api_endpoint_drain)).
   - Where no HAProxy runs, or where it does not know the host, there is nothing to wait for.
 options:
   server:
@@ -20,17 +20,17 @@ options:
   until:
     description:
       - C(others) waits until those that can stand in for the host have at least half of their strength, after a slow start.
-      - C(left) waits until the host gets no requests any more and has none under way; C(back) until it gets requests. What
-        the balancer's operator has taken out by hand counts as back.
+      - C(drained) waits until the host gets no requests any more and has none in flight; C(rejoined) until it gets requests.
+        A host that the balancer's operator has taken out by hand counts as rejoined.
     type: str
-    choices: ["", others, left, back]
+    choices: ["", others, drained, rejoined]
     default: ""
   timeout:
     description: Seconds to wait.
     type: int
     default: 30
   besides:
-    description: Hosts that are about to leave as well, the host itself among them.
+    description: Hosts that are drained at the same time, the host itself among them.
     type: list
     elements: str
     default: []
@@ -50,7 +50,7 @@ EXAMPLES = r"""
 - name: Wait until the balancer no longer sends requests to this host
   api_endpoint_balancer:
     server: "{{ inventory_hostname }}"
-    until: left
+    until: drained
   delegate_to: my-balancer
 """
 
@@ -67,12 +67,12 @@ usable:
   description: Whether the host gets requests.
   type: bool
   returned: always
-may_leave:
-  description: Whether others get requests, besides those that leave as well, or the host gets none anyway.
+may_drain:
+  description: Whether others get requests, besides those that are drained as well, or the host gets none anyway.
   type: bool
   returned: always
 requests:
-  description: Requests under way on the host.
+  description: Requests in flight on the host.
   type: int
   returned: always
 as_wanted:
@@ -127,20 +127,20 @@ def judged(servers: Servers, name: str, until: str, besides: list[str]) -> dict[
     """Return what there is to say of a server."""
     server = servers.get(name)
     if server is None:
-        return {"status": "", "usable": False, "may_leave": True, "requests": 0, "as_wanted": True}
+        return {"status": "", "usable": False, "may_drain": True, "requests": 0, "as_wanted": True}
     usable, requests = is_usable(server), int(server["scur"] or 0)
     by_hand = server["status"].startswith(("MAINT", "DRAIN"))
     others = [row for other, row in servers.items() if is_usable(row) and other not in [name, *besides]]
     wanted = {
         "": True,
         "others": all(map(is_strong, others)),
-        "left": not usable and requests == 0,
-        "back": usable or by_hand,
+        "drained": not usable and requests == 0,
+        "rejoined": usable or by_hand,
     }
     return {
         "status": " ".join(f"{server['status']} {server.get('check_status') or ''}".split()),
         "usable": usable,
-        "may_leave": not usable or bool(others),
+        "may_drain": not usable or bool(others),
         "requests": requests,
         "as_wanted": wanted[until],
     }
@@ -151,7 +151,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "server": {"type": "str", "default": ""},
-            "until": {"type": "str", "choices": ["", "others", "left", "back"], "default": ""},
+            "until": {"type": "str", "choices": ["", "others", "drained", "rejoined"], "default": ""},
             "timeout": {"type": "int", "default": 30},
             "besides": {"type": "list", "elements": "str", "default": []},
             "backend": {"type": "str", "default": "api"},

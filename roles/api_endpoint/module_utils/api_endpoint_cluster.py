@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What several hosts are together: whether they have one release, which one they can go back to, and where they stand."""
+"""What several hosts are together: whether they have one release, which one they can go back to, and how each ended."""
 
 from __future__ import annotations
 
@@ -98,39 +98,39 @@ def alike(lives: dict[str, str]) -> str:
     return f"NOT ALL HOSTS HAVE THE SAME RELEASE LIVE:\n{by_release(known)}"
 
 
-def line_of(one: dict[str, Any], dry: bool) -> tuple[str, str]:
+def line_of(status: dict[str, Any], dry: bool) -> tuple[str, str]:
     """Return the release that a host has now, and what became of it in this run."""
-    before, after = str(one.get("before") or ""), str(one.get("after") or "")
-    if one.get("down"):
-        return "?", "cannot be reached; left out"
-    if one.get("reason"):
-        words = printable((str(one["reason"]).splitlines() or [""])[0])[:LONGEST]
-        return before or "?", f"FAILED, back in service with what it had: {words}" if before else f"FAILED: {words}"
-    if one.get("failed"):
-        return before or "-", "FAILED, see above"
-    if one.get("waiting"):
-        return before or "-", "not touched"
+    before, after = str(status.get("before") or ""), str(status.get("after") or "")
+    match status["state"]:
+        case "unreachable":
+            return "?", "cannot be reached; left out"
+        case "unchecked":
+            return "?", "FAILED, see above"
+        case "failed":
+            reason = printable((str(status.get("reason") or "").splitlines() or [""])[0])[:LONGEST]
+            return before or "-", f"FAILED, still serves the release before: {reason}" if before else f"FAILED: {reason}"
+        case "waiting":
+            return before or "-", "not touched"
     now = after or before
     return now or "-", "" if now == before or not before else f"{'would be; now' if dry else 'until now'} {before}"
 
 
-def standing(found: Found, action: str = "site.yml", dry: bool = False) -> tuple[bool, str]:
-    """Return whether all went well, and a text of where each host stands and what to do."""
+def summary(found: Found, action: str = "site.yml", dry: bool = False) -> tuple[bool, str]:
+    """Return whether no host failed, and a text of how each host ended and what to do."""
     rows = [("host", "release", "")]
-    rows += [(host, *line_of(one, dry)) for host, one in found.items()]
+    rows += [(host, *line_of(status, dry)) for host, status in found.items()]
     text = aligned(rows)
-    failed = [host for host, one in found.items() if one.get("failed") or one.get("reason")]
-    waiting = [host for host, one in found.items() if one.get("waiting")]
-    down = [host for host, one in found.items() if one.get("down")]
+    failed = [host for host, status in found.items() if status["state"] in ("failed", "unchecked")]
+    waiting = [host for host, status in found.items() if status["state"] == "waiting"]
+    unreachable = [host for host, status in found.items() if status["state"] == "unreachable"]
     if failed:
-        stopped = f"The first failure has stopped it: {', '.join(waiting)} not touched. " if waiting else ""
+        stopped = f"The first failure has stopped the run: {', '.join(waiting)} not touched. " if waiting else ""
+        others = "Hosts that have the release already are left alone. " if len(found) > 1 else ""
+        text += f"{stopped}Correct what failed (see above), and run {action} again. {others}"
+        text += "Or go back: playbooks/rollback.yml.\n"
+    if unreachable:
         text += (
-            f"{stopped}Correct what failed, and run {action} again: hosts that have the release already are left alone. "
-            "Or go back everywhere: playbooks/rollback.yml.\n"
-        )
-    if down:
-        text += (
-            f"When {', '.join(down)} can be reached again, run site.yml once more: a balancer uses it as soon as it "
+            f"When {', '.join(unreachable)} can be reached again, run site.yml once more: a balancer uses it as soon as it "
             "answers, whatever release it has.\n"
         )
     return not failed, text
