@@ -208,6 +208,10 @@ class Balancer:
         """Wait until so many requests are in the queue."""
         wait_until(lambda: self.rows()["BACKEND"]["qcur"] == str(count), f"{count} are queued")
 
+    def wait_for_requests(self, count: int) -> None:
+        """Wait until so many requests are at the hosts: HAProxy counts one until it has passed on the end of the answer."""
+        wait_until(lambda: self.rows()["BACKEND"]["scur"] == str(count), f"{count} are at the hosts")
+
     def wait_for_held(self, count: int) -> None:
         """Wait until the hosts hold so many requests."""
         wait_until(lambda: sum(host.held for host in self.hosts.values()) == count, f"{count} are held")
