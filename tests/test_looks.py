@@ -345,20 +345,27 @@ def settings():
     files = [str(ROLE / kind / "main.yml") for kind in ("defaults", "vars")]
     given = {"api_endpoint_server_names": ["a.example"], "playbook_dir": str(PROJECT / "playbooks")}
     found = templar({"hosts": "all", "vars_files": files}, **given)
-    names = [*preflight.known_names(), *preflight.DERIVED, "playbook_dir"]
+    names = [*preflight.argument_spec(), *preflight.DERIVED, "playbook_dir"]
     variables = found.available_variables
     return {name: found.template(variables[name]) for name in names if name in variables}
 
 
-def test_the_facts_of_the_host(act):
+def test_the_facts_of_the_host(act, settings):
     act.program("cat", f"/bin/cat <<'X'\n{DEBIAN}X")
-    given = {"api_endpoint_name": "api-endpoint", "api_endpoint_server_names": ["a.example"], "playbook_dir": "playbooks"}
+    with pytest.raises(AnsibleActionFail, match="Ubuntu 13"):
+        act("preflight", variables={**settings, "ansible_facts": {"distribution": "Ubuntu"}})
+    assert act("preflight", variables=settings)["ansible_facts"]["ansible_distribution"] == "Debian"
+
+
+def test_a_wrong_type_is_named_in_a_line_and_spares_the_rest_of_the_checks(act, settings):
+    act.program("cat", f"/bin/cat <<'X'\n{DEBIAN}X")
+    wrong = {"api_endpoint_workers": "many", "api_endpoint_artifacts": ["model.bin"], "api_endpoint_port": 99999}
     with pytest.raises(AnsibleActionFail) as told:
-        act("preflight", variables={**given, "ansible_facts": {"distribution": "Ubuntu"}})
-    assert "Ubuntu 13" in str(told.value)
-    with pytest.raises(AnsibleActionFail) as told:
-        act("preflight", variables=given)
-    assert "The host runs" not in str(told.value)
+        act("preflight", variables={**settings, **wrong})
+    lines = str(told.value).splitlines()[1:]
+    assert len(lines) == 2, lines
+    for line, name in zip(sorted(lines), ("api_endpoint_artifacts", "api_endpoint_workers"), strict=True):
+        assert name in line
 
 
 @pytest.mark.parametrize("tag", ["app", "model", "nginx"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Check every input before the host is touched: what the argument spec cannot, all at once, with the remedy.
+"""Check every input before the host is touched: types, choices, ranges, combinations; all at once, with the remedy.
 
 Of the host's facts the role needs three, which stand in two files. Reading these takes a tenth of the time that gathering
 facts takes, and a look for the unit comes along, and one for what the old template left.
@@ -15,6 +15,7 @@ from typing import Any
 import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
@@ -31,10 +32,11 @@ THERE = "there: "
 DERIVED = ["__api_endpoint_environment", "__api_endpoint_usual_headers"]  # of what the rules look at
 
 
-def known_names() -> list[str]:
-    """Return the names of the role's variables."""
+def argument_spec() -> dict[str, Any]:
+    """Return the role's variables with their types and choices."""
     specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
-    return sorted(specs["argument_specs"]["main"]["options"])
+    options: dict[str, Any] = specs["argument_specs"]["main"]["options"]
+    return options
 
 
 def facts_of(text: str) -> dict[str, Any]:
@@ -116,11 +118,18 @@ class ActionModule(ActionBase):
         # A host on which the old template still serves is not set up, however much of it is done.
         is_set_up = SET_UP in text.splitlines() and not old["sites"]
         facts = {**looked, **(variables.get("ansible_facts") or {})}
-        known = known_names()
+        spec = argument_spec()
+        known = sorted(spec)
         rollback = bool(arguments.get("rollback"))
         found = unknown_names([name for name in variables if name.startswith(PREFIX)], known)
         settings = {name: self._templar.template(variables[name]) for name in [*known, *DERIVED] if name in variables}
-        found += problems(settings, facts, variables.get("playbook_dir") or ".", rollback) + hidden(settings, old)
+        given = {name: settings[name] for name in known if name in settings}
+        messages = ArgumentSpecValidator(spec).validate(given).error_messages
+        # Of an element of a list Ansible says twice what is wrong, once without the variable's name.
+        wrong_types = [message for message in messages if PREFIX in message] or messages
+        found += wrong_types
+        if not wrong_types:
+            found += problems(settings, facts, variables.get("playbook_dir") or ".", rollback) + hidden(settings, old)
         if found:
             lines = "\n".join(f"  - {problem}" for problem in found)
             raise AnsibleActionFail(f"Nothing was touched. Please correct:\n{lines}")

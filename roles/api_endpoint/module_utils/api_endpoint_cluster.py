@@ -125,9 +125,12 @@ def summary(found: Found, action: str = "site.yml", dry: bool = False) -> tuple[
     unreachable = [host for host, status in found.items() if status["state"] == "unreachable"]
     if failed:
         stopped = f"The first failure has stopped the run: {', '.join(waiting)} not touched. " if waiting else ""
-        others = "Hosts that have the release already are left alone. " if len(found) > 1 else ""
-        text += f"{stopped}Correct what failed (see above), and run {action} again. {others}"
-        text += "Or go back: playbooks/rollback.yml.\n"
+        others = (
+            "Hosts that have the release already are left alone. Or go back everywhere: playbooks/rollback.yml."
+            if len(found) > 1
+            else ""
+        )
+        text += f"{stopped}Correct what failed (see above), and run {action} again. {others}".rstrip() + "\n"
     if unreachable:
         text += (
             f"When {', '.join(unreachable)} can be reached again, run site.yml once more: a balancer uses it as soon as it "
