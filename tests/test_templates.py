@@ -393,7 +393,7 @@ def test_the_firewall_admits_ssh_wherever_it_is_http_and_what_is_named(render):
 @pytest.mark.parametrize(
     ("listen", "admitted"), [("", "80"), ("127.0.0.1:9113", "80"), ("[::1]:9113", "80"), ("10.0.0.5:9113", "80, 9113")]
 )
-def test_the_firewall_admits_the_figures_where_others_may_ask(render, listen, admitted):
+def test_the_firewall_admits_the_metrics_where_other_hosts_may_read_them(render, listen, admitted):
     rules = render("nftables_endpoint.nft.j2", api_endpoint_metrics_listen=listen)
     assert rules.endswith(f"admitted {{ {admitted} }}\n")
 
