@@ -50,7 +50,7 @@ options:
   requests:
     description: How many requests to send over IPv4, and as many over IPv6.
     type: int
-    default: 250
+    default: 100
   rate:
     description: How many requests a second to send at most.
     type: int
@@ -143,12 +143,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint_caller import Callers, callers, connect
-from ansible.module_utils.api_endpoint_hostile import Marks, requests, send_all
+from ansible.module_utils.api_endpoint_corpus import Marks, requests, send_all
 from ansible.module_utils.api_endpoint_http import ask
 from ansible.module_utils.api_endpoint_privacy import PATH, Policy, places, search_folders, searched, views
 from ansible.module_utils.api_endpoint_search import Find, Search, SearchError, text_mark
 from ansible.module_utils.api_endpoint_service import SLOTS, systemctl
+from ansible.module_utils.api_endpoint_source_address import SourceAddresses, connect, source_addresses
 from ansible.module_utils.basic import AnsibleModule
 
 JOURNAL = "/run/systemd/journal/socket"
@@ -162,7 +162,7 @@ class Audit:
 
     given: dict[str, Any]
     begun: float = field(default_factory=time.time)
-    callers: Callers = field(default_factory=lambda: Callers(""))
+    sources: SourceAddresses = field(default_factory=lambda: SourceAddresses(""))
     sent: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     search: Search = field(default_factory=lambda: Search([]))
@@ -180,7 +180,7 @@ class Audit:
         rng = random.SystemRandom()
         marks = Marks.new(rng)
         canary = f"canary-{secrets.token_hex(12)}"
-        with planted(canary, self.given["name"]) as canaries, callers(rng, self.given["port"]) as self.callers:
+        with planted(canary, self.given["name"]) as canaries, source_addresses(rng, self.given["port"]) as self.sources:
             self._send(marks, rng.getrandbits(32))
             time.sleep(SETTLE)
             subprocess.run(["journalctl", "--sync"], check=False, capture_output=True)
@@ -189,12 +189,12 @@ class Audit:
 
     def _send(self, marks: Marks, seed: int) -> None:
         given = self.given
-        for family, caller in (("IPv4", self.callers.ipv4), ("IPv6", self.callers.ipv6)):
-            if caller:
+        for family, source in (("IPv4", self.sources.ipv4), ("IPv6", self.sources.ipv6)):
+            if source:
                 made = requests(marks, given["server_name"], given["requests"], seed, (given["path"],))
                 self.sent[family] = send_all(
                     made,
-                    lambda address=caller: connect(address, given["port"], 3),
+                    lambda address=source: connect(address, given["port"], 3),
                     rate=given["rate"],
                     seconds=given["seconds"],
                 )
@@ -202,7 +202,7 @@ class Audit:
     def _search(self, marks: Marks, canary: str) -> None:
         begun = time.monotonic()
         given = self.given
-        wanted = [*searched(marks, self.callers.all), text_mark("canary", canary)]
+        wanted = [*searched(marks, self.sources.all), text_mark("canary", canary)]
         self.search = Search(wanted, begun + given["search_seconds"])
         folders = places(given["root"], given["data_dir"], given["log_dir"])
         self.files = search_folders(self.search, folders, self.since)
@@ -242,8 +242,8 @@ class Audit:
         yield f"Sent: {total:,} requests, marked in their headers, URLs and referrers."
         for family, sent in self.sent.items():
             yield f"  over {family}: {sum(sent.values()):,} ({outcomes(sent)})"
-        if not self.callers.ipv6:
-            yield f"  over IPv6: none, this host cannot ({self.callers.why})"
+        if not self.sources.ipv6:
+            yield f"  over IPv6: none, this host cannot ({self.sources.why})"
         yield from self._kinds()
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since))
         yield f"Searched: what was written since {when} UTC, in {self.seconds:.1f} s."
@@ -340,7 +340,7 @@ def main() -> None:
             "port": {"type": "int", "default": 80},
             "server_name": {"type": "str", "required": True},
             "path": {"type": "str", "default": "/"},
-            "requests": {"type": "int", "default": 250},
+            "requests": {"type": "int", "default": 100},
             "rate": {"type": "int", "default": 50},
             "seconds": {"type": "int", "default": 60},
             "search_seconds": {"type": "int", "default": 600},
