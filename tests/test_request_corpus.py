@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import request_corpus
 import yaml
+from ansible.module_utils import api_endpoint_audit as audit
 from ansible.module_utils import api_endpoint_corpus, api_endpoint_privacy
 from ansible.module_utils import api_endpoint_source_address as source_address
 from ansible.module_utils.api_endpoint_corpus import Marks, Request, send, send_all
@@ -21,7 +22,7 @@ from ansible.module_utils.api_endpoint_privacy import Policy, places, searched
 from ansible.module_utils.api_endpoint_search import Find, Search
 from helpers import Clock, load
 
-audit = load("api_endpoint_privacy_audit")
+MODULE = load("api_endpoint_privacy_audit")
 MARKS = Marks.new(random.Random(1))
 
 
@@ -72,7 +73,7 @@ class TestRequests:
         assert min(search.result.counted.values()) > 25
 
     def test_each_header_is_sent_with_a_mark_by_an_audit_as_long_as_usual(self):
-        sent = headers(made("audit", yaml.safe_load(audit.DOCUMENTATION)["options"]["requests"]["default"]))
+        sent = headers(made("audit", yaml.safe_load(MODULE.DOCUMENTATION)["options"]["requests"]["default"]))
         names = [*api_endpoint_corpus.ADDRESS_HEADERS, *api_endpoint_corpus.AGENT_HEADERS]
         assert [name for name in names if sent[name.lower().encode()] < 3] == []
 
@@ -301,7 +302,7 @@ class TestAudit:
         """A host whose search looks into a folder, and whose requests leave what a test says."""
         leaves: list[tuple[str, str]] = [("nginx/access.log", MARKS.path)]
         journal: list[str] = []
-        monkeypatch.setattr(audit, "SETTLE", 0)
+        monkeypatch.setattr(audit, "SETTLE_SECONDS", 0)
         monkeypatch.setattr(api_endpoint_privacy, "NGINX_LOGS", str(tmp_path / "nginx"))
         monkeypatch.setattr(audit, "places", lambda *_folders: [str(tmp_path)])
         monkeypatch.setattr(audit, "main_processes", lambda _name: [])
@@ -333,15 +334,16 @@ class TestAudit:
         )
         return SimpleNamespace(leaves=leaves, journal=journal, folder=tmp_path)
 
+    def given(self, host, **more):
+        return {
+            "access_log": str(host.folder / "nginx" / "access.log"),
+            "name": "x", "root": "/x", "data_dir": "/y", "log_dir": "/z", "port": 80, "server_name": "a.example",
+            "path": "/", "requests": 60, "rate": 50, "seconds": 1, "search_seconds": 60,
+            "query_string": True, "referrer": True, **more,
+        }  # fmt: skip
+
     def run(self, host, **more):
-        done = audit.Audit(
-            {
-                "access_log": str(host.folder / "nginx" / "access.log"),
-                "name": "x", "root": "/x", "data_dir": "/y", "log_dir": "/z", "port": 80, "server_name": "a.example",
-                "path": "/", "requests": 60, "rate": 50, "seconds": 1, "search_seconds": 60,
-                "query_string": True, "referrer": True, **more,
-            }
-        )  # fmt: skip
+        done = audit.Audit(self.given(host, **more))
         done.run()
         return done
 
@@ -388,6 +390,36 @@ class TestAudit:
         host.leaves.pop()
         (doubt,) = self.run(host).doubts
         assert "broken.gz" in doubt
+
+    @pytest.fixture
+    def status(self, monkeypatch):
+        """The status of the endpoint's health path, to be changed by a test."""
+        status = [200]
+        monkeypatch.setattr(audit, "ask", lambda *_place, **_more: SimpleNamespace(status=status[0]))
+        return status
+
+    def test_the_answer_of_the_module_when_all_is_well(self, host, status):
+        answer = audit.audit(self.given(host), is_dry_run=False)
+        assert "msg" not in answer
+        assert answer["sent"]["IPv4"]["wrong host"] == {"200": 1}
+        assert answer["files"][str(host.folder)] == 3
+
+    def test_the_answer_of_the_module_about_a_leak(self, host, status):
+        host.leaves.append(("syslog", f"client {MARKS.agent} called"))
+        answer = audit.audit(self.given(host), is_dry_run=False)
+        assert answer["msg"].startswith("Privacy audit of x")
+        assert "Run site.yml" in answer["msg"]
+        assert [found["place"] for found in answer["found"]] == [str(host.folder / "syslog")]
+
+    @pytest.mark.parametrize("broken", [502, None])
+    def test_nothing_is_sent_while_nothing_answers(self, host, status, broken):
+        status[0] = broken
+        assert audit.audit(self.given(host), is_dry_run=False)["msg"].startswith("Nothing was audited: GET / ")
+        assert list(host.folder.iterdir()) == []
+
+    def test_nothing_is_sent_in_a_dry_run(self, host, status):
+        assert audit.audit(self.given(host), is_dry_run=True)["report"].startswith("Would send 60 marked requests")
+        assert list(host.folder.iterdir()) == []
 
 
 def test_the_planted_word_is_in_files_of_its_own_that_go_again(tmp_path, monkeypatch):
