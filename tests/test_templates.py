@@ -415,6 +415,20 @@ def test_nginx_tells_of_requests_only_when_somebody_counts(render, defaults):
     assert "metrics.py api-endpoint /var/lib/api-endpoint /srv/api-endpoint/data 10.0.0.9 fd00::/8\n" in service
 
 
+@pytest.mark.parametrize(("listen", "is_wanted"), [("", False), ("127.0.0.1:9113", True)])
+def test_the_library_for_metrics_is_installed_where_they_are_wanted_whatever_turns_them_on(listen, is_wanted):
+    """No scenario would notice: its hosts have the package already."""
+    files = [str(ROLE / kind / "main.yml") for kind in ("defaults", "vars")]
+    play = {"hosts": "all", "gather_facts": False, "vars_files": files}
+    packages = rendering.templar(play, api_endpoint_metrics_listen=listen).template(
+        rendering.trust_as_template("{{ __api_endpoint_packages }}")
+    )
+    assert ("python3-prometheus-client" in packages) == is_wanted
+    install = yaml.safe_load((ROLE / "tasks" / "setup.yml").read_text())[0]
+    assert "__api_endpoint_packages" in install["api_endpoint_packages"]["name"]
+    assert "nginx" in install["tags"]
+
+
 def test_a_balancer_is_told_whether_the_host_may_be_used(render, defaults):
     assert "check" not in defaults["site.conf.j2"], "a single host has nothing of it"
     site = render(
