@@ -1,4 +1,4 @@
-"""The figures for Prometheus: what is counted of which message, who may ask, and what dashboard and alerts ask for."""
+"""The metrics for Prometheus: which message counts where, who may ask, and the expressions of dashboard and alerts."""
 
 import contextlib
 import http.client
@@ -16,6 +16,8 @@ import pytest
 import yaml
 from helpers import PROJECT, ROLE
 from outcomes import wait_until
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 PROGRAM = ROLE / "files" / "metrics.py"
 spec = importlib.util.spec_from_file_location("metrics", PROGRAM)
@@ -23,38 +25,44 @@ metrics = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(metrics)
 
 LOCAL = "127.0.0.1"
+UNIT = (ROLE / "templates" / "api-endpoint-metrics.service.j2").read_text()
+ENVIRONMENT = dict(re.findall(r"^Environment=(\w+)=(.*)$", UNIT, re.M))
 
 
-def told(method="GET", status=200, took="0.010", cache="-", app_status="200", sent_away="-") -> bytes:
-    """What nginx tells of a request."""
-    text = f'<190>Nov 25 14:14:51 nginx: {method} {status} {took} {cache} "{app_status}" "{sent_away}"'
+def message(method="GET", status=200, seconds="0.010", cache="-", app_status="200", shed="-") -> bytes:
+    """What nginx logs of a request."""
+    text = f'<190>Nov 25 14:14:51 nginx: {method} {status} {seconds} {cache} "{app_status}" "{shed}"'
     return text.encode()
 
 
 @pytest.fixture
-def service(tmp_path):
+def app(tmp_path):
     """An endpoint of which nothing runs."""
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text("0::/container/system.slice/api-endpoint-metrics.service\n")
-    return metrics.Service("api-endpoint", tmp_path, tmp_path / "data", tmp_path / "proc", tmp_path / "cgroups")
+    return metrics.App("api-endpoint", tmp_path, tmp_path / "data", tmp_path / "proc", tmp_path / "cgroups")
 
 
-def figures(counts, service) -> dict[str, float]:
-    """All figures by their names and labels."""
-    lines = metrics.show(counts, service).splitlines()
+def values(*messages, app=None) -> dict[str, float]:
+    """The series and their values when these messages were counted; with an app, its own too."""
+    registry = CollectorRegistry()
+    requests = metrics.Requests(registry)
+    for given in messages:
+        requests.count(given)
+    if app:
+        registry.register(app)
+    # The unit has the library leave out the times when counters began; see the program's test below.
+    lines = [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
-def counted(service, *messages) -> dict[str, float]:
-    """What differs from nothing when these messages were counted."""
-    counts = metrics.Counts()
-    for message in messages:
-        counts.add(message)
-    return {name: value for name, value in figures(counts, service).items() if value and "disk" not in name}
+def counted(*messages) -> dict[str, float]:
+    """The series that these messages changed."""
+    return {name: value for name, value in values(*messages).items() if value}
 
 
-def test_requests_are_counted_by_method_and_status(service):
-    found = counted(service, told(), told(), told("POST", 404), told("PROPFIND", 405), told(status=999))
+def test_requests_are_counted_by_method_and_status():
+    found = counted(message(), message(), message("POST", 404), message("PROPFIND", 405), message(status=999))
     assert {name: value for name, value in found.items() if "requests_total" in name} == {
         'api_endpoint_requests_total{method="GET",status="200"}': 2,
         'api_endpoint_requests_total{method="POST",status="404"}': 1,
@@ -63,8 +71,9 @@ def test_requests_are_counted_by_method_and_status(service):
     }
 
 
-def test_durations_are_a_histogram(service):
-    found = counted(service, told(took="0.005"), told(took="0.006"), told(took="31.000"), told(status=500, took="1.000"))
+def test_durations_are_a_histogram():
+    given = [message(seconds=seconds) for seconds in ("0.005", "0.006", "31.000")]
+    found = counted(*given, message(status=500, seconds="1.000"))
     name = "api_endpoint_request_duration_seconds"
     assert [found.get(f'{name}_bucket{{class="2xx",le="{most}"}}') for most in ("0.005", "0.01", "30.0", "+Inf")] == [
         1,
@@ -73,12 +82,12 @@ def test_durations_are_a_histogram(service):
         3,
     ]
     assert found[f'{name}_count{{class="2xx"}}'] == 3
-    assert found[f'{name}_sum{{class="2xx"}}'] == 31.011
+    assert found[f'{name}_sum{{class="2xx"}}'] == pytest.approx(31.011)
     assert found[f'{name}_count{{class="5xx"}}'] == 1
 
 
 @pytest.mark.parametrize(
-    ("status", "app_status", "sent_away", "by"),
+    ("status", "app_status", "shed", "by"),
     [
         (503, "503", "yes", "workers"),
         (503, "-", "-", "nginx"),  # one client had half of the places
@@ -89,14 +98,14 @@ def test_durations_are_a_histogram(service):
         (502, "502", "-", None),
     ],
 )
-def test_those_sent_away_are_told_from_other_errors(service, status, app_status, sent_away, by):
-    found = counted(service, told(status=status, app_status=app_status, sent_away=sent_away))
-    expected = {f'api_endpoint_requests_sent_away_total{{by="{by}"}}': 1} if by else {}
-    assert {name: value for name, value in found.items() if "sent_away" in name} == expected
+def test_shed_requests_are_distinguished_from_other_errors(status, app_status, shed, by):
+    found = counted(message(status=status, app_status=app_status, shed=shed))
+    expected = {f'api_endpoint_requests_shed_total{{by="{by}"}}': 1} if by else {}
+    assert {name: value for name, value in found.items() if "shed" in name} == expected
 
 
-def test_the_cache(service):
-    found = counted(service, told(cache="HIT"), told(cache="HIT"), told(cache="MISS"), told(), told(cache="SOMETHING"))
+def test_the_cache():
+    found = counted(message(cache="HIT"), message(cache="HIT"), message(cache="MISS"), message(), message(cache="SOMETHING"))
     assert {name: value for name, value in found.items() if "cache" in name} == {
         'api_endpoint_cache_requests_total{result="hit"}': 2,
         'api_endpoint_cache_requests_total{result="miss"}': 1,
@@ -104,30 +113,35 @@ def test_the_cache(service):
 
 
 @pytest.mark.parametrize(
-    "message", [b"", b"\xff\xfe", told(method="A B"), told(status="2"), told(app_status='"'), told()[:40]]
+    "malformed", [b"", b"\xff\xfe", message(method="A B"), message(status="2"), message(app_status='"'), message()[:40]]
 )
-def test_what_is_no_message_counts_nothing(service, message):
-    assert counted(service, message) == {}
+def test_a_malformed_message_counts_nothing(malformed):
+    assert counted(malformed) == {}
 
 
-def test_what_starts_at_nothing_is_there_from_the_start(service):
-    found = figures(metrics.Counts(), service)
+def test_counters_exist_from_the_start(app):
+    found = values(app=app)
     for name in (
         'api_endpoint_requests_total{method="GET",status="200"}',
         'api_endpoint_request_duration_seconds_count{class="5xx"}',
-        'api_endpoint_requests_sent_away_total{by="nginx"}',
-        'api_endpoint_requests_sent_away_total{by="workers"}',
+        'api_endpoint_requests_shed_total{by="nginx"}',
+        'api_endpoint_requests_shed_total{by="workers"}',
         'api_endpoint_requests_in_progress{state="waiting"}',
         "api_endpoint_workers",
     ):
         assert found[name] == 0
 
 
-def test_the_service(service, tmp_path):
-    """A master and two workers, of which one has a process of its own; a second slot that has just gone."""
-    group = tmp_path / "cgroups/container/system.slice/system-api\\x2dendpoint.slice/api-endpoint@blue.service"
+def control_group(tmp_path, slot) -> Path:
+    """Make the control group of a slot."""
+    group = tmp_path / f"cgroups/container/system.slice/system-api\\x2dendpoint.slice/api-endpoint@{slot}.service"
     group.mkdir(parents=True)
-    (group / "cgroup.procs").write_text("10\n11\n12\n13\n99\n")
+    return group
+
+
+def test_processes(app, tmp_path):
+    """A master and two workers, of which one has a process of its own; a process that has just ended."""
+    (control_group(tmp_path, "blue") / "cgroup.procs").write_text("10\n11\n12\n13\n99\n")
     for pid, parent in ((10, 1), (11, 10), (12, 10), (13, 12)):
         folder = tmp_path / "proc" / str(pid)
         folder.mkdir(parents=True)
@@ -136,30 +150,29 @@ def test_the_service(service, tmp_path):
     (tmp_path / "proc" / "stat").write_text("cpu 1\nbtime 1000\n")
     (tmp_path / "live").mkdir()
     (tmp_path / "live" / "release").symlink_to("/var/lib/api-endpoint/releases/0123456789ab")
-    found = figures(metrics.Counts(), service)
+    found = values(app=app)
     assert found["api_endpoint_workers"] == 2
     assert found["api_endpoint_memory_bytes"] == (10 + 11 + 12 + 13 + 30) * os.sysconf("SC_PAGE_SIZE")
     assert found["api_endpoint_start_time_seconds"] == 1000 + 1000 / os.sysconf("SC_CLK_TCK")
     assert found['api_endpoint_release_info{release="0123456789ab"}'] == 1
 
 
-def test_memory_as_the_kernel_counts_it_for_control_groups(service, tmp_path):
+def test_memory_as_the_kernel_counts_it_for_control_groups(app, tmp_path):
     for slot, kilobytes in (("blue", 300), ("green", 20)):
-        group = tmp_path / f"cgroups/container/system.slice/system-api\\x2dendpoint.slice/api-endpoint@{slot}.service"
-        group.mkdir(parents=True)
-        (group / "memory.stat").write_text(f"anon {kilobytes * 1024}\nfile 999999999\nfile_mapped 1024\nanon_thp 7\n")
-    assert figures(metrics.Counts(), service)["api_endpoint_memory_bytes"] == (320 + 2) * 1024
+        stat = f"anon {kilobytes * 1024}\nfile 999999999\nfile_mapped 1024\nanon_thp 7\n"
+        (control_group(tmp_path, slot) / "memory.stat").write_text(stat)
+    assert values(app=app)["api_endpoint_memory_bytes"] == (320 + 2) * 1024
 
 
-def test_the_disks_but_those_that_are_not_there(service, tmp_path):
-    found = figures(metrics.Counts(), service)
+def test_disks_but_missing_ones(app, tmp_path):
+    found = values(app=app)
     name = "api_endpoint_disk_free_ratio"
     assert [key for key in found if key.startswith(name)] == [f'{name}{{of="logs"}}', f'{name}{{of="releases"}}']
     usage = shutil.disk_usage(tmp_path)
     assert found[f'{name}{{of="releases"}}'] == pytest.approx(usage.free / usage.total, abs=0.02)
 
 
-def test_requests_under_way_are_connections_to_the_app(tmp_path):
+def test_requests_in_progress_are_connections_to_the_app(tmp_path):
     """Counted in the kernel's own table, by the state in which a connection is before and after it is accepted."""
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -172,7 +185,7 @@ def test_requests_under_way_are_connections_to_the_app(tmp_path):
         text = Path("/proc/net/unix").read_text().replace(str(path), "/run/api-endpoint/blue/gunicorn.sock")
         (tmp_path / "net").mkdir()
         (tmp_path / "net" / "unix").write_text(text)
-        found = metrics.Service("api-endpoint", tmp_path, tmp_path, tmp_path).connections()
+        found = metrics.App("api-endpoint", tmp_path, tmp_path, tmp_path).connections()
         for open_one in (accepted, *clients):
             open_one.close()
     assert found == {"waiting": 2, "answering": 1}
@@ -194,14 +207,16 @@ class Program:
         sockets = ["bash", "-c", 'exec 3<&"$1" 4<&"$2"; shift 2; exec "$@"', "-", str(given), str(own)]
         self.process = subprocess.Popen(
             [*sockets, sys.executable, PROGRAM, "api-endpoint", folder, folder, *clients],
-            pass_fds=(own, given), stderr=subprocess.PIPE,
+            pass_fds=(own, given), stderr=subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
         )  # fmt: skip
 
-    def ask(self, path="/metrics", source=LOCAL) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(*self.listener.getsockname(), timeout=60, source_address=(source, 0))
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+    def get(self, accept="*/*") -> tuple[str, str]:
+        """Scrape it; return the format and the metrics."""
+        connection = http.client.HTTPConnection(*self.listener.getsockname(), timeout=60)
+        connection.request("GET", "/metrics", headers={"Accept": accept})
+        response = connection.getresponse()
+        assert response.status == 200
+        return response.headers.get_content_type(), response.read().decode()
 
     def end(self) -> str:
         """End it; return what it has written."""
@@ -214,7 +229,7 @@ class Program:
 @pytest.fixture
 def program(tmp_path):
     running = Program(tmp_path)
-    running.ask()
+    running.get()
     yield running
     if running.process.poll() is None:
         running.end()
@@ -235,27 +250,42 @@ def test_messages_are_counted_while_somebody_holds_a_connection(program):
         # The socket holds a few messages; the next one is sent when they have been read.
         program.nginx.settimeout(60)
         for _ in range(300):
-            program.nginx.send(told())
+            program.nginx.send(message())
             client.send(b"x")  # or the connection would be given up
         client.setblocking(False)
         with pytest.raises(BlockingIOError):
             client.recv(1)
-    line = 'api_endpoint_requests_total{method="GET",status="200"} 300\n'
-    wait_until(lambda: line in program.ask()[1], "the last few messages are counted, too")
+    line = 'api_endpoint_requests_total{method="GET",status="200"} 300.0\n'
+    wait_until(lambda: line in program.get()[1], "the last few messages are counted, too")
 
 
-def test_only_one_path_has_figures_and_no_log_names_who_asked(program):
-    assert program.ask("/")[0] == 404
-    with socket.create_connection(program.listener.getsockname()) as rude:
-        rude.sendall(b"\x16\x03\x01 /\r\n\r\n")
-        rude.recv(1000)
-    assert program.ask("/metrics?name[]=a")[0] == 200
-    assert LOCAL not in program.end()
+def test_prometheus_gets_the_format_that_it_asks_for(program):
+    program.nginx.send(message())
+    counter = 'api_endpoint_requests_total{method="GET",status="200"} 1.0\n'
+    wait_until(lambda: counter in program.get()[1], "the message is counted")
+    kind, text = program.get()
+    assert kind == "text/plain"
+    assert "_created" not in text, "each counter would be there twice"
+    kind, text = program.get("application/openmetrics-text; version=1.0.0, text/plain; q=0.5")
+    assert kind == "application/openmetrics-text"
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert [sample.value for sample in families["api_endpoint_requests"].samples] == [1]
 
 
-def test_who_may_ask(service):
+def test_no_log_names_a_client(program):
+    with socket.create_connection(program.listener.getsockname()) as client:
+        client.sendall(b"\x16\x03\x01 /\r\n\r\n")
+        client.recv(1000)
+    with socket.create_connection(program.listener.getsockname()) as client:
+        client.sendall(b"GET http://[ HTTP/1.1\r\n\r\n")
+        assert client.recv(1000) == b""
+    program.get()
+    assert program.end() == "An answer failed: ValueError\n"
+
+
+def test_clients_that_are_allowed():
     with socket.create_server((LOCAL, 0)) as listener:
-        server = metrics.Server(listener, metrics.Counts(), service, ["192.0.2.7", "2001:db8::/32"])
+        server = metrics.Server(listener, CollectorRegistry(), ["192.0.2.7", "2001:db8::/32"])
         allowed = {
             address: server.verify_request(None, (address, 1))
             for address in (
@@ -266,21 +296,11 @@ def test_who_may_ask(service):
     assert [address for address, may in allowed.items() if not may] == ["192.0.2.8", "::ffff:192.0.2.8", "fe80::1%2"]
 
 
-def test_a_failed_answer_names_nobody(service, capsys):
-    with socket.create_server((LOCAL, 0)) as listener:
-        server = metrics.Server(listener, metrics.Counts(), service, [])
-        try:
-            raise BrokenPipeError("192.0.2.7")
-        except BrokenPipeError:
-            server.handle_error(None, ("192.0.2.7", 1))
-    assert capsys.readouterr().err == "An answer failed: BrokenPipeError\n"
-
-
 # --- the dashboard and the alerts
 
 
 def expressions() -> list[str]:
-    """All that the dashboard and the alerts ask Prometheus."""
+    """All expressions of the dashboard and the alerts."""
     dashboard = json.loads((PROJECT / "docs/metrics/grafana-dashboard.json").read_text())
     alerts = yaml.safe_load((PROJECT / "docs/metrics/alerts.yml").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
@@ -289,8 +309,11 @@ def expressions() -> list[str]:
     return asked
 
 
-def test_every_figure_that_is_asked_for_exists(service):
-    shown = metrics.show(metrics.Counts(), service)
+def test_every_metric_in_an_expression_exists(app):
+    registry = CollectorRegistry()
+    metrics.Requests(registry)
+    registry.register(app)
+    shown = generate_latest(registry).decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", shown, re.M))
     names = {
         name + end

@@ -393,7 +393,7 @@ def test_the_firewall_admits_ssh_wherever_it_is_http_and_what_is_named(render):
 @pytest.mark.parametrize(
     ("listen", "admitted"), [("", "80"), ("127.0.0.1:9113", "80"), ("[::1]:9113", "80"), ("10.0.0.5:9113", "80, 9113")]
 )
-def test_the_firewall_admits_the_figures_where_others_may_ask(render, listen, admitted):
+def test_the_firewall_admits_the_metrics_where_other_hosts_may_read_them(render, listen, admitted):
     rules = render("nftables_endpoint.nft.j2", api_endpoint_metrics_listen=listen)
     assert rules.endswith(f"admitted {{ {admitted} }}\n")
 
@@ -413,6 +413,20 @@ def test_nginx_tells_of_requests_only_when_somebody_counts(render, defaults):
     assert [path for path in asked if any(re.search(pattern, path) for pattern in uncounted)] == ["/a.b?c=1", "/a.b"]
     assert "ListenStream=10.0.0.5:9113\n" in socket
     assert "metrics.py api-endpoint /var/lib/api-endpoint /srv/api-endpoint/data 10.0.0.9 fd00::/8\n" in service
+
+
+@pytest.mark.parametrize(("listen", "is_wanted"), [("", False), ("127.0.0.1:9113", True)])
+def test_the_library_for_metrics_is_installed_where_they_are_wanted_whatever_turns_them_on(listen, is_wanted):
+    """No scenario would notice: its hosts have the package already."""
+    files = [str(ROLE / kind / "main.yml") for kind in ("defaults", "vars")]
+    play = {"hosts": "all", "gather_facts": False, "vars_files": files}
+    packages = rendering.templar(play, api_endpoint_metrics_listen=listen).template(
+        rendering.trust_as_template("{{ __api_endpoint_packages }}")
+    )
+    assert ("python3-prometheus-client" in packages) == is_wanted
+    install = yaml.safe_load((ROLE / "tasks" / "setup.yml").read_text())[0]
+    assert "__api_endpoint_packages" in install["api_endpoint_packages"]["name"]
+    assert "nginx" in install["tags"]
 
 
 def test_a_balancer_is_told_whether_the_host_may_be_used(render, defaults):

@@ -16,7 +16,8 @@ from outcomes import PROJECT, Api, wait_until
 UTILS = PROJECT / "roles" / "api_endpoint" / "module_utils"
 ansible.module_utils.__path__.append(str(UTILS))
 
-from ansible.module_utils.api_endpoint_hostile import KINDS, Marks, requests, send_all  # noqa: E402
+from ansible.module_utils.api_endpoint_corpus import Marks, send_all  # noqa: E402
+from request_corpus import KINDS, requests  # noqa: E402
 
 THERE = "/opt/audit"  # where the audit's code is on the test hosts: a place that is not searched
 RATE = 150  # requests a second, at the most
@@ -130,8 +131,11 @@ class Attack:
 def bring_search(container: str) -> None:
     """Bring the audit's code to a test host."""
     subprocess.run(["docker", "exec", container, "sh", "-c", f"rm -rf {THERE}; mkdir -p {THERE}/ansible"], check=True)
-    for path, there in ((UTILS, "ansible/module_utils"), (Path(__file__).with_name("inside.py"), "inside.py")):
-        subprocess.run(["docker", "cp", "-q", str(path), f"{container}:{THERE}/{there}"], check=True)
+    subprocess.run(["docker", "cp", "-q", str(UTILS), f"{container}:{THERE}/ansible/module_utils"], check=True)
+    for name in ("inside.py", "request_corpus.py"):
+        subprocess.run(
+            ["docker", "cp", "-q", str(Path(__file__).with_name(name)), f"{container}:{THERE}/{name}"], check=True
+        )
 
 
 def order(container: str, **given) -> dict:

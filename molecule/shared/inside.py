@@ -7,15 +7,16 @@ import random
 import sys
 from dataclasses import replace
 
-from ansible.module_utils.api_endpoint_caller import callers, connect
-from ansible.module_utils.api_endpoint_hostile import Marks, requests, send_all
+from ansible.module_utils.api_endpoint_corpus import Marks, send_all
 from ansible.module_utils.api_endpoint_privacy import Policy, places, search_folders, searched, views
 from ansible.module_utils.api_endpoint_search import Search
+from ansible.module_utils.api_endpoint_source_address import connect, source_addresses
+from request_corpus import requests
 
 
 def attack(marks, host, count, seed, paths, kinds, family, patience, rate):
     """Send requests over IPv4 or IPv6; return what became of them, and the address that they came from."""
-    with callers(random.Random(seed), 80) as ours:
+    with source_addresses(random.Random(seed), 80) as ours:
         address = ours.ipv6 if family == 6 else ours.ipv4
         if not address:
             raise SystemExit(f"no address to call from: {ours.why}")

@@ -55,7 +55,7 @@ BRANCHES = {
         {"load_balancer_log_query_string": False},
         ["log-format '[%trl] \"%HM %HPO %HV\" %ST %B %Ta %s'"],
     ),
-    "figures for others": (
+    "metrics for others": (
         {"load_balancer_metrics_listen": "[::1]:9000", "load_balancer_metrics_clients": ["10.0.0.9"]},
         ["bind [::1]:9000", "http-request deny unless { src 127.0.0.0/8 ::1 10.0.0.9 }"],
     ),

@@ -19,8 +19,8 @@ def _on_one_host(api):
         pytest.skip("the other host counts, see molecule.yml")
 
 
-class Figures:
-    """What the host shows Prometheus."""
+class Metrics:
+    """The metrics that Prometheus gets from the host."""
 
     def __init__(self, host) -> None:
         self.host = host
@@ -30,7 +30,7 @@ class Figures:
         return self.host.check_output(f"curl --silent --fail --max-time 10 localhost:{PORT}/metrics")
 
     def __call__(self) -> Counter:
-        """Return all figures by their names and labels."""
+        """Return all metrics by their names and labels."""
         lines = [line for line in self.text.splitlines() if not line.startswith("#")]
         return Counter({line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines})
 
@@ -48,16 +48,16 @@ class Figures:
 
 
 @pytest.fixture
-def figures(api) -> Figures:
-    return Figures(api.host)
+def metrics(api) -> Metrics:
+    return Metrics(api.host)
 
 
 def count(method: str, status: int) -> str:
     return f'{REQUESTS}{{method="{method}",status="{status}"}}'
 
 
-def test_requests_are_counted_but_those_for_the_health_path(api, figures):
-    before = figures()
+def test_requests_are_counted_excluding_health_checks(api, metrics):
+    before = metrics()
     for path, times in (
         ("/environ?text=secret", 20),
         ("/status/404", 3),
@@ -72,23 +72,23 @@ def test_requests_are_counted_but_those_for_the_health_path(api, figures):
     expected = {
         count("GET", 200): 21, count("GET", 404): 3, count("GET", 500): 2, count("POST", 413): 1, count("OPTIONS", 204): 1,
     }  # fmt: skip
-    figures.grow(before, expected, REQUESTS)
-    grown = figures.since(before, DURATIONS)
+    metrics.grow(before, expected, REQUESTS)
+    grown = metrics.since(before, DURATIONS)
     assert [grown[f'{DURATIONS}_count{{class="{name}"}}'] for name in ("2xx", "4xx", "5xx")] == [22, 4, 2]
     assert 0 < grown[f'{DURATIONS}_bucket{{class="2xx",le="0.5"}}'] <= 21  # not the slow one
     assert grown[f'{DURATIONS}_sum{{class="2xx"}}'] >= 0.6
 
 
-def test_the_cache_is_counted(api, figures):
-    before, path = figures(), f"/headers?X-Metrics={time.time()}"
+def test_the_cache_is_counted(api, metrics):
+    before, path = metrics(), f"/headers?X-Metrics={time.time()}"
     for _ in range(4):
         assert api.get(path).status == 200
     names = [f'api_endpoint_cache_requests_total{{result="{result}"}}' for result in ("miss", "hit")]
-    figures.grow(before, dict(zip(names, (1, 3), strict=True)), "api_endpoint_cache")
+    metrics.grow(before, dict(zip(names, (1, 3), strict=True)), "api_endpoint_cache")
 
 
-def test_figures_of_the_service(api, figures):
-    found = figures()
+def test_metrics_of_the_service(api, metrics):
+    found = metrics()
     assert found["api_endpoint_workers"] == len(api.workers()) == 2
     assert found[f'api_endpoint_release_info{{release="{api.release}"}}'] == 1
     pids = [api.main_pid(), *api.workers()]
@@ -101,37 +101,37 @@ def test_figures_of_the_service(api, figures):
     assert 0 < time.time() - found["api_endpoint_start_time_seconds"] < 3600
 
 
-def test_requests_under_way_and_those_that_are_shed(api, figures):
+def test_requests_in_progress_and_shed_requests(api, metrics):
     """32 are answered at a time, and 16 of one client."""
-    before = figures()
+    before = metrics()
     end = f"{STATE}/end-of-the-wait"
     api.host.check_output(f"rm -f {end}")
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         requests = [pool.submit(api.get, f"/wait?path={end}", timeout=600) for _ in range(24)]
         try:
-            shed = {'api_endpoint_requests_sent_away_total{by="nginx"}': 8}
-            figures.grow(before, shed, "api_endpoint_requests_sent_away")
-            under_way = 'api_endpoint_requests_in_progress{state="answering"}'
-            wait_until(lambda: figures()[under_way] == 16, "16 are answered")
+            shed = {'api_endpoint_requests_shed_total{by="nginx"}': 8}
+            metrics.grow(before, shed, "api_endpoint_requests_shed")
+            in_progress = 'api_endpoint_requests_in_progress{state="answering"}'
+            wait_until(lambda: metrics()[in_progress] == 16, "16 are answered")
         finally:
             api.host.check_output(f"touch {end}")
         statuses = Counter(request.result().status for request in requests)
     assert statuses == {200: 16, 503: 8}
 
 
-def test_requests_that_wait_are_seen(api, figures):
+def test_requests_that_wait_are_seen(api, metrics):
     with api.held_still(), concurrent.futures.ThreadPoolExecutor(3) as pool:
         for _ in range(3):
             pool.submit(api.get, "/environ")
         try:
             waiting = 'api_endpoint_requests_in_progress{state="waiting"}'
-            wait_until(lambda: figures()[waiting] == 3, "three wait")
+            wait_until(lambda: metrics()[waiting] == 3, "three wait")
         finally:
             api.host.check_output(f"systemctl kill --signal=CONT {api.unit}")
 
 
-def test_figures_survive_a_workers_death_and_a_release(api, figures, operator):
-    before = figures()
+def test_metrics_survive_a_workers_death_and_a_release(api, metrics, operator):
+    before = metrics()
     for _ in range(5):
         api.get("/environ")
     api.kill(api.workers()[0])
@@ -142,49 +142,49 @@ def test_figures_survive_a_workers_death_and_a_release(api, figures, operator):
     assert api.release != released
     for _ in range(5):
         api.get("/environ")
-    figures.grow(before, {count("GET", 200): 10}, REQUESTS)
-    assert figures()[f'api_endpoint_release_info{{release="{api.release}"}}'] == 1
-    assert figures()["api_endpoint_workers"] == 2
+    metrics.grow(before, {count("GET", 200): 10}, REQUESTS)
+    assert metrics()[f'api_endpoint_release_info{{release="{api.release}"}}'] == 1
+    assert metrics()["api_endpoint_workers"] == 2
 
 
-def test_what_nginx_tells_while_the_program_restarts_is_counted(api, figures):
-    """And the figures start at nothing, which Prometheus knows what to make of."""
+def test_messages_are_counted_that_nginx_sends_while_the_program_restarts(api, metrics):
+    """The counters start at zero then, which Prometheus takes for a restart."""
     api.host.check_output("systemctl stop api-endpoint-metrics.service")
     for _ in range(7):
         api.get("/status/404")
-    figures.grow(Counter(), {count("GET", 404): 7}, REQUESTS)
+    metrics.grow(Counter(), {count("GET", 404): 7}, REQUESTS)
     assert "syslog" not in api.host.check_output("tail -n 5 /var/log/nginx/error.log")
 
 
-def test_the_app_is_seen_to_be_down(api, figures):
+def test_the_app_is_seen_to_be_down(api, metrics):
     api.host.check_output(f"systemctl stop {api.unit}")
     try:
-        before = figures()
+        before = metrics()
         assert api.get("/environ").status == 502
         assert before["api_endpoint_workers"] == before["api_endpoint_memory_bytes"] == 0
-        figures.grow(before, {count("GET", 502): 1}, REQUESTS)
+        metrics.grow(before, {count("GET", 502): 1}, REQUESTS)
     finally:
         api.host.check_output(f"systemctl start {api.unit}")
         api.wait_until_it_answers("/readyz")
 
 
-def test_nobodys_address_and_user_agent_are_in_it(api, figures):
-    shown = figures.text + api.host.check_output("journalctl --unit='api-endpoint-metrics*' --no-pager")
+def test_no_address_and_no_user_agent_is_in_it(api, metrics):
+    shown = metrics.text + api.host.check_output("journalctl --unit='api-endpoint-metrics*' --no-pager")
     for mark in (MARKED_ADDRESS, MARKED_AGENT, "secret", "/environ"):
         assert mark not in shown
 
 
-# --- who may ask
+# --- allowed clients
 
 
 @pytest.mark.full
-def test_a_dry_run_turns_nothing_off(set_to, figures):
+def test_a_dry_run_turns_nothing_off(set_to, metrics):
     assert set_to(f"127.0.0.1:{PORT}") == [0]
     assert set_to("", "--check") != [0]
-    assert figures()["api_endpoint_workers"] == 2
+    assert metrics()["api_endpoint_workers"] == 2
 
 
-def test_others_may_ask_when_they_are_named(api, set_to):
+def test_other_hosts_are_served_when_they_are_named(api, set_to):
     this, other = api.container, ("docker", "run", "--rm", api.image)
     assert "Failed to connect" in asked(this)
     set_to(f"0.0.0.0:{PORT}", metrics_clients=[address(this, "Gateway")])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible.module_utils.api_endpoint_hostile import Marks
+from ansible.module_utils.api_endpoint_corpus import Marks
 from ansible.module_utils.api_endpoint_search import Find, Mark, Search, address_mark, text_mark
 
 AGENT = "user agent"

@@ -406,7 +406,7 @@ def server_names(settings: Settings) -> list[str]:
 
 
 def metrics(settings: Settings) -> list[str]:
-    """Check where Prometheus finds the figures, and who may ask."""
+    """Check where Prometheus finds the metrics, and which clients are allowed."""
     found = []
     clients = settings.get("api_endpoint_metrics_clients") or []
     for network in clients:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Addresses of this host that nobody else uses, to call from: what a log says of them, it says of the caller."""
+"""Addresses of this host that nothing else uses, to send requests from: a log that has one of them names the client."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FREE_BIND = 78  # IPV6_FREEBIND, which Python has no name for
 
 
 @dataclass(frozen=True)
-class Callers:
-    """Where requests come from. `ipv6` is empty where this host has no IPv6; `why` says why."""
+class SourceAddresses:
+    """The addresses that requests come from. `ipv6` is empty where this host has no IPv6; `why` says why."""
 
     ipv4: str
     ipv6: str = ""
@@ -47,8 +47,8 @@ def remove_leftovers() -> None:
 
 
 @contextmanager
-def callers(rng: random.Random, port: int) -> Iterator[Callers]:
-    """Have addresses to call nginx from while the block runs.
+def source_addresses(rng: random.Random, port: int) -> Iterator[SourceAddresses]:
+    """Have addresses to send requests to nginx from while the block runs.
 
     All of 127.0.0.0/8 is this host's. For IPv6 a route makes an address this host's; no interface gets it, so that no
     daemon that watches interfaces notes it in its log.
@@ -59,28 +59,28 @@ def callers(rng: random.Random, port: int) -> Iterator[Callers]:
         remove_leftovers()
         _ip(f"route add local {ipv6} dev lo\n")
     except OSError as error:
-        yield Callers(ipv4, why=str(error))
+        yield SourceAddresses(ipv4, why=str(error))
         return
     try:
         try:
             connect(ipv6, port, 5).close()
         except OSError as error:
-            yield Callers(ipv4, why=str(error))
+            yield SourceAddresses(ipv4, why=str(error))
             return
-        yield Callers(ipv4, ipv6)
+        yield SourceAddresses(ipv4, ipv6)
     finally:
         _ip(f"route del local {ipv6} dev lo\n")
 
 
-def connect(caller: str, port: int, timeout: float) -> socket.socket:
+def connect(source: str, port: int, timeout: float) -> socket.socket:
     """Return a connection from an address of this host to a port of this host."""
-    family = socket.AF_INET6 if ":" in caller else socket.AF_INET
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
     client = socket.socket(family, socket.SOCK_STREAM)
     try:
         client.settimeout(timeout)
         if family == socket.AF_INET6:
             client.setsockopt(socket.IPPROTO_IPV6, FREE_BIND, 1)
-        client.bind((caller, 0))
+        client.bind((source, 0))
         client.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
     except OSError:
         client.close()
