@@ -401,7 +401,7 @@ def test_a_balancer_is_told_whether_the_host_may_be_used(render, defaults):
         < check.index("/waiting)")
         < check.index("proxy_pass http://api_endpoint_waiting/readyz?deep=1;")
     )
-    assert "X-Request-Start" not in check, "the workers would send it away when they are busy"
+    assert "X-Request-Start" not in check, "the workers would shed it in an overload"
     assert "limit_conn api_endpoint_clients" in check
     assert "access_log /var/log/nginx/access.log api_endpoint if=$api_endpoint_asked_by_someone;" in usual
     counted = re.search(r"map (\S+) \$api_endpoint_counted \{\n(.*?)\n\}", site, re.S)

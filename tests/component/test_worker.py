@@ -267,7 +267,7 @@ def test_clients_that_leave_or_send_nonsense_harm_no_other(gunicorn):
 
 
 def test_requests_are_shed_while_more_come_than_can_be_answered(gunicorn):
-    """tests/test_worker.py asks which ones; here, how that looks from outside."""
+    """tests/test_worker_queue.py asks which ones; here, how that looks from outside."""
     server = gunicorn("--workers", "1", "--threads", "1")
     answers = []
 

@@ -53,7 +53,7 @@ class Queue:
 
     def __init__(self, workers: int = 1, threads: int = 1) -> None:
         self.workers = workers
-        self.threads = workers * threads
+        self.capacity = workers * threads
         self.taken: deque[float] = deque(maxlen=1000)  # when a thread took each of the last requests
         self.typical_latency = 0.0  # seconds within which most answers are made
         self.standing_since: float | None = None
@@ -90,11 +90,11 @@ class Queue:
         return True
 
     def watch(self, now: float, waited: float, is_late: bool, concurrency: int) -> None:
-        """Look for an overload: from when every request has been late, to a second without one."""
+        """Notice an overload: it begins when all requests have been late for long."""
         if is_late:
             self.late_at = now
         if self.is_overloaded:
-            self.is_overloaded = now - self.late_at < 1
+            self.is_overloaded = now - self.late_at < 1  # second without a late one
         if self.is_overloaded:
             return
         if not is_late:
@@ -111,7 +111,7 @@ class Queue:
 
         This worker has taken its share of those that waited; the others have taken theirs.
         """
-        return self.workers * sum(at >= came for at in list(self.taken)) + self.threads
+        return self.workers * sum(at >= came for at in list(self.taken)) + self.capacity
 
     def is_light(self, bucket: str) -> bool:
         """Tell whether fair shares would give a bucket all it asks for, and all of twice as much."""
