@@ -371,8 +371,12 @@ def drop_line(_handler: logging.Handler, _record: logging.LogRecord | None) -> N
 
     Python would print the line with all that it was made of, every header of the request included.
     """
-    error = sys.exc_info()[1]
-    report(f"Dropped a log line: {getattr(error, 'strerror', None) or type(error).__name__}")
+    report(f"Dropped a log line: {reason(sys.exc_info()[1])}")
+
+
+def reason(error: BaseException | None) -> str:
+    """Return why something failed, without the line that it failed with."""
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 write_line = logging.FileHandler.emit
@@ -398,11 +402,11 @@ def open_log(handler: logging.FileHandler) -> bool:
 unopened: set[str] = set()  # logs that were reported since the last rotation
 
 
-def report_unopened(path: str, error: OSError) -> None:
+def report_unopened(path: str, error: Exception) -> None:
     """Report that a log cannot be opened: once in each process, until the next rotation."""
     if path not in unopened:
         unopened.add(path)
-        report(f"Cannot open the log {path}: {error.strerror}. Its lines are dropped until it can be opened.")
+        report(f"Cannot open the log {path}: {reason(error)}. Its lines are dropped until it can be opened.")
 
 
 def reopen_files(logger: Logger) -> None:
@@ -419,7 +423,7 @@ def reopen_files(logger: Logger) -> None:
         handler.acquire()
         try:
             if handler.stream:
-                with contextlib.suppress(OSError):  # the rest of a line that found no room
+                with contextlib.suppress(OSError, ValueError):  # the rest of a line that found no room
                     handler.close()
                 open_log(handler)
         finally:
@@ -433,7 +437,7 @@ def redirect_output(logger: Logger) -> None:
             for stream in sys.stdout, sys.stderr:
                 stream.flush()
                 os.dup2(file.fileno(), stream.fileno())
-    except OSError as error:
+    except (OSError, ValueError) as error:
         report_unopened(os.path.abspath(logger.cfg.errorlog), error)
         return
     if logger.logfile:  # gunicorn's first one
