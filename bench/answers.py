@@ -11,16 +11,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import crowd
 import figures
 import host
+import open_loop_client
 from figures import Figure
 
 REPEATS = int(os.environ.get("BENCH_REPEATS", 5))
 SECONDS = int(os.environ.get("BENCH_SECONDS", 5))
 OURS, OLD, STATIC, ALONE = 80, 81, 82, 8000
 CLIENTS = 8
-RUSH = 6  # seconds of an overload until all workers know that it is no rush
+BURST_SECONDS = 6  # until all workers know an overload
 
 
 def rounds() -> Iterator[int]:
@@ -91,7 +91,7 @@ def percentile(values: list[float], of_a_hundred: int) -> float:
 
 
 def overload(part: str, path: str) -> list[Figure]:
-    """Ask more than can be answered: see how long the served wait, those sent away, and those who come afterwards."""
+    """Ask more than can be answered: see how long the served wait, those that are shed, and those that come afterwards."""
     address = host.address()
     found: dict[int, list[Figure]] = {}
     after = Figure(part, "slowest answer in the 3rd second after 10 times capacity, against unloaded", more_is_better=False)
@@ -104,24 +104,26 @@ def overload(part: str, path: str) -> list[Figure]:
                 more_is_better=False,
             ),
             Figure(part, f"answers at {times} times capacity, against capacity"),
-            Figure(part, f"99th percentile of those sent away at {times} times capacity", unit="ms", more_is_better=False),
+            Figure(part, f"99th percentile of those shed at {times} times capacity", unit="ms", more_is_better=False),
         ]
     for _ in rounds():
-        unloaded = percentile([one.seconds for one in crowd.crowd(address, path, 3, max(10, 2 * SECONDS))], 99)
+        unloaded = percentile(
+            [one.seconds for one in open_loop_client.ask_at_rate(address, path, 3, max(10, 2 * SECONDS))], 99
+        )
         capacity = host.load(OURS, path, 16, SECONDS).rate
-        for times, (served, answers, sent_away) in found.items():
-            asked = crowd.crowd(address, path, times * capacity, SECONDS + RUSH)
-            steady = [one for one in asked if one.sent > RUSH]
+        for times, (served, answers, shed) in found.items():
+            asked = open_loop_client.ask_at_rate(address, path, times * capacity, SECONDS + BURST_SECONDS)
+            steady = [one for one in asked if one.sent > BURST_SECONDS]
             good = [one.seconds for one in steady if one.status == 200]
             served.values.append(percentile(good, 99) / unloaded)
             answers.values.append(len(good) / SECONDS / capacity)
             refused = [one.seconds for one in steady if one.status == 503]
             if len(refused) > 1:
-                sent_away.values.append(percentile(refused, 99) * 1000)
+                shed.values.append(percentile(refused, 99) * 1000)
             if broken := [one for one in asked if one.status not in (200, 503)]:
                 raise SystemExit(f"{path} at {times} times capacity: {len(broken)} requests got neither 200 nor 503.")
         threading.Event().wait(2)
-        after.values.append(max(one.seconds for one in crowd.crowd(address, path, 3, 3)) / unloaded)
+        after.values.append(max(one.seconds for one in open_loop_client.ask_at_rate(address, path, 3, 3)) / unloaded)
     return [figure for group in found.values() for figure in group] + [after]
 
 

@@ -51,7 +51,8 @@ WAYS: dict[str, tuple[dict[str, object], dict[str, str]]] = {
 
 
 def configuration(folder: Path, variables: dict[str, object]) -> None:
-    """Write gunicorn.conf.py, as the role does."""
+    """Write gunicorn.conf.py, as the role does, with the module that it imports."""
+    shutil.copy(ROLE / "files" / "api_endpoint_worker.py", folder)
     play = [
         {
             "hosts": "localhost",

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import shutil
+from pathlib import Path
 
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
@@ -50,3 +52,9 @@ def render(*names: str, role: str = "api_endpoint", **variables):
         for name in names
     ]
     return texts[0] if len(texts) == 1 else texts
+
+
+def write_gunicorn_settings(folder: Path, more: str = "", **variables) -> None:
+    """Write gunicorn's settings into a folder, as a release has them: two files. `more` are lines of Python."""
+    (folder / "gunicorn.conf.py").write_text(render("gunicorn.conf.py.j2", **variables) + more)
+    shutil.copy(ROLE / "files" / "api_endpoint_worker.py", folder)

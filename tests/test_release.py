@@ -62,6 +62,14 @@ def test_a_release_has_all_its_parts(host):
     assert module.warnings == ["The app's own gunicorn.conf.py is not used: that file is written from the role's variables."]
 
 
+@pytest.mark.parametrize("name", ["api_endpoint_worker.py", "api_endpoint_worker"])
+def test_a_module_of_the_apps_that_has_the_name_of_the_roles_is_refused(host, name):
+    (host / "root" / "code" / "c1" / "app" / name).mkdir()
+    with pytest.raises(StoreError, match=rf"The app's folder has {name}\. api_endpoint_worker is the role's own module"):
+        build(host, **WHOLE)
+    assert os.listdir(host / "root" / "releases") == []
+
+
 def test_equal_inputs_are_the_same_release(host):
     first, _ = build(host, **WHOLE)
     second, _ = build(host, **WHOLE)

@@ -6,9 +6,9 @@ import gc
 import ipaddress
 import itertools
 import json
-import logging
 import re
 
+import api_endpoint_worker
 import pytest
 import rendering
 import yaml
@@ -40,7 +40,7 @@ def test_every_file_says_whose_it_is_and_has_no_time_in_it(defaults, name):
 
 
 def settings_of(text):
-    """The settings, that is, what stands before the first import."""
+    """The settings, which stand before the first import."""
     nodes = itertools.takewhile(lambda node: isinstance(node, ast.Assign), ast.parse(text).body)
     return {node.targets[0].id: ast.literal_eval(node.value) for node in nodes}
 
@@ -56,17 +56,16 @@ def test_gunicorns_settings(defaults):
     assert "bind" not in settings
 
 
-def test_a_preloaded_model_is_kept_from_the_garbage_collector(gunicorn):
+def test_a_preloaded_model_is_kept_from_the_garbage_collector(render, defaults):
+    assert settings_of(defaults["gunicorn.conf.py.j2"])["when_ready"] == "api_endpoint_worker.freeze_heap"
+    for not_loaded in ({"api_endpoint_preload": "false"}, {"api_endpoint_gunicorn_settings": {"preload_app": False}}):
+        assert "when_ready" not in settings_of(render("gunicorn.conf.py.j2", **not_loaded))
     gc.unfreeze()
     try:
-        gunicorn["when_ready"](None)
+        api_endpoint_worker.freeze_heap(None)
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
-
-
-def test_without_preload_there_is_nothing_to_keep(render):
-    assert "gc.freeze" not in render("gunicorn.conf.py.j2", api_endpoint_preload="false")
 
 
 def test_gunicorns_settings_of_other_kinds(render):
@@ -134,69 +133,40 @@ def test_a_second_endpoint_has_names_of_its_own(render):
     assert "/var/log/gunicorn-two/*.log {" in logrotate
 
 
-@pytest.fixture
-def gunicorn(defaults, monkeypatch):
-    """What the settings file defines when gunicorn runs it."""
-    monkeypatch.setattr(logging.Handler, "handleError", logging.Handler.handleError)
-    loaded = {}
-    exec(compile(defaults["gunicorn.conf.py.j2"], "gunicorn.conf.py", "exec"), loaded)
-    return loaded
-
-
-def test_a_line_that_cannot_be_written_is_not_printed_either(gunicorn, capsys):
-    class Full(logging.Handler):
-        def emit(self, record):
-            try:
-                raise OSError(28, "No space left on device")
-            except OSError:
-                self.handleError(record)
-
-    Full().handle(logging.makeLogRecord({"msg": "%s", "args": ("marked-header",)}))
-    said = capsys.readouterr().err
-    assert "No space left on device" in said
-    assert "marked-header" not in said
-
-
-def complaint(text, *words):
-    record = logging.makeLogRecord({"name": "gunicorn.error", "msg": text, "args": words})
-    logging.getLogger("gunicorn.error").filter(record)
-    return record.getMessage()
-
-
-def test_what_gunicorn_refuses_is_not_quoted(gunicorn):
-    assert "203.0.113.7" not in complaint("Invalid request from ip=: Invalid HTTP request line: '203.0.113.7'")
-    assert complaint("Error handling request %s %s", "GET", "/x?a=b") == "Error handling request GET /x?a=b"
-    assert complaint("Booting worker with pid: %s", 7) == "Booting worker with pid: 7"
-
-
-def test_no_query_string_in_complaints_when_none_is_to_be_logged(render, monkeypatch):
-    monkeypatch.setattr(logging.Handler, "handleError", logging.Handler.handleError)
-    exec(compile(render("gunicorn.conf.py.j2", api_endpoint_log_query_string=False), "gunicorn.conf.py", "exec"), {})
-    assert complaint("Error handling request %s %s", "GET", "/x?a=b") == "Error handling request GET /x"
-    assert complaint("Booting worker with pid: %d", 7) == "Booting worker with pid: 7"
-
-
-@pytest.fixture(autouse=True)
-def _no_filters_are_left():
-    yield
-    logging.getLogger("gunicorn.error").filters.clear()
-
-
 @pytest.mark.parametrize(
     ("variables", "worker", "log"),
     [
-        ({}, True, True),
-        ({"api_endpoint_worker_class": "sync"}, False, True),
-        ({"api_endpoint_gunicorn_settings": {"worker_class": "gevent"}}, False, True),
-        ({"api_endpoint_gunicorn_settings": {"access_log_format": "%(s)s"}}, True, False),
-        ({"api_endpoint_gunicorn_settings": {"logconfig_dict": {"version": 1}}}, True, False),
+        ({}, "api_endpoint_worker.ThreadedWorker", True),
+        ({"api_endpoint_worker_class": "sync"}, "sync", True),
+        ({"api_endpoint_gunicorn_settings": {"worker_class": "gevent"}}, "gevent", True),
+        ({"api_endpoint_gunicorn_settings": {"access_log_format": "%(s)s"}}, "api_endpoint_worker.ThreadedWorker", False),
+        ({"api_endpoint_gunicorn_settings": {"statsd_host": "x:1"}}, "api_endpoint_worker.ThreadedWorker", False),
     ],
 )
 def test_what_is_the_roles_own_in_gunicorn_and_what_the_user_has_replaced(render, variables, worker, log):
     text = render("gunicorn.conf.py.j2", **variables)
-    assert ("\nworker_class = ThreadedWorker\n" in text) == worker
-    assert ("\nlogger_class = AccessLog\n" in text) == log
-    compile(text, "gunicorn.conf.py", "exec")
+    assert settings_of(text)["worker_class"] == worker
+    assert settings_of(text).get("logger_class") == ("api_endpoint_worker.AccessLog" if log else None)
+    assert text.endswith("\nfrom api_endpoint_worker import protect_logs\n\nprotect_logs(query_strings=True)\n")
+    assert len(text.splitlines()) < 40, "a page that a person can read"
+
+
+def test_without_query_strings_in_the_logs_there_are_none_in_gunicorns_complaints(render):
+    text = render("gunicorn.conf.py.j2", api_endpoint_log_query_string="false")
+    assert text.endswith("\nprotect_logs(query_strings=False)\n")
+
+
+def test_nginx_and_the_workers_say_the_same_when_they_shed(defaults):
+    for name in ("nginx.conf.j2", "site.conf.j2"):
+        assert api_endpoint_worker.MESSAGE in defaults[name]
+
+
+def test_what_nginx_tells_the_workers(defaults):
+    """` crowd=` keeps the workers of earlier releases going, which take what stands before it for a number."""
+    found = re.search('X-Request-Start "(.+)";', defaults["site.conf.j2"])[1]
+    assert found == "t=$msec crowd= bucket=$api_endpoint_bucket concurrency=128"
+    said = found.replace("$msec", "1764.5").replace("$api_endpoint_bucket", "7")
+    assert api_endpoint_worker.parse_request_start(said) == (1764.5, "7", 128)
 
 
 def passed(site):
@@ -445,7 +415,7 @@ def test_a_balancer_is_told_whether_the_host_may_be_used(render, defaults):
         < check.index("/waiting)")
         < check.index("proxy_pass http://api_endpoint_waiting/readyz?deep=1;")
     )
-    assert "X-Request-Start" not in check, "the workers would send it away when they are busy"
+    assert "X-Request-Start" not in check, "the workers would shed it in an overload"
     assert "limit_conn api_endpoint_clients" in check
     assert "access_log /var/log/nginx/access.log api_endpoint if=$api_endpoint_asked_by_someone;" in usual
     counted = re.search(r"map (\S+) \$api_endpoint_counted \{\n(.*?)\n\}", site, re.S)
@@ -472,6 +442,12 @@ def test_a_change_of_the_apps_settings_is_none_of_nginxs(render, defaults):
     }  # fmt: skip
     ours = ("nginx.conf.j2", "site.conf.j2", "catch_all.conf.j2")
     assert render(*ours, **changed) == [defaults[name] for name in ours]
+
+
+def test_a_release_brings_the_module_that_its_settings_import(render, tmp_path):
+    template = tmp_path / "module.j2"
+    template.write_text("{{ __api_endpoint_settings['api_endpoint_worker.py'] }}")
+    assert render(str(template)) == (ROLE / "files" / "api_endpoint_worker.py").read_text()
 
 
 def test_the_plan_of_a_release(render, tmp_path):

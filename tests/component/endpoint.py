@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outcomes import PROJECT, Answer, wait_until
-from rendering import render
+from rendering import render, write_gunicorn_settings
 
 # An ordinary user's PATH may lack the folder of the host's daemons.
 PATH = f"{os.environ['PATH']}:/usr/sbin"
@@ -213,7 +213,7 @@ def silent_app() -> Iterator[Endpoint]:
 def _gunicorn(root: Path, variables: dict) -> Iterator[None]:
     """Run gunicorn as the role's unit does."""
     given = {**BASE, **variables, "__api_endpoint_log_dir": str(root)}
-    (root / "gunicorn.conf.py").write_text(render("gunicorn.conf.py.j2", **given))
+    write_gunicorn_settings(root, **given)
     apps = f"{Path(__file__).parent},{PROJECT / 'molecule' / 'shared' / 'fault_app'}"
     way = root / "slots" / "blue" / "gunicorn.sock"
     with (root / "output").open("wb") as output:

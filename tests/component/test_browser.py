@@ -128,7 +128,7 @@ def test_a_client_asks_too_often(browser):
         seen = browser.fetch("GET", f"{API}/readyz", client)
         if seen.status == 429:
             break
-    assert_read(seen, 429, "too many")
+    assert_read(seen, 429, "Too many requests.")
     assert int(seen.header("Retry-After")) > 0
     # Another client is not limited by that.
     assert_read(browser.fetch("GET", f"{API}/readyz", {"X-Forwarded-For": "198.51.100.30"}), 200)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from outcomes import wait_until
-from rendering import render
+from rendering import write_gunicorn_settings
 
 APP = """
 import json, os, pathlib, threading, time, uuid
@@ -23,7 +23,7 @@ from urllib.parse import parse_qs
 def app(environ, start_response):
     asked = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
     if "age" in asked:  # as if the request had begun so many seconds ago
-        WORKER.under_way[threading.get_ident()] = time.monotonic() - float(asked["age"]), environ["PATH_INFO"]
+        WORKER.in_flight[threading.get_ident()] = time.monotonic() - float(asked["age"]), environ["PATH_INFO"]
     if "hold" in asked:
         pathlib.Path(f"held-{asked['hold']}-{uuid.uuid4().hex}").touch()
         while not pathlib.Path(f"release-{asked['hold']}").exists():
@@ -39,13 +39,14 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(told).encode()]
 """
-# The app gets at its worker; a rush is too many after a moment.
+# The app gets at its worker; a burst is an overload after a moment.
 SETTINGS = """
 def post_worker_init(worker):
     import its
     its.WORKER = worker
 
-RUSH = RUSH_THAT_FILLS = 0.2
+import api_endpoint_worker
+api_endpoint_worker.BURST_SECONDS = api_endpoint_worker.FILLING_BURST_SECONDS = 0.2
 """
 
 
@@ -77,7 +78,7 @@ class Gunicorn:
 
     def ask(self, path="/", waited=None, body=b"") -> tuple[int, dict]:
         """Return status (0: no answer) and JSON; nginx got the request `waited` seconds ago."""
-        head = "" if waited is None else f"X-Request-Start: t={time.time() - waited:.3f} crowd=0 places=128\r\n"
+        head = "" if waited is None else f"X-Request-Start: t={time.time() - waited:.3f} crowd= bucket=0 concurrency=128\r\n"
         answer = self.exchange(path, head, body)
         if not answer:
             return 0, {}
@@ -99,18 +100,13 @@ class Gunicorn:
         return {int(pid) for pid in children.split()}
 
 
-@pytest.fixture(scope="module")
-def settings():
-    return render("gunicorn.conf.py.j2", api_endpoint_server_names=["x"]) + SETTINGS
-
-
 @pytest.fixture
-def gunicorn(settings, tmp_path):
+def gunicorn(tmp_path):
     """Return a function that starts gunicorn with options; it is stopped after the test."""
     started = []
 
-    def start(*options: str) -> Gunicorn:
-        (tmp_path / "gunicorn.conf.py").write_text(settings)
+    def start(*options: str, **variables) -> Gunicorn:
+        write_gunicorn_settings(tmp_path, SETTINGS, api_endpoint_server_names=["x"], **variables)
         (tmp_path / "its.py").write_text(APP)
         process = subprocess.Popen(
             [
@@ -132,8 +128,8 @@ def gunicorn(settings, tmp_path):
                     "its:app",
                 ),
             ],
-            cwd=tmp_path,
-        )
+            cwd=tmp_path, stderr=(tmp_path / "stderr").open("w"),
+        )  # fmt: skip
         started.append(process)
         server = Gunicorn(process, tmp_path)
         wait_until(lambda: server.ask()[0] == 200, "gunicorn answers")
@@ -271,17 +267,19 @@ def test_clients_that_leave_or_send_nonsense_harm_no_other(gunicorn):
 
 
 def test_requests_are_shed_while_more_come_than_can_be_answered(gunicorn):
-    """Which ones, tests/test_worker_queue.py asks; here, how that looks from outside."""
+    """tests/test_worker_queue.py asks which ones; here, how that looks from outside."""
     server = gunicorn("--workers", "1", "--threads", "1")
     answers = []
 
     def is_shed():
-        answers.append(server.exchange("/?sleep=0.1", f"X-Request-Start: t={time.time() - 9:.3f} crowd=0 places=128\r\n"))
+        answers.append(
+            server.exchange("/?sleep=0.1", f"X-Request-Start: t={time.time() - 9:.3f} crowd= bucket=0 concurrency=128\r\n")
+        )
         return b" 503 " in answers[-1].partition(b"\r\n")[0]
 
     wait_until(is_shed, "a request is shed", seconds=60)
     head, _, body = answers[-1].partition(b"\r\n\r\n")
-    assert b"X-Sent-Away: yes" in head
+    assert b"X-Load-Shed: yes" in head
     assert b"Content-Length: %d" % len(body) in head
     assert json.loads(body)["error"]["status"] == 503
     assert answers[0].startswith(b"HTTP/1.1 200 "), "the first that is late may wait"
@@ -300,3 +298,28 @@ def test_the_access_log_moves_on_when_it_is_rotated(gunicorn):
         return server.ask("/after")[0] == 200 and log.exists() and "/after" in log.read_text()
 
     wait_until(is_used, "a line in the new log")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"api_endpoint_worker_class": "sync", "api_endpoint_gunicorn_settings": {"access_log_format": "%(U)s"}},
+    ],
+    ids=["the role's classes", "gunicorn's own"],
+)
+def test_a_log_that_cannot_be_opened_ends_nothing(gunicorn, variables):
+    server = gunicorn("--workers", "1", **variables)
+    log, stderr, workers = server.folder / "access.log", server.folder / "stderr", server.workers()
+    log.rename(server.folder / "access.log.1")
+    log.mkdir()  # in its place
+    server.process.send_signal(signal.SIGUSR1)
+    told = f"Cannot open the log {log}: Is a directory. Its lines are dropped until it can be opened."
+    wait_until(lambda: stderr.read_text().count(told) == 2, "gunicorn and its worker have said so")
+    assert {status for status, _ in ask_all(server, 20, "/lost")} == {200}
+    assert stderr.read_text().splitlines() == [told, told], "once each"
+    log.rmdir()
+    assert server.ask("/kept")[0] == 200
+    wait_until(log.exists, "a line in the log")
+    assert "/lost" not in log.read_text()
+    assert server.workers() == workers, "somebody was replaced"

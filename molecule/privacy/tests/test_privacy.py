@@ -99,7 +99,7 @@ def test_logs_that_are_rotated_meanwhile(api, attack):
 
 
 def test_gunicorn_is_told_once_when_each_of_its_logs_is_ready(api):
-    """It ends when it is told to open its logs anew and one of them is not its own yet."""
+    """It loses lines when it is told to open its logs anew and one of them is not its own yet."""
     seen = "#!/bin/sh\nstat -c '%n %U %s' /var/log/gunicorn/*.log >> /root/told/seen\nexec /usr/bin/systemctl \"$@\"\n"
     api.host.check_output(f"mkdir /root/told && printf %s {shlex.quote(seen)} > /root/told/systemctl")
     api.host.check_output("chmod +x /root/told/systemctl")

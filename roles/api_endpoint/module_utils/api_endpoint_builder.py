@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
 COMPONENTS = ("code", "virtualenv", "artifacts", "settings", "writable_paths", "secrets")
+WORKER = "api_endpoint_worker"  # the module that gunicorn.conf.py imports
 RESERVED = ("release.json", "rollout.json", "gunicorn.conf.py", "service.conf", "p3env")
 
 
@@ -83,7 +84,13 @@ class Builder:
 
     def write(self, folder: Path, record: dict[str, Any]) -> None:
         """Write the release into an empty folder."""
-        shutil.copytree(self.root / "code" / self.components["code"] / "app", folder, symlinks=True, dirs_exist_ok=True)
+        code = self.root / "code" / self.components["code"] / "app"
+        if taken := [path.name for path in code.iterdir() if path.name.partition(".")[0] == WORKER]:
+            raise StoreError(
+                f"The app's folder has {taken[0]}. {WORKER} is the role's own module, which each release gets. "
+                "Rename the app's."
+            )
+        shutil.copytree(code, folder, symlinks=True, dirs_exist_ok=True)
         for name in RESERVED:
             if (folder / name).exists():
                 self.module.warn(f"The app's own {name} is not used: that file is written from the role's variables.")

@@ -148,7 +148,7 @@ def ranges(settings: Settings) -> list[str]:
     if 0 < most < handled:
         found.append(
             f"api_endpoint_max_concurrency is {most}, and the workers can handle "
-            f"{handled} requests at a time: nginx would send some away while workers have nothing to do. "
+            f"{handled} requests at a time: nginx would refuse some while workers have nothing to do. "
             f"Make it {handled} or more."
         )
     return found
