@@ -89,7 +89,7 @@ class Host:
 
 
 @pytest.fixture
-def hosts(tmp_path):
+def hosts(tmp_path, without_systemd):
     """Return a function that makes a host; its `giver` is its name and URL."""
     with contextlib.ExitStack() as stack:
 
