@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -151,7 +152,7 @@ def test_a_sparse_file(box, form):
     (box / "sparse").unlink()
     (box / "out/sparse").unlink()
     (box / "out").rmdir()
-    refused(box, data, "tar ended with status|more than 900,000 bytes", Limits(900_000))
+    refused(box, data, "more than 900,000 bytes", Limits(900_000))
 
 
 def test_a_large_sparse_file_has_an_absurd_ratio(box):
@@ -274,9 +275,9 @@ def test_a_chain_of_links_that_leads_out(box):
 
 
 def test_nothing_is_written_through_a_link(box):
-    reason = "the member 'a/c' is below a file or link"
+    reason = "the member 'a/c' is below a file or link|the member 'a' is in it twice"  # as versions of tar differ
     refused(box, tar(member("b", type=tarfile.DIRTYPE), link("a", "b"), member("a/c", b"x")), reason)
-    refused(box, tar(link("a", "b"), member("a/c", b"x")), f"{reason}|the member 'a' is in it twice")
+    refused(box, tar(link("a", "b"), member("a/c", b"x")), reason)
     refused(box, zipped(("a", b"b", stat.S_IFLNK), ("a/c", b"x", 0)), reason)
     refused(box, tar(member("a", b"x"), member("a/c", b"x")), reason)
 
@@ -285,6 +286,11 @@ def test_nothing_is_written_through_a_link(box):
 @pytest.mark.parametrize("second", [link("a", "c"), member("a", b"y"), link("a", "b", tarfile.LNKTYPE)])
 def test_members_that_are_there_twice(box, first, second):
     refused(box, tar(member("b"), first, second), "the member 'a' is in it twice")
+
+
+def test_a_file_that_is_there_twice_in_a_way_that_tar_itself_takes(box):
+    refused(box, tar(member("a", b"x"), member("a", type=tarfile.DIRTYPE)), "the member 'a/?' is in it twice")
+    refused(box, tar(member("a", b"x"), link("a", "a", tarfile.LNKTYPE)), "the member 'a' is in it twice")
 
 
 def test_zip_members_that_are_there_twice(box):
@@ -299,11 +305,12 @@ def test_a_folder_may_be_named_twice(box):
     assert extract(box, tar(folder, member("a/b"), folder)) == {"a": None, "a/b": b""}
 
 
-@pytest.mark.parametrize("target", ["/etc/hostname", "../precious", "later", "link", "folder"])
+@pytest.mark.parametrize("target", ["/etc/hostname", "../precious", "later", "link", "folder", "/fine"])
 def test_hard_links_to_what_is_no_file_of_the_archive(box, target):
     members = (member("fine"), link("link", "fine"), member("folder", type=tarfile.DIRTYPE))
     data = tar(*members, link("a", target, tarfile.LNKTYPE), member("later"))
-    refused(box, data, "is no file before it|the link .* has a hard link, which is to no file")
+    reason = "is no file before it|the link .* has a hard link, which is to no file|Removing leading `/' from hard link"
+    refused(box, data, reason)
 
 
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Q"])
@@ -451,10 +458,11 @@ def test_a_flipped_byte_in_a_zip(box):
     refused(box, bytes(data), "Is it whole")
 
 
-def test_a_zip_member_that_is_longer_than_it_says(box):
+@pytest.mark.parametrize("size", [100, 0])
+def test_a_zip_member_that_is_longer_than_it_says(box, size):
     data = bytearray(zipped(("a", MODEL, 0)))
     at = data.index(b"PK\x01\x02") + 24
-    data[at : at + 4] = struct.pack("<I", 100)
+    data[at : at + 4] = struct.pack("<I", size)
     refused(box, bytes(data), "Is it whole")
 
 
@@ -501,7 +509,23 @@ class TestWatch:
 
     def test_no_progress(self, box, monkeypatch):
         monkeypatch.setattr(extractor, "STALL_SECONDS", 0.2)
+        started, start = [], Sandbox.start
+        monkeypatch.setattr(Sandbox, "start", lambda *words, **more: started.append(start(*words, **more)) or started[-1])
         refused(box, tar(member("a", MODEL)), "there was no progress for 0.2 s")
+        assert [process.wait(10) for process in started] == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        # The tool that writes to it then ends as well, and is not to blame.
+        ("echo tar: a: Cannot open: File exists >&2; exit 2", "the member 'a' is in it twice"),
+        ("cat >/dev/null; kill -9 $$", "sh ended with status .*Is it whole"),
+    ],
+)
+def test_a_tool_that_ends_before_the_other(box, monkeypatch, script, reason):
+    monkeypatch.setattr(extractor, "TAR", ["sh", "-c", script, "sh"])
+    refused(box, gzip.compress(tar(member("a", os.urandom(2_000_000)))), reason)
 
 
 def test_a_disk_that_is_full(box, monkeypatch):
@@ -510,8 +534,8 @@ def test_a_disk_that_is_full(box, monkeypatch):
     monkeypatch.setattr(extractor, "TAR", ["sh", "-c", f"echo {said} >&2; exit 2", "sh"])
     refused(box, tar(member("a", MODEL)), "the disk that holds .*in is full. Make room there")
     extraction = extractor.Extraction(put(box, MODEL), box / "out", LIMITS, "api", "any")
-    with open("/dev/full", "wb", buffering=0) as full:
-        extraction.carry(MODEL, io.BytesIO(), full)
+    with open("/dev/full", "wb") as full:
+        extraction.carry(b"so little that it is written last", io.BytesIO(), full)
     with pytest.raises(StoreError, match=r"the disk that holds .*in is full\. Make room there"):
         extraction.raise_failure()
 

@@ -52,7 +52,7 @@ class Sandbox:
     mounts: tuple[str, ...] = ()  # where it sees `folder` as well
     timeout: int | None = 600  # seconds
     secrets: Path | None = None  # file of further environment variables, which only root can read
-    limits: dict[str, int] = field(default_factory=dict)  # of a process, by their names in systemd: FSIZE, AS
+    limits: dict[str, int] = field(default_factory=dict)  # of a process, by their names in systemd, such as AS
 
     @property
     def unit(self) -> str:
