@@ -58,7 +58,7 @@ lint: .venv/.dev ## Style and documentation: yamllint, ansible-lint, ruff, mypy,
 	@tools/lint.sh
 
 unit: .venv/.dev ## Unit tests of modules, plugins, templates and the example app
-	@tools/needs.sh curl flock haproxy keepalived rsync ss zstd
+	@tools/needs.sh bzip2 curl flock haproxy keepalived rsync ss xz zstd
 	@pytest -q --numprocesses=2 --dist=worksteal --ignore=tests/component
 
 component: .venv/.dev ## The role's nginx, HAProxy and gunicorn settings, with the real programs and a stub app

@@ -18,8 +18,9 @@ def sandbox(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "UNITS", tmp_path)
     monkeypatch.setattr(commands, "link_local_resolvers", lambda: ["169.254.1.1"])
     return Sandbox(
-        name="my-api", task="build", user="my-api", folder=Path("/srv/x"), writable=("/srv/x",), mounts=("/etc/x",)
-    )
+        name="my-api", task="build", user="my-api", folder=Path("/srv/x"), writable=("/srv/x",), mounts=("/etc/x",),
+        limits={"AS": 1000},
+    )  # fmt: skip
 
 
 def properties(call):
@@ -59,7 +60,7 @@ def test_hidden_paths_need_not_be_there(sandbox, tmp_path):
 
 def test_its_bounds_and_its_unit(sandbox):
     found = properties(sandbox.arguments([]))
-    assert {"MemoryMax=75%", "TasksMax=1024", "RuntimeMaxSec=600", "User=my-api"} < set(found)
+    assert {"MemoryMax=75%", "TasksMax=1024", "RuntimeMaxSec=600", "LimitAS=1000", "User=my-api"} < set(found)
     assert {"ReadWritePaths=/srv/x", "BindPaths=/srv/x:/etc/x"} < set(found)
     assert "--unit=my-api-build.service" in sandbox.arguments([])
 

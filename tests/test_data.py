@@ -27,7 +27,7 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def fetch(store, tmp_path, monkeypatch):
+def fetch(store, tmp_path, monkeypatch, without_systemd):
     """Fetch, with commands that run without systemd."""
 
     def run_command(command, sandbox):

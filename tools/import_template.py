@@ -40,8 +40,9 @@ LARGEST = 2_000_000  # bytes of a file that is read
 SCRIPTS = ("*setup*.sh", "release*.sh", "reset*.sh", "*data*.sh")
 # Brought by the role, or needed by what it replaces.
 NEEDLESS_APT = {
-    "curl", "git", "iproute2", "logrotate", "nginx", "openssh-client", "python3-venv", "rsync", "rsyslog", "zstd",
-    "python3", "python3-pip", "python3-wheel", "python3-setuptools", "wget", "virtualenv", "python3-virtualenv", "gunicorn",
+    "bzip2", "curl", "git", "iproute2", "logrotate", "nginx", "openssh-client", "python3-venv", "rsync", "rsyslog",
+    "xz-utils", "zstd", "python3", "python3-pip", "python3-wheel", "python3-setuptools", "wget", "virtualenv",
+    "python3-virtualenv", "gunicorn",
 }  # fmt: skip
 NEEDLESS_PIP = {"pip", "wheel", "setuptools", "gunicorn", "uwsgi"}
 NOT_BEFORE_FORK = {"torch", "transformers", "sentence_transformers", "sentence-transformers", "tensorflow"}

@@ -6,6 +6,7 @@ package_of() {
   case "$1" in
     ss) echo iproute2 ;;
     flock) echo util-linux ;;
+    xz) echo xz-utils ;;
     *) echo "$1" ;;
   esac
 }

@@ -13,7 +13,7 @@ if [ "${1:-}" = --gate ]; then
   shift
 fi
 export COLUMNS=${COLUMNS:-150} # Molecule folds lines at 80 otherwise
-tools/needs.sh chromium curl flock haproxy keepalived nginx rsync ss zstd
+tools/needs.sh bzip2 chromium curl flock haproxy keepalived nginx rsync ss xz zstd
 if [ -z "$gate" ]; then tools/needs.sh slowhttptest; fi
 tools/engine.sh
 tools/image.sh 12 &

@@ -28,7 +28,7 @@ ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.S)
 PLACEHOLDER = re.compile(r"<[^>]*>|\.\.\.$|^\.+$|example\.org/path")
 DOLLAR = "\ue000"  # a dollar sign that starts no variable
 DOUBLED = re.compile(r"\s\d?>&\d\b")  # one output sent after another
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".zip")
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 
 
 @dataclass(frozen=True)
@@ -361,11 +361,11 @@ class Script:
             path = self.path(word)
             if path in self.found.files:
                 source = self.found.files.pop(path)
-                self.found.files[re.sub(r"\.(gz|xz|zst)$", "", path)] = replace(source, unpack=True)
+                self.found.files[re.sub(r"\.(gz|bz2|xz|zst)$", "", path)] = replace(source, unpack=True)
             elif not word.startswith("-"):
                 self.unknown(line, f"Where {path} comes from is not known here.")
 
-    do_unxz = do_unzstd = do_gunzip
+    do_bunzip2 = do_unxz = do_unzstd = do_gunzip
 
     def do_unzip(self, line: Line, words: list[str]) -> None:
         """Note that an archive is unpacked into a folder."""

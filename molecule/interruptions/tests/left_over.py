@@ -14,6 +14,7 @@ ROOT = Path("/var/lib", NAME)
 DATA = Path("/srv", NAME, "data")
 RUN = Path("/run")
 SLOTS = ("blue", "green")
+TASKS = ("virtualenv", "build", "decompress", "extract", "make-data", "warm-up")
 ENTRY = re.compile(r"[0-9a-f]{12}|[0-9a-f]{16}|[0-9a-f]{64}")
 
 
@@ -55,7 +56,7 @@ def units() -> Iterator[str]:
     for unit, _loaded, active, *_words in systemctl("list-units", "--all", f"{NAME}*"):
         if unit.startswith(f"{NAME}@"):
             continue
-        if unit in {f"{NAME}-{task}.service" for task in ("virtualenv", "build", "make-data", "warm-up")}:
+        if unit in {f"{NAME}-{task}.service" for task in TASKS}:
             yield f"the unit {unit} is still there ({active})"
         elif active != "inactive":
             yield f"{unit} is {active}"

@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ansible.module_utils.api_endpoint_service import systemctl
 from ansible.module_utils.api_endpoint_store import StoreError
@@ -52,6 +52,7 @@ class Sandbox:
     mounts: tuple[str, ...] = ()  # where it sees `folder` as well
     timeout: int | None = 600  # seconds
     secrets: Path | None = None  # file of further environment variables, which only root can read
+    limits: dict[str, int] = field(default_factory=dict)  # of a process, by their names in systemd, such as AS
 
     @property
     def unit(self) -> str:
@@ -78,6 +79,7 @@ class Sandbox:
             ("MemoryMax", "75%"),
             ("TasksMax", "1024"),
             *(("ReadWritePaths", path) for path in self.writable),
+            *((f"Limit{name}", str(limit)) for name, limit in self.limits.items()),
             *((kind, f"{self.folder}:{mount}") for mount in self.mounts),
             *((("EnvironmentFile", str(self.secrets)),) if self.secrets else ()),
         ]
@@ -93,23 +95,20 @@ class Sandbox:
         systemctl("stop", self.unit)
         systemctl("reset-failed", self.unit)
 
-    def run(self, command: list[str]) -> Outcome:
-        """Run a command; all that it started ends with it."""
+    def start(self, command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
+        """Start a command, with the streams of Popen; all that it started ends with it."""
         self.end()
+        return subprocess.Popen(self.arguments(command), env={**os.environ, "LC_ALL": "C.UTF-8"}, **streams)
+
+    def run(self, command: list[str]) -> Outcome:
+        """Run a command to its end."""
         begun = time.monotonic()
         with tempfile.TemporaryFile() as spool:
-            done = subprocess.run(
-                self.arguments(command),
-                stdin=subprocess.DEVNULL,
-                stdout=spool,
-                stderr=subprocess.STDOUT,
-                check=False,
-                env={**os.environ, "LC_ALL": "C.UTF-8"},
-            )
+            status = self.start(command, stdin=subprocess.DEVNULL, stdout=spool, stderr=subprocess.STDOUT).wait()
             spool.seek(max(0, spool.seek(0, os.SEEK_END) - EXCERPT))
             output = spool.read().decode(errors="replace").strip()
         is_late = self.timeout is not None and time.monotonic() - begun >= self.timeout
-        return Outcome(done.returncode, output, is_late)
+        return Outcome(status, output, is_late)
 
 
 def walls(name: str) -> list[tuple[str, str]]:

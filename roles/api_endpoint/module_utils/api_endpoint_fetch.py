@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint_commands import Sandbox, environment_of, run_command
-from ansible.module_utils.api_endpoint_data import Artifact, Store, extent, key_of, mib
+from ansible.module_utils.api_endpoint_data import MARGIN, Artifact, Store, extent, key_of, mib
 from ansible.module_utils.api_endpoint_download import download
+from ansible.module_utils.api_endpoint_extract import Limits, extract
 from ansible.module_utils.api_endpoint_store import (
     BUILDING,
     CHUNK,
@@ -27,7 +28,6 @@ from ansible.module_utils.api_endpoint_store import (
     value_digest,
     write_json,
 )
-from ansible.module_utils.api_endpoint_unpack import Limits, needed_bytes, unpack
 from ansible.module_utils.urls import open_url
 
 Say = Callable[[str], None]
@@ -228,10 +228,9 @@ class Fetch:
         target = self.store.folder / f"{BUILDING}unpacked-{archive.name[-16:]}"
         discard(target)
         disk = os.statvfs(self.store.folder)
-        if needed := needed_bytes(archive):
-            self.store.check_room([(f"{artifact.dest}, unpacked", needed)])
+        limits = Limits(size=max(0, disk.f_bavail * disk.f_frsize - MARGIN))
         progress = Progress(say, f"unpacking {artifact.dest}")
-        unpack(archive, target, Limits(size=disk.f_bavail * disk.f_frsize), progress=progress)
+        extract(archive, target, limits, name=self.name, user=self.user, progress=progress)
         return target
 
     def make(self, artifact: Artifact, keys: dict[str, str], key: str, virtualenv: str, say: Say) -> str:
