@@ -23,8 +23,8 @@ sys.path.insert(0, str(PROJECT / "molecule" / "artifacts"))
 import fault_server  # noqa: E402
 import figures  # noqa: E402
 from ansible.module_utils import api_endpoint_store  # noqa: E402
-from ansible.module_utils.api_endpoint_data import Artifact, Store  # noqa: E402
-from ansible.module_utils.api_endpoint_download import download  # noqa: E402
+from ansible.module_utils.api_endpoint.artifacts.download import download  # noqa: E402
+from ansible.module_utils.api_endpoint.artifacts.store import Artifact, Store  # noqa: E402
 from figures import Figure  # noqa: E402
 
 PART = "Data"

@@ -8,8 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import api_endpoint_access_log as access_log
-from ansible.module_utils.api_endpoint_access_log import (
+from ansible.module_utils.api_endpoint.diagnosis import logs, status
+from ansible.module_utils.api_endpoint.table import aligned, printable
+from ansible.module_utils.api_endpoint.traffic import access_log
+from ansible.module_utils.api_endpoint.traffic.access_log import (
     BLOCK,
     Budget,
     Request,
@@ -23,11 +25,7 @@ from ansible.module_utils.api_endpoint_access_log import (
     percentile,
     recent,
 )
-from ansible.module_utils.api_endpoint_table import aligned, printable
-from helpers import ROLE, load
-
-status = load("api_endpoint_status")
-logs = load("api_endpoint_logs")
+from helpers import ROLE
 
 NOW = 1_764_076_800  # 2025-11-25 13:20 UTC
 PLENTY = 10**9

@@ -4,8 +4,8 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils import api_endpoint_accounts as accounts
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.host import accounts
 
 WANTED = {"my-api": [], "nginx": ["my-api"]}
 

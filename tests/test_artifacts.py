@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from ansible.module_utils.api_endpoint_data import Store
-from ansible.module_utils.api_endpoint_rsync import remote_shell, send
-from ansible.module_utils.api_endpoint_store import StoreError, file_digest
-from helpers import ROLE, Stub, load
+from ansible.module_utils.api_endpoint.artifacts import bring as artifacts
+from ansible.module_utils.api_endpoint.artifacts.store import Store
+from ansible.module_utils.api_endpoint.controller.rsync import remote_shell, send
+from ansible.module_utils.api_endpoint.digests import file_digest
+from ansible.module_utils.api_endpoint.errors import StoreError
+from helpers import ROLE, Stub
 
-artifacts = load("api_endpoint_artifacts")
 DEFAULTS = {
     "src": None, "url": None, "path": None, "command": None, "inputs": [], "sha256": None, "size": None, "headers": {},
     "unpack": False, "mode": None, "allow_unverified": False, "writable": False, "is_folder": False,
@@ -74,7 +75,7 @@ def test_a_file_on_the_host_is_hashed_once_for_each_size_and_time(store, tmp_pat
     (tmp_path / "m").write_text("model")
     first = plan(store, {"dest": "m", "path": str(tmp_path / "m")}, check_mode=True)
     assert first["artifacts"][0]["digest"] == file_digest(tmp_path / "m")
-    module = sys.modules["ansible.module_utils.api_endpoint_fetch"]
+    module = sys.modules["ansible.module_utils.api_endpoint.artifacts.acquire"]
     monkeypatch.setattr(module, "file_digest", lambda _path: pytest.fail("it was read again"))
     assert plan(store, {"dest": "m", "path": str(tmp_path / "m")}, check_mode=True) == first
     put(store, first["artifacts"][0]["digest"])

@@ -4,9 +4,9 @@ import os
 import time
 
 import pytest
-from ansible.module_utils.api_endpoint_background import Background
-from ansible.module_utils.api_endpoint_lock import Lock
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.jobs import Background
+from ansible.module_utils.api_endpoint.lock import Lock
 from outcomes import wait_until
 
 

@@ -8,15 +8,14 @@ import threading
 import pytest
 import yaml
 from ansible.executor.playbook_executor import PlaybookExecutor
-from ansible.module_utils.api_endpoint_cluster import alike, one_release, summary, target
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.balancing import drain
+from ansible.module_utils.api_endpoint.balancing import haproxy_wait as balancer
+from ansible.module_utils.api_endpoint.controller.fleet import alike, one_release, summary, target
+from ansible.module_utils.api_endpoint.errors import StoreError
 from ansible.playbook.play import Play
 from ansible.template import Templar, trust_as_template
-from helpers import PROJECT, ROLE, load
+from helpers import PROJECT, ROLE
 from rendering import variables_of
-
-balancer = load("api_endpoint_balancer")
-drain = load("api_endpoint_drain")
 
 A, B, C = (letter * 12 for letter in "abc")
 HEADS = "# pxname,svname,qcur,scur,status,check_status,\n"

@@ -4,12 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.api_endpoint_layout import lay_out
-from ansible.module_utils.api_endpoint_local import local_path
-from ansible.module_utils.api_endpoint_store import StoreError
-from helpers import Stub, load
-
-code = load("api_endpoint_code")
+from ansible.module_utils.api_endpoint.controller.paths import local_path
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.release import code
+from ansible.module_utils.api_endpoint.release.source import lay_out
+from helpers import Stub
 
 
 @pytest.fixture
@@ -156,7 +155,7 @@ class TestGit:
         assert code.from_git(self.module(tmp_path, repository, "HEAD"))["revision"] != commit
 
     def test_the_same_files_have_the_same_digest_from_git_and_from_a_folder(self, tmp_path, repository):
-        from ansible.module_utils.api_endpoint_store import tree_digest
+        from ansible.module_utils.api_endpoint.digests import tree_digest
 
         from_git = code.from_git(self.module(tmp_path, repository))["digest"]
         assert from_git == tree_digest(laid_out(tmp_path, repository))

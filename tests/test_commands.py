@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import api_endpoint_commands as commands
-from ansible.module_utils.api_endpoint_commands import Outcome, Sandbox, run_command
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint import sandbox as commands
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.sandbox import Outcome, Sandbox, run_command
 from helpers import ROLE
 
 TEMPLATE = (ROLE / "templates" / "api-endpoint@.service.j2").read_text()

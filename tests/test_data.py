@@ -7,10 +7,12 @@ import tarfile
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils import api_endpoint_data, api_endpoint_fetch
-from ansible.module_utils.api_endpoint_data import Artifact, Store, key_of, mib
-from ansible.module_utils.api_endpoint_fetch import Fetch, Progress, derived_key
-from ansible.module_utils.api_endpoint_store import StoreError, tree_digest
+from ansible.module_utils.api_endpoint.artifacts import acquire as api_endpoint_fetch
+from ansible.module_utils.api_endpoint.artifacts import store as api_endpoint_data
+from ansible.module_utils.api_endpoint.artifacts.acquire import Fetch, Progress, derived_key
+from ansible.module_utils.api_endpoint.artifacts.store import Artifact, Store, key_of, mib
+from ansible.module_utils.api_endpoint.digests import tree_digest
+from ansible.module_utils.api_endpoint.errors import StoreError
 
 
 def sha(content: bytes) -> str:

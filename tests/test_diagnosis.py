@@ -6,9 +6,9 @@ import pwd
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils import api_endpoint_checks as checks
-from ansible.module_utils import api_endpoint_checks_host as host
-from ansible.module_utils.api_endpoint_finding import (
+from ansible.module_utils.api_endpoint.diagnosis import diagnose as checks
+from ansible.module_utils.api_endpoint.diagnosis.checks import host
+from ansible.module_utils.api_endpoint.diagnosis.findings import (
     CAUSE,
     LENGTH,
     LINES,
@@ -22,9 +22,9 @@ from ansible.module_utils.api_endpoint_finding import (
     ranked,
     summary,
 )
-from ansible.module_utils.api_endpoint_http import Answer
-from ansible.module_utils.api_endpoint_patient import Patient, said, sandbox_of, tail
-from ansible.module_utils.api_endpoint_secrets import quote, unquote
+from ansible.module_utils.api_endpoint.diagnosis.state import Patient, said, sandbox_of, tail
+from ansible.module_utils.api_endpoint.http import Answer
+from ansible.module_utils.api_endpoint.release.secrets import quote, unquote
 
 VALUES = ["s3cr3t-value", 'with "quotes" & more', "two\nlines-of-it", "a+b/c=="]
 ADDRESSES = [

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from ansible.module_utils import api_endpoint_disks as disks
-from ansible.module_utils.api_endpoint_disks import (
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.volume import disks
+from ansible.module_utils.api_endpoint.volume.disks import (
     Disk,
     Mounted,
     Signature,
@@ -21,7 +22,6 @@ from ansible.module_utils.api_endpoint_disks import (
     parse_wipefs,
     with_line,
 )
-from ansible.module_utils.api_endpoint_store import StoreError
 
 GB = 10**9
 UUID = "1d3923482-98db-4470-a074-da294e149472"

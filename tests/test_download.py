@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from ansible.module_utils import api_endpoint_download as downloader
-from ansible.module_utils.api_endpoint_download import Policy, download, shown_url
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.artifacts import download as downloader
+from ansible.module_utils.api_endpoint.artifacts.download import Policy, download, shown_url
+from ansible.module_utils.api_endpoint.errors import StoreError
 from helpers import PROJECT
 
 spec = importlib.util.spec_from_file_location("fault_server", PROJECT / "molecule" / "artifacts" / "fault_server.py")

@@ -15,10 +15,10 @@ import zipfile
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils import api_endpoint_extract as extractor
-from ansible.module_utils.api_endpoint_commands import Sandbox
-from ansible.module_utils.api_endpoint_extract import Limits
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.artifacts import extract as extractor
+from ansible.module_utils.api_endpoint.artifacts.extract import Limits
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("without_systemd")
 

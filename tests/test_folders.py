@@ -1,8 +1,8 @@
 """Folders are what they should be, and no link leads the change elsewhere."""
 
 import pytest
-from ansible.module_utils import api_endpoint_folders as folders
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.host import folders
 
 
 def entry(path, mode="0750"):

@@ -5,9 +5,8 @@ import os
 import time
 
 import pytest
-from ansible.module_utils import api_endpoint_history
-from ansible.module_utils.api_endpoint_history import History, audit
-from helpers import load
+from ansible.module_utils.api_endpoint.release import history as api_endpoint_history
+from ansible.module_utils.api_endpoint.release.history import History, audit
 
 A, B, C, D = (letter * 12 for letter in "abcd")
 
@@ -172,7 +171,8 @@ def test_the_table_of_releases(root):
         (root / "slots" / slot).mkdir(parents=True)
     (root / "slots" / "blue" / "release").symlink_to(f"../../releases/{B}")
     (root / "live").symlink_to("slots/blue")
-    releases = load("api_endpoint_releases")
+    from ansible.module_utils.api_endpoint.release import listing as releases
+
     rows = releases.rows(releases.Endpoint("api-endpoint", root), History(root))
     assert [(row["id"], row["state"]) for row in rows] == [(D, "built"), (C, "failed"), (B, "live"), (A, "good")]
     lines = releases.table(rows).splitlines()

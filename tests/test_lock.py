@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from ansible.module_utils.api_endpoint_detached import detached
-from ansible.module_utils.api_endpoint_lock import LEASE, ConflictError, Lock
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.jobs import detached
+from ansible.module_utils.api_endpoint.lock import LEASE, ConflictError, Lock
 from outcomes import wait_until
 
 ANNA = {"token": "a", "who": "anna", "computer": "desk", "machine": "1", "pid": 7, "since": "2026-01-01 00:00:00 UTC"}
@@ -152,7 +152,7 @@ def test_detached_work_ends_although_whoever_asked_for_it_is_gone(tmp_path):
     code = (
         "import sys, time, pathlib; sys.path[:] = {path!r}\n"
         "import ansible.module_utils; ansible.module_utils.__path__.append({utils!r})\n"
-        "from ansible.module_utils.api_endpoint_detached import detached\n"
+        "from ansible.module_utils.api_endpoint.jobs import detached\n"
         "def work():\n"
         "    pathlib.Path({begun!r}).touch()\n"
         "    while not pathlib.Path({go!r}).exists(): time.sleep(0.02)\n"

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils import api_endpoint_look
-from ansible.module_utils.api_endpoint_data import Store, key_of
-from ansible.module_utils.api_endpoint_store import file_digest
+from ansible.module_utils.api_endpoint.artifacts.store import Store, key_of
+from ansible.module_utils.api_endpoint.controller import file_state as api_endpoint_look
+from ansible.module_utils.api_endpoint.digests import file_digest
+from ansible.module_utils.api_endpoint.host import managed_files as files
+from ansible.module_utils.api_endpoint.host import nginx
 from ansible.plugins.action import ActionBase
-from helpers import PROJECT, ROLE, Stub, load, load_file
+from helpers import PROJECT, ROLE, Stub, load_file
 from rendering import templar
 
-files = load("api_endpoint_files")
-nginx = load("api_endpoint_nginx")
 UNIT = "# Managed by Ansible\n"
 
 
@@ -80,7 +80,7 @@ def ensure(given, check_mode=False, **users):
 
 
 def test_files_that_are_as_they_should_be_are_left(act, wanted):
-    assert act("files", files=wanted) == {"changed": False, "written": [], "unused": []}
+    assert act("managed_files", files=wanted) == {"changed": False, "written": [], "unused": []}
     assert act.asked == []
 
 
@@ -100,7 +100,7 @@ def linked(path):
 def test_what_was_changed_by_hand_is_the_modules(act, wanted, tmp_path, harm):
     path = tmp_path / "etc" / "a.conf"
     harm(path)
-    act("files", files=wanted)
+    act("managed_files", files=wanted)
     assert act.asked == [("", {"files": wanted})]
     would = ensure(wanted, check_mode=True)
     assert (would["changed"], would["written"]) == (True, [str(path)])
@@ -113,13 +113,13 @@ def test_what_was_changed_by_hand_is_the_modules(act, wanted, tmp_path, harm):
 
 def test_files_that_were_never_put_to_use_are_reported(act, wanted, tmp_path):
     needs = str(tmp_path / "it's a socket")
-    act("files", files=wanted, needs=needs)
+    act("managed_files", files=wanted, needs=needs)
     assert len(act.asked) == 1
     assert ensure(wanted, needs=needs) == {
         "changed": True, "written": [], "unused": [f"{needs}: is missing"], "diff": [],
     }  # fmt: skip
     (tmp_path / "it's a socket").touch()
-    assert not act("files", files=wanted, needs=needs)["changed"]
+    assert not act("managed_files", files=wanted, needs=needs)["changed"]
     assert len(act.asked) == 1
     assert not ensure(wanted, needs=needs)["changed"]
 
@@ -151,7 +151,7 @@ def _programs(tmp_path, monkeypatch):
 def assert_unused(act, given, reasons, **users):
     """The look and the module agree on why files are not in use."""
     act.asked.clear()
-    act("files", files=given, **users)
+    act("managed_files", files=given, **users)
     assert len(act.asked) == bool(reasons)
     told = ensure(given, check_mode=True, **users)
     assert (told["changed"], told["written"], told["unused"]) == (bool(reasons), [], reasons)

@@ -8,9 +8,9 @@ import socket
 import time
 
 import pytest
-from ansible.module_utils import api_endpoint_proof
-from ansible.module_utils.api_endpoint_http import Answer
-from ansible.module_utils.api_endpoint_proof import Proof, RefusedError, Request, _state, hold, let_run
+from ansible.module_utils.api_endpoint.http import Answer
+from ansible.module_utils.api_endpoint.release import readiness as api_endpoint_proof
+from ansible.module_utils.api_endpoint.release.readiness import Proof, RefusedError, Request, _state, hold, let_run
 from helpers import Clock
 from outcomes import wait_until
 

@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from ansible.module_utils import api_endpoint_builder as release
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.release import builder as release
 from helpers import Stub
 
 

@@ -14,12 +14,12 @@ from types import SimpleNamespace
 import pytest
 import request_corpus
 import yaml
-from ansible.module_utils import api_endpoint_audit as audit
-from ansible.module_utils import api_endpoint_corpus, api_endpoint_privacy
-from ansible.module_utils import api_endpoint_source_address as source_address
-from ansible.module_utils.api_endpoint_corpus import Marks, Request, send, send_all
-from ansible.module_utils.api_endpoint_privacy import Policy, places, searched
-from ansible.module_utils.api_endpoint_search import Find, Search
+from ansible.module_utils.api_endpoint.privacy import audit, source_address
+from ansible.module_utils.api_endpoint.privacy import corpus as api_endpoint_corpus
+from ansible.module_utils.api_endpoint.privacy import scope as api_endpoint_privacy
+from ansible.module_utils.api_endpoint.privacy.corpus import Marks, Request, send, send_all
+from ansible.module_utils.api_endpoint.privacy.scope import Policy, places, searched
+from ansible.module_utils.api_endpoint.privacy.search import Find, Search
 from helpers import Clock, load
 
 MODULE = load("api_endpoint_privacy_audit")

@@ -5,9 +5,8 @@ import os
 import stat
 
 import pytest
-from helpers import Stub, load
-
-rights = load("api_endpoint_rights")
+from ansible.module_utils.api_endpoint.host import permissions as rights
+from helpers import Stub
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils.api_endpoint_store import StoreError
-from helpers import Stub, load
-
-rollout = load("api_endpoint_rollout")
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.release import rollout
+from helpers import Stub
 
 OLD, NEW = "a" * 12, "b" * 12
 BLUE, GREEN, WAITING = "api@blue.service", "api@green.service", "api-waiting.socket"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.api_endpoint_rules import RANGES, problems, unknown_names
+from ansible.module_utils.api_endpoint.controller.validate import RANGES, problems, unknown_names
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.playbook.play import Play
 from ansible.template import trust_as_template

@@ -10,8 +10,8 @@ import threading
 import time
 
 import pytest
-from ansible.module_utils import api_endpoint_search
-from ansible.module_utils.api_endpoint_search import Search, SearchError, address_mark, text_mark
+from ansible.module_utils.api_endpoint.privacy import search as api_endpoint_search
+from ansible.module_utils.api_endpoint.privacy.search import Search, SearchError, address_mark, text_mark
 
 WORD = "audit-0123456789abcdef"
 FOUR = "203.0.113.77"

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from ansible.module_utils import api_endpoint_secrets as secrets
+from ansible.module_utils.api_endpoint.release import secrets
 
 
 def test_the_name_is_the_same_everywhere_and_tells_each_secret_apart():

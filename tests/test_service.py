@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from ansible.module_utils.api_endpoint_service import Endpoint, _open_files, available_memory, listening, queued
+from ansible.module_utils.api_endpoint.release.slots import Endpoint, _open_files, available_memory, listening, queued
 
 
 @pytest.fixture

@@ -4,19 +4,9 @@ import os
 import stat
 
 import pytest
-from ansible.module_utils import api_endpoint_store as store
-from ansible.module_utils.api_endpoint_store import (
-    BUILDING,
-    building,
-    file_digest,
-    inside,
-    own,
-    point,
-    tree_digest,
-    value_digest,
-    walk,
-    write_file,
-)
+from ansible.module_utils.api_endpoint import files as store
+from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, value_digest, walk
+from ansible.module_utils.api_endpoint.files import BUILDING, building, inside, own, point, write_file
 
 
 @pytest.fixture

@@ -3,10 +3,9 @@
 import os
 
 import pytest
-from ansible.module_utils.api_endpoint_store import StoreError
-from helpers import Stub, load
-
-takeover = load("api_endpoint_takeover")
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.host import legacy_takeover as takeover
+from helpers import Stub
 
 
 @pytest.fixture

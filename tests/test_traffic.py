@@ -6,10 +6,10 @@ import time
 from html.parser import HTMLParser
 
 import pytest
-from ansible.module_utils import api_endpoint_traffic
-from ansible.module_utils.api_endpoint_access_log import lines_of
-from ansible.module_utils.api_endpoint_traffic import NONE, OTHERS, Traffic
-from ansible.module_utils.api_endpoint_traffic_page import page, round_up, size
+from ansible.module_utils.api_endpoint.traffic import stats as api_endpoint_traffic
+from ansible.module_utils.api_endpoint.traffic.access_log import lines_of
+from ansible.module_utils.api_endpoint.traffic.page import page, round_up, size
+from ansible.module_utils.api_endpoint.traffic.stats import NONE, OTHERS, Traffic
 
 HOUR = 3600
 BEGIN = 1_764_072_000  # 2025-11-25 12:00 UTC

@@ -3,10 +3,9 @@
 import sys
 
 import pytest
-from ansible.module_utils.api_endpoint_store import StoreError
-from helpers import Stub, load
-
-venv = load("api_endpoint_venv")
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.release import virtualenv as venv
+from helpers import Stub
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils import api_endpoint_disks, api_endpoint_move
-from ansible.module_utils.api_endpoint_disks import Disk, Mounted, Signature
-from ansible.module_utils.api_endpoint_move import Move, content, listing, strangers
-from ansible.module_utils.api_endpoint_store import StoreError
-from helpers import load
-
-volume = load("api_endpoint_volume")
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.volume import disks as api_endpoint_disks
+from ansible.module_utils.api_endpoint.volume import migrate as api_endpoint_move
+from ansible.module_utils.api_endpoint.volume import provision as volume
+from ansible.module_utils.api_endpoint.volume.disks import Disk, Mounted, Signature
+from ansible.module_utils.api_endpoint.volume.migrate import Move, content, listing, strangers
 
 KEY = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4

@@ -16,7 +16,7 @@ import ansible.module_utils
 
 PROJECT = Path(__file__).resolve().parents[1]
 ansible.module_utils.__path__.append(str(PROJECT / "roles" / "api_endpoint" / "module_utils"))
-from ansible.module_utils.api_endpoint_rules import patterns  # noqa: E402
+from ansible.module_utils.api_endpoint.controller.validate import patterns  # noqa: E402
 
 SKELETON = PROJECT / "skeleton"
 PLACEHOLDER = "my-api"

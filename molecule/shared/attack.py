@@ -16,7 +16,7 @@ from outcomes import PROJECT, Api, wait_until
 UTILS = PROJECT / "roles" / "api_endpoint" / "module_utils"
 ansible.module_utils.__path__.append(str(UTILS))
 
-from ansible.module_utils.api_endpoint_corpus import Marks, send_all  # noqa: E402
+from ansible.module_utils.api_endpoint.privacy.corpus import Marks, send_all  # noqa: E402
 from request_corpus import KINDS, requests  # noqa: E402
 
 THERE = "/opt/audit"  # where the audit's code is on the test hosts: a place that is not searched

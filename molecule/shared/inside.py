@@ -7,10 +7,10 @@ import random
 import sys
 from dataclasses import replace
 
-from ansible.module_utils.api_endpoint_corpus import Marks, send_all
-from ansible.module_utils.api_endpoint_privacy import Policy, places, search_folders, searched, views
-from ansible.module_utils.api_endpoint_search import Search
-from ansible.module_utils.api_endpoint_source_address import connect, source_addresses
+from ansible.module_utils.api_endpoint.privacy.corpus import Marks, send_all
+from ansible.module_utils.api_endpoint.privacy.scope import Policy, places, search_folders, searched, views
+from ansible.module_utils.api_endpoint.privacy.search import Search
+from ansible.module_utils.api_endpoint.privacy.source_address import connect, source_addresses
 from request_corpus import requests
 
 

@@ -4,8 +4,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from ansible.module_utils import api_endpoint_corpus as corpus
-from ansible.module_utils.api_endpoint_corpus import Marks, Request, RequestFactory
+from ansible.module_utils.api_endpoint.privacy import corpus
+from ansible.module_utils.api_endpoint.privacy.corpus import Marks, Request, RequestFactory
 
 KINDS = dict(corpus.KINDS)
 kind = partial(corpus.register, KINDS)

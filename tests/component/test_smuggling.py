@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
-from ansible.module_utils.api_endpoint_corpus import ADDRESS_HEADERS, AGENT_HEADERS
+from ansible.module_utils.api_endpoint.privacy.corpus import ADDRESS_HEADERS, AGENT_HEADERS
 from endpoint import running
 from outcomes import wait_until
 

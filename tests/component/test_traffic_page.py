@@ -5,8 +5,8 @@ import re
 import time
 
 import pytest
-from ansible.module_utils.api_endpoint_traffic import Traffic
-from ansible.module_utils.api_endpoint_traffic_page import page
+from ansible.module_utils.api_endpoint.traffic.page import page
+from ansible.module_utils.api_endpoint.traffic.stats import Traffic
 from browser import opened
 
 REQUESTS = [

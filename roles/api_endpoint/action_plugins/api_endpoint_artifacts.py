@@ -17,10 +17,11 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint_data import fingerprint_of_file, key_of
-from ansible.module_utils.api_endpoint_local import local_path
-from ansible.module_utils.api_endpoint_rsync import send
-from ansible.module_utils.api_endpoint_store import StoreError, file_digest, tree_digest, walk
+from ansible.module_utils.api_endpoint.artifacts.store import fingerprint_of_file, key_of
+from ansible.module_utils.api_endpoint.controller.paths import local_path
+from ansible.module_utils.api_endpoint.controller.rsync import send
+from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, walk
+from ansible.module_utils.api_endpoint.errors import StoreError
 from ansible.module_utils.parsing.convert_bool import boolean
 
 LARGE = 100_000_000  # bytes of a file that takes a moment to read

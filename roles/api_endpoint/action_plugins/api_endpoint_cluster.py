@@ -11,8 +11,8 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint_cluster import alike, one_release, summary, target
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.controller.fleet import alike, one_release, summary, target
+from ansible.module_utils.api_endpoint.errors import StoreError
 
 
 class ActionModule(ActionBase):

@@ -16,9 +16,10 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint_layout import lay_out
-from ansible.module_utils.api_endpoint_local import local_path
-from ansible.module_utils.api_endpoint_store import StoreError, tree_digest
+from ansible.module_utils.api_endpoint.release.source import lay_out
+from ansible.module_utils.api_endpoint.controller.paths import local_path
+from ansible.module_utils.api_endpoint.digests import tree_digest
+from ansible.module_utils.api_endpoint.errors import StoreError
 
 # Options that say what to take from the laptop; the module on the host does not need them then.
 LOCAL_OPTIONS = ("folder", "exclude", "subdir", "requirements_file", "wsgi")

@@ -21,7 +21,7 @@ from ansible.plugins.action import ActionBase
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ROLE = Path(__file__).resolve().parents[1]
 ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
-from ansible.module_utils.api_endpoint_rules import problems, unknown_names
+from ansible.module_utils.api_endpoint.controller.validate import problems, unknown_names
 
 PREFIX = "api_endpoint_"
 # Lines of the answer that stand in neither file.

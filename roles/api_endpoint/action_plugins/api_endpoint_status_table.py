@@ -11,9 +11,9 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint_access_log import in_seconds
-from ansible.module_utils.api_endpoint_cluster import alike
-from ansible.module_utils.api_endpoint_table import aligned, minutes, printable
+from ansible.module_utils.api_endpoint.traffic.access_log import in_seconds
+from ansible.module_utils.api_endpoint.controller.fleet import alike
+from ansible.module_utils.api_endpoint.table import aligned, minutes, printable
 
 HEADS = ("host", "live", "since (UTC)", "healthy", "memory", "disk free", "requests", "5xx", "4xx", "p50", "p95", "")
 LONGEST = 120  # characters of a note

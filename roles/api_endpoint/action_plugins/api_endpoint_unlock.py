@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint_lock import Lock
+from ansible.module_utils.api_endpoint.lock import Lock
 
 
 class ActionModule(ActionBase):

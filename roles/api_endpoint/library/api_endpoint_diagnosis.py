@@ -148,41 +148,8 @@ summary:
   returned: always
 """
 
-import time
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
-
-from ansible.module_utils.api_endpoint_checks import diagnose
-from ansible.module_utils.api_endpoint_finding import Mask, is_well, summary
-from ansible.module_utils.api_endpoint_patient import Patient
-from ansible.module_utils.api_endpoint_secrets import unquote
+from ansible.module_utils.api_endpoint.diagnosis.report import run_module
 from ansible.module_utils.basic import AnsibleModule
-
-
-def secrets(given: dict[str, Any]) -> Iterator[str]:
-    """Yield the values of all secrets, those of every release on the host included."""
-    yield from (str(value) for value in given["secrets"].values())
-    for file in Path(given["root"], "secrets").glob("*"):
-        yield from unquote(file.read_text(encoding="utf-8", errors="replace"))
-
-
-def look(given: dict[str, Any]) -> dict[str, Any]:
-    """Look at everything, and say what is not well."""
-    begun = time.monotonic()
-    mask = Mask(secrets(given))
-    patient = Patient(given)
-    found, looked = diagnose(patient)
-    findings = [mask.finding(finding) for finding in found]
-    about = f"(release {patient.release or 'none'}, looked for {time.monotonic() - begun:.1f} s)"
-    return {
-        "well": is_well(findings),
-        "findings": [asdict(finding) for finding in findings],
-        "looked": [{"what": what, "outcome": outcome} for what, outcome in looked],
-        "about": about,
-        "summary": summary(given["name"], findings, about),
-    }
 
 
 def main() -> None:
@@ -215,7 +182,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, **look(module.params))
+    run_module(module)
 
 
 if __name__ == "__main__":

@@ -71,9 +71,7 @@ release:
   returned: always
 """
 
-from ansible.module_utils.api_endpoint_health import ask_through_nginx
-from ansible.module_utils.api_endpoint_service import Endpoint
-from ansible.module_utils.api_endpoint_store import StoreError
+from ansible.module_utils.api_endpoint.release.health_check import run_module
 from ansible.module_utils.basic import AnsibleModule
 
 
@@ -92,14 +90,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    given = module.params
-    endpoint = Endpoint(given["name"], given["root"])
-    if module.check_mode and not endpoint.release_of(endpoint.live_slot):
-        module.exit_json(changed=False, release="")
-    try:
-        module.exit_json(changed=False, **ask_through_nginx(endpoint, given))
-    except StoreError as error:
-        module.fail_json(msg=str(error))
+    run_module(module)
 
 
 if __name__ == "__main__":

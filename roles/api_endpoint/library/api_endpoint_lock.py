@@ -80,8 +80,8 @@ busy:
 
 import time
 
-from ansible.module_utils.api_endpoint_lock import ConflictError, Lock
-from ansible.module_utils.api_endpoint_store import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.lock import ConflictError, Lock
 from ansible.module_utils.basic import AnsibleModule
 
 

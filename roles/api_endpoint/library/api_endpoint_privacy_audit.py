@@ -129,7 +129,7 @@ found:
       type: str
 """
 
-from ansible.module_utils.api_endpoint_audit import audit
+from ansible.module_utils.api_endpoint.privacy.audit import audit
 from ansible.module_utils.basic import AnsibleModule
 
 

@@ -51,9 +51,7 @@ dest:
   returned: by the action plugin
 """
 
-from ansible.module_utils.api_endpoint_access_log import ACCESS_LOG, lines_of
-from ansible.module_utils.api_endpoint_traffic import Traffic
-from ansible.module_utils.api_endpoint_traffic_page import page
+from ansible.module_utils.api_endpoint.traffic.report import run_module
 from ansible.module_utils.basic import AnsibleModule
 
 
@@ -66,8 +64,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    traffic = Traffic(module.params["path"]).count(lines_of(ACCESS_LOG))
-    module.exit_json(changed=False, page=page(module.params["title"], traffic), requests=traffic.all.requests)
+    run_module(module)
 
 
 if __name__ == "__main__":

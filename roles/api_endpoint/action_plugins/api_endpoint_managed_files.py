@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write files on the host, unless one look says that all are there as they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+
+# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+from ansible.module_utils.api_endpoint.controller.file_state import file_of, look_at, look_for_unused
+
+
+class ActionModule(ActionBase):
+    """Look; have the module write."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the action."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        files, mode = arguments["files"], arguments.get("mode", "0644")
+        users = {name: arguments[name] for name in ("needs", "loaded_as", "read_by") if arguments.get(name)}
+        answer = self._low_level_execute_command(f"{look_at(list(files))}\n{look_for_unused(list(files), **users)}")
+        # A file that is not in use is a line more.
+        if str(answer.get("stdout", "")).splitlines() == [file_of(content, mode) for content in files.values()]:
+            return {"changed": False, "written": [], "unused": []}
+        return self._execute_module(module_args=arguments, task_vars=task_vars)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Send a file or folder from the controller with rsync, over Ansible's own connection: resumed, and saying how far."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, cast
+
+from ansible.module_utils.api_endpoint.errors import StoreError
+
+EVERY = 10  # seconds between two words on how far it is
+PROGRESS = re.compile(rb"(\d+)%\s+(\S+/s)\s+(\S+)")
+
+
+def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
+    """Return rsync's remote shell, the name of the host, and the rsync to run there; empty names for a local connection.
+
+    Raise StoreError for a connection that rsync cannot use.
+    """
+
+    def option(name: str) -> Any:
+        try:
+            return connection.get_option(name)
+        except KeyError:
+            return None
+
+    kind = connection.transport.rsplit(".", 1)[-1]
+    sudo = "sudo -n rsync" if become and (option("remote_user") or "") != "root" else "rsync"
+    if kind == "local":
+        return [], "", "rsync"
+    if kind == "docker":
+        # As ssh does and `docker exec` does not: the words of the command become one for a shell.
+        script = 'host=$1; shift; exec docker exec -i "$host" sh -c "$*"'
+        return ["sh", "-c", script, "sh"], str(option("remote_addr")), "rsync"
+    if kind != "ssh":
+        raise StoreError(f"rsync does not know the connection {kind!r}")
+    if option("password"):
+        raise StoreError("rsync cannot type the password of the SSH connection")
+    command = [str(option("ssh_executable") or "ssh")]
+    for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
+        command += shlex.split(str(option(name) or ""))
+    if port := option("port"):
+        command += ["-p", str(port)]
+    if key := option("private_key_file"):
+        command += ["-i", os.path.expanduser(str(key)), "-o", "IdentitiesOnly=yes"]
+    if user := option("remote_user"):
+        command += ["-l", str(user)]
+    return command, str(option("host")), sudo
+
+
+def send(source: Path, target: str, connection: Any, become: bool, busy: str, say: Callable[[str], None]) -> None:
+    """Send `source` to the absolute path `target` on the host; what is there already is not sent again.
+
+    `busy` is a file on the host that is locked meanwhile, which shows that the run is at work. Raise StoreError with
+    rsync's words when it fails, or when rsync is not to be had here.
+    """
+    if not shutil.which("rsync"):
+        raise StoreError("rsync is not installed on this computer")
+    shell, host, remote = remote_shell(connection, become)
+    command = ["rsync", "--partial", "--inplace", "--progress", "--times"]
+    if source.is_dir():
+        command += ["--recursive", "--links", "--perms", "--delete"]
+    where = target
+    if shell:
+        program, _, rest = f"{remote} ".rpartition("rsync ")
+        lock = f"{program}flock --nonblock {shlex.quote(busy)} rsync{rest}"
+        command += ["--rsh", shlex.join(shell), "--rsync-path", lock.strip()]
+        where = f"{host}:{target}"
+    name = f"{source}/" if source.is_dir() else str(source)
+    process = subprocess.Popen(
+        [*command, name, where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    said, words, last = b"", b"", time.monotonic()
+    out, err = cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)
+    streams = {out.fileno(): "out", err.fileno(): "err"}
+    while streams:
+        for handle in select.select(list(streams), [], [], 1)[0]:
+            data = os.read(handle, 65536)
+            if not data:
+                del streams[handle]
+            elif streams[handle] == "out":
+                said = (said + data)[-4000:]
+            else:
+                words = (words + data)[-4000:]
+        if time.monotonic() - last >= EVERY and (found := PROGRESS.findall(said)):
+            last = time.monotonic()
+            percent, rate, left = (part.decode() for part in found[-1])
+            say(f"sending {source.name}: {percent} %, {rate}, {left} left")
+    if process.wait() != 0:
+        raise StoreError(
+            f"Sending {source} with rsync failed (exit status {process.returncode}):\n"
+            f"{words.decode(errors='replace').strip()}\nWhat has arrived is kept: run again, and it goes on from there."
+        )

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Put a release together from code, virtualenv, settings and data.
+
+A release is `<root>/releases/<id>`, where the id is a digest of all that goes in. It is built under another name and renamed
+when it is whole; then it never changes. A component that is not given is taken from the live release.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ansible.module_utils.api_endpoint.digests import value_digest
+from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.files import building, escapes, inside, own, read_json, write_json
+from ansible.module_utils.api_endpoint.lock import Lock
+from ansible.module_utils.api_endpoint.release.history import audit
+from ansible.module_utils.api_endpoint.release.secrets import keep, place, seal
+from ansible.module_utils.api_endpoint.release.slots import Endpoint
+from ansible.module_utils.api_endpoint.sandbox import Sandbox, environment_of, run_command
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+COMPONENTS = ("code", "virtualenv", "artifacts", "settings", "writable_paths", "secrets")
+WORKER = "api_endpoint_worker"  # the module that gunicorn.conf.py imports
+RESERVED = ("release.json", "rollout.json", "gunicorn.conf.py", "service.conf", "p3env")
+
+
+class Builder:
+    """Builds the release that the parameters describe."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.root = Path(module.params["root"])
+        self.data = Path(module.params["data_dir"])
+        self.user: str = module.params["user"]
+        self.secrets = {name: str(value) for name, value in module.params["secrets"].items()}
+        self.live = self.root / "current"
+        if not self.live.exists():
+            # Where somebody has removed the link `live`, the slot that serves has the live release.
+            slot = Endpoint(module.params["name"], self.root).serving_slot
+            self.live = self.root / "slots" / (slot or "none") / "release"
+        self.live_record = read_json(self.live / "release.json") or {}
+        self.components = self._components(module.params["components"])
+
+    def _components(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the components, those that are not given from the live release."""
+        known = {"secrets": "", **self.live_record.get("components", {})}
+        components = dict(given)
+        if "settings" in given:
+            components["secrets"] = seal(self.secrets, self.module.params["name"])
+        for name in COMPONENTS:
+            if name in components:
+                continue
+            if name not in known:
+                raise StoreError(
+                    f"There is no live release on this host to take the {name} from. "
+                    "Run site.yml without tags first; afterwards --tags app and --tags model work alone."
+                )
+            components[name] = known[name]
+            if name == "settings":
+                components[name] = {file: (self.live / file).read_text(encoding="utf-8") for file in known[name]}
+        return components
+
+    def record(self) -> dict[str, Any]:
+        """Return what identifies the release: everything that goes in, settings by digest."""
+        settings = {name: value_digest(content) for name, content in self.components["settings"].items()}
+        return {**self.components, "settings": settings, "data_dir": str(self.data)}
+
+    def write(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write the release into an empty folder."""
+        code = self.root / "code" / self.components["code"] / "app"
+        if taken := [path.name for path in code.iterdir() if path.name.partition(".")[0] == WORKER]:
+            raise StoreError(
+                f"The app's folder has {taken[0]}. {WORKER} is the role's own module, which each release gets. "
+                "Rename the app's."
+            )
+        shutil.copytree(code, folder, symlinks=True, dirs_exist_ok=True)
+        for name in RESERVED:
+            if (folder / name).exists():
+                self.module.warn(f"The app's own {name} is not used: that file is written from the role's variables.")
+                remove(folder / name)
+        for artifact in self.components["artifacts"]:
+            self.link(folder, artifact["dest"], self.place_of(artifact))
+        for path in self.components["writable_paths"]:
+            self.link(folder, os.path.normpath(path), self.state(folder, path))
+        self.write_settings(folder, record)
+        if commands := self.plan()["build_commands"]:
+            own(folder, self.user, self.user)
+            self.run_build_commands(folder, commands)
+            # Whatever the commands did to them, root reads these.
+            self.write_settings(folder, record)
+        own(folder, "root", self.user)
+
+    def write_settings(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write the files of the release that the role, not the app, decides on."""
+        for name, content in self.components["settings"].items():
+            remove(folder / name)
+            (folder / name).write_text(content, encoding="utf-8")
+        remove(folder / "p3env")
+        os.symlink(self.root / "venvs" / self.components["virtualenv"], folder / "p3env")
+        remove(folder / "release.json")
+        write_json(folder / "release.json", record, 0o640)
+
+    def plan(self) -> dict[str, Any]:
+        """Return how the release is built, proven and rolled out."""
+        nothing: dict[str, Any] = {"build_commands": []}
+        return {**nothing, **json.loads(self.components["settings"].get("rollout.json", "{}"))}
+
+    def run_build_commands(self, folder: Path, commands: list[str]) -> None:
+        """Run the user's commands in a release that is being built."""
+        plan = self.plan()
+        virtualenv = self.root / "venvs" / self.components["virtualenv"]
+        sandbox = Sandbox(
+            name=self.module.params["name"],
+            task="build",
+            user=self.user,
+            folder=folder,
+            environment=environment_of(self.root / "state" / "home", virtualenv, plan["environment"]),
+            writable=(str(folder), str(self.root / "state")),
+            mounts=tuple(plan["mounts"]),
+            timeout=plan["command_timeout"],
+            secrets=place(self.root, self.components["secrets"]) if self.components["secrets"] else None,
+        )
+        for command in commands:
+            run_command(command, sandbox)
+
+    def link(self, folder: Path, path: str, target: Path) -> None:
+        """Make `path` in the release a link to `target`, in place of what the code has there."""
+        link = folder / path
+        if not inside(folder, path) or escapes(folder, link.parent):
+            raise StoreError(f"{path!r} does not stay inside the release.")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        remove(link)
+        os.symlink(target, link)
+
+    def place_of(self, artifact: dict[str, Any]) -> Path:
+        """Return where an artifact lies: in the shared store, or a copy for the app to write."""
+        shared = self.data / artifact["digest"] / "artifact"
+        if not shared.exists():
+            raise StoreError(
+                f"The artifact {artifact['dest']!r} ({artifact['digest']}) is not in {self.data}. "
+                "Run site.yml without tags, or with --tags model."
+            )
+        if not artifact["writable"]:
+            return shared
+        return self.writable(artifact["digest"], "artifact", shared)
+
+    def state(self, folder: Path, path: str) -> Path:
+        """Return where a writable path lives, with the code's own file or folder as its first content."""
+        clean = os.path.normpath(path)
+        first = folder / clean
+        if escapes(folder, first):
+            raise StoreError(f"The writable path {path!r} leads out of the release, by a link in the code. Remove the link.")
+        if path.endswith("/") and not first.exists():
+            first.mkdir(parents=True)
+        return self.writable(quote(clean, safe=""), os.path.basename(clean), first)
+
+    def writable(self, entry: str, name: str, first: Path) -> Path:
+        """Return the path of something that the app may write, made with its first content when it is not there.
+
+        Each lies in a folder of its own, so that SQLite can put its journal beside it. Only that folder belongs to the
+        app: what is above belongs to root, and root never follows a path that the app could have bent.
+        """
+        place = self.root / "state" / "app" / entry
+        if not place.is_dir():
+            with building(place) as new:
+                if first.is_dir():
+                    shutil.copytree(first, new / name, symlinks=True)
+                elif first.exists():
+                    shutil.copyfile(first, new / name)
+                own(new, self.user, self.user)
+        return place / name
+
+    def build(self) -> dict[str, Any]:
+        """Build the release when it is not there."""
+        if any(self.components[name] is None for name in COMPONENTS):
+            if self.module.check_mode:
+                return {"changed": True}
+            raise StoreError("A component of the release is unknown. Run site.yml without tags.")
+        components = self.record()
+        release = value_digest(components, 12)
+        known = self.live_record.get("components", {})
+        differs = [name for name in components if components[name] != known.get(name)]
+        final = self.root / "releases" / release
+        changed = not final.is_dir()
+        if "settings" in self.module.params["components"] and self.secrets and not self.module.check_mode:
+            keep(self.root, self.components["secrets"], self.secrets)
+        if changed and not self.module.check_mode:
+            record = {
+                "id": release,
+                "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "by": Lock(self.module.params["name"]).signature(),
+                "revision": self.module.params["revision"] or self.live_record.get("revision", ""),
+                "differs": differs,
+                "components": components,
+            }
+            try:
+                with building(final) as folder:
+                    self.write(folder, record)
+            except (StoreError, OSError) as error:
+                raise StoreError(self.failed(release, error)) from error
+        return {
+            "changed": changed,
+            "release": release,
+            "differs": differs,
+            "diff": {
+                "before_header": "live release",
+                "after_header": f"release {release}",
+                "before": known,
+                "after": components,
+            },
+        }
+
+    def failed(self, release: str, error: Exception) -> str:
+        """Note that a release could not be built, and say so."""
+        live = self.live_record.get("id", "")
+        words = {"release": release, "result": "failed", "previous": live or "none", "step": "build"}
+        with contextlib.suppress(OSError):  # the disk may be full, which is what the message says
+            audit(self.module.params["audit_log"], self.module.params["name"], "rollout", words)
+        serving = f"Release {live} goes on serving." if live else "No release is live on this host yet."
+        return f'Release {release} was not brought live. It failed at the step "build": {in_words(error)}\n{serving}'
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ask the live release through nginx, as a client would."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import Any
+
+from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.files import read_json
+from ansible.module_utils.api_endpoint.http import ask, healthy
+from ansible.module_utils.api_endpoint.release.slots import Endpoint
+
+SHORTEST = 10  # seconds that it is asked at least before it counts as broken
+
+
+def health_of(endpoint: Endpoint, release: str) -> dict[str, Any]:
+    """Return what proves a release. It is written in it: an older one may have had another health path."""
+    plan = read_json(endpoint.root / "releases" / release / "rollout.json") or {} if release else {}
+    return dict(plan.get("health", {}))
+
+
+def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, Any]:
+    """Ask until it is healthy, and return the status and the release; raise StoreError with the last log lines."""
+    slot = endpoint.live_slot
+    release = endpoint.release_of(slot)
+    asked = {**given, **health_of(endpoint, release)}
+    timeout = max(SHORTEST, asked["timeout"])
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = ask(asked["path"], given["server_name"], port=given["port"], timeout=timeout)
+        if healthy(answer, asked["status"]):
+            return {"status": answer.status, "release": release}
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    nginx = subprocess.run(
+        ["tail", "-n", "10", "/var/log/nginx/error.log"], capture_output=True, text=True, check=False
+    ).stdout
+    raise StoreError(
+        f"GET {asked['path']} through nginx on port {given['port']}: {answer}; "
+        f"expected: {asked['status'] or 'any status below 500'}.\n"
+        f"{endpoint.last_words(slot, given['error_log'])}\n"
+        f"--- /var/log/nginx/error.log\n{nginx.strip() or '(nothing)'}"
+    )

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One way to call systemctl."""
+
+from __future__ import annotations
+
+import subprocess
+
+from ansible.module_utils.api_endpoint.errors import StoreError
+
+
+def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run systemctl and return what it said; a failure is the caller's to judge."""
+    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+
+
+def must(*arguments: str) -> None:
+    """Run systemctl and raise StoreError with its words when it fails."""
+    done = systemctl(*arguments)
+    if done.returncode != 0:
+        raise StoreError(f"`systemctl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def main_process(unit: str) -> int:
+    """Return the process id of a unit's main process; 0 when it has none."""
+    return int(systemctl("show", "--property=MainPID", "--value", unit).stdout.strip() or 0)
