@@ -22,7 +22,7 @@ sys.path.insert(0, str(PROJECT / "molecule" / "artifacts"))
 
 import fault_server  # noqa: E402
 import figures  # noqa: E402
-from ansible.module_utils import api_endpoint_store  # noqa: E402
+from ansible.module_utils.api_endpoint import files  # noqa: E402
 from ansible.module_utils.api_endpoint.artifacts.download import download  # noqa: E402
 from ansible.module_utils.api_endpoint.artifacts.store import Artifact, Store  # noqa: E402
 from figures import Figure  # noqa: E402
@@ -62,8 +62,8 @@ def throughput(folder: Path) -> list[Figure]:
 def nothing_to_do(folder: Path) -> list[Figure]:
     """Ask the store whether a file of 5 GB is as it was, and compare that with asking for a small one."""
     account = SimpleNamespace(pw_uid=os.getuid(), gr_gid=os.getgid())
-    api_endpoint_store.pwd.getpwnam = lambda _name: account
-    api_endpoint_store.grp.getgrnam = lambda _name: account
+    files.pwd.getpwnam = lambda _name: account
+    files.grp.getgrnam = lambda _name: account
     os.fchown = lambda *_arguments: None
     store = Store(folder, "any")
     for key, size in (("a" * 64, 5 * 10**9), ("b" * 64, 1)):

@@ -7,7 +7,7 @@ import tarfile
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils.api_endpoint.artifacts import acquire as api_endpoint_fetch
+from ansible.module_utils.api_endpoint.artifacts import acquire
 from ansible.module_utils.api_endpoint.artifacts import store as api_endpoint_data
 from ansible.module_utils.api_endpoint.artifacts.acquire import Fetch, Progress, derived_key
 from ansible.module_utils.api_endpoint.artifacts.store import Artifact, Store, key_of, mib
@@ -39,7 +39,7 @@ def fetch(store, tmp_path, monkeypatch, without_systemd):
             raise StoreError(f"the command {command!r} ended with status {done.returncode}. {done.stderr}")
 
     ran = []
-    monkeypatch.setattr(api_endpoint_fetch, "run_command", run_command)
+    monkeypatch.setattr(acquire, "run_command", run_command)
     fetch = Fetch(store, "api", str(tmp_path / "root"), "any", 5, {})
     fetch.ran = ran
     return fetch
@@ -70,8 +70,8 @@ def test_what_is_brought_is_verified_once_and_then_told_by_size_and_time(store, 
     assert run(fetch, artifact) == {"keys": {"model": artifact.key}, "fetched": ["model"]}
     assert store.place(artifact.key).read_bytes() == MODEL
     assert store.has(artifact.key)
-    monkeypatch.setattr(api_endpoint_fetch, "copy", lambda *_: pytest.fail("it was read again"))
-    monkeypatch.setattr(api_endpoint_fetch, "digest_of", lambda *_: pytest.fail("it was read again"))
+    monkeypatch.setattr(acquire, "copy", lambda *_: pytest.fail("it was read again"))
+    monkeypatch.setattr(acquire, "digest_of", lambda *_: pytest.fail("it was read again"))
     assert run(fetch, artifact)["fetched"] == []
 
 
@@ -273,7 +273,7 @@ def test_room_for_files(store, monkeypatch):
 def test_progress_has_percent_rate_and_time_left(monkeypatch):
     said = []
     clock = iter([0.0, 0.0, 10.0, 20.0])
-    monkeypatch.setattr(api_endpoint_fetch.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(acquire.time, "monotonic", lambda: next(clock))
     progress = Progress(said.append, "downloading model.bin")
     progress(100_000_000, 1_100_000_000)
     progress(600_000_000, 1_100_000_000)

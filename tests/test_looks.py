@@ -8,10 +8,9 @@ from types import SimpleNamespace
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.api_endpoint.artifacts.store import Store, key_of
-from ansible.module_utils.api_endpoint.controller import file_state as api_endpoint_look
 from ansible.module_utils.api_endpoint.digests import file_digest
+from ansible.module_utils.api_endpoint.host import file_state, nginx
 from ansible.module_utils.api_endpoint.host import managed_files as files
-from ansible.module_utils.api_endpoint.host import nginx
 from ansible.plugins.action import ActionBase
 from helpers import PROJECT, ROLE, Stub, load_file
 from rendering import templar
@@ -24,7 +23,7 @@ def act(tmp_path, monkeypatch):
     """Return a function that runs an action plugin on this machine; what it has modules do is in `.asked`."""
     monkeypatch.setattr(ActionBase, "run", lambda *_: {})
     mine = f"{os.getuid()}:{os.getgid()}"
-    monkeypatch.setattr(api_endpoint_look, "OWNER", mine)
+    monkeypatch.setattr(file_state, "OWNER", mine)
     monkeypatch.setattr(files, "OWNER", mine)
     (tmp_path / "bin").mkdir()
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"

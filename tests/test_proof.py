@@ -9,7 +9,7 @@ import time
 
 import pytest
 from ansible.module_utils.api_endpoint.http import Answer
-from ansible.module_utils.api_endpoint.release import readiness as api_endpoint_proof
+from ansible.module_utils.api_endpoint.release import readiness
 from ansible.module_utils.api_endpoint.release.readiness import Proof, RefusedError, Request, _state, hold, let_run
 from helpers import Clock
 from outcomes import wait_until
@@ -65,7 +65,7 @@ def version(tmp_path):
 def clock(monkeypatch):
     """Let the proof wait without taking time; not for a test in which workers are asked."""
     clock = Clock()
-    monkeypatch.setattr(api_endpoint_proof, "time", clock)
+    monkeypatch.setattr(readiness, "time", clock)
     return clock
 
 
@@ -107,7 +107,7 @@ def test_a_worker_that_hangs_on_its_data_is_found(tmp_path, version):
 
 
 def test_a_worker_whose_health_fails_is_found(tmp_path, version, monkeypatch):
-    monkeypatch.setattr(api_endpoint_proof, "SETTLE", 0.1)
+    monkeypatch.setattr(readiness, "SETTLE", 0.1)
     pids = version({}, {"/": 503})
     subject = proof(tmp_path, pids, start_timeout=0)
     with pytest.raises(RefusedError, match=rf"GET / put to worker {pids[1]}: status 503"):
@@ -119,7 +119,7 @@ def test_workers_that_are_missing_are_waited_for_and_then_refused(tmp_path, vers
     begun, pids = clock.now, version({})
     with pytest.raises(RefusedError, match=f"1 of {planned} workers were running"):
         proof(tmp_path, pids, workers=planned, start_timeout=0).every_worker_answers()
-    assert clock.now - begun == pytest.approx(api_endpoint_proof.SETTLE, abs=2 * api_endpoint_proof.POLL)
+    assert clock.now - begun == pytest.approx(readiness.SETTLE, abs=2 * readiness.POLL)
 
 
 def test_no_worker_at_all_is_no_proof(tmp_path, version, clock):
@@ -138,7 +138,7 @@ def test_a_version_that_is_too_slow_is_refused_in_time(tmp_path, clock):
     begun = clock.now
     with pytest.raises(RefusedError, match="not healthy within api_endpoint_start_timeout = 20 s"):
         proof(tmp_path, [], start_timeout=20).wait_until_healthy()
-    assert clock.now - begun == pytest.approx(20, abs=2 * api_endpoint_proof.POLL)
+    assert clock.now - begun == pytest.approx(20, abs=2 * readiness.POLL)
 
 
 def test_processes_are_held_still_and_let_run(version):

@@ -14,9 +14,8 @@ from types import SimpleNamespace
 import pytest
 import request_corpus
 import yaml
-from ansible.module_utils.api_endpoint.privacy import audit, source_address
+from ansible.module_utils.api_endpoint.privacy import audit, scope, source_address
 from ansible.module_utils.api_endpoint.privacy import corpus as api_endpoint_corpus
-from ansible.module_utils.api_endpoint.privacy import scope as api_endpoint_privacy
 from ansible.module_utils.api_endpoint.privacy.corpus import Marks, Request, send, send_all
 from ansible.module_utils.api_endpoint.privacy.scope import Policy, places, searched
 from ansible.module_utils.api_endpoint.privacy.search import Find, Search
@@ -303,7 +302,7 @@ class TestAudit:
         leaves: list[tuple[str, str]] = [("nginx/access.log", MARKS.path)]
         journal: list[str] = []
         monkeypatch.setattr(audit, "SETTLE_SECONDS", 0)
-        monkeypatch.setattr(api_endpoint_privacy, "NGINX_LOGS", str(tmp_path / "nginx"))
+        monkeypatch.setattr(scope, "NGINX_LOGS", str(tmp_path / "nginx"))
         monkeypatch.setattr(audit, "places", lambda *_folders: [str(tmp_path)])
         monkeypatch.setattr(audit, "main_processes", lambda _name: [])
         monkeypatch.setattr(Marks, "new", lambda _rng: MARKS)

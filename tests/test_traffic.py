@@ -6,7 +6,7 @@ import time
 from html.parser import HTMLParser
 
 import pytest
-from ansible.module_utils.api_endpoint.traffic import stats as api_endpoint_traffic
+from ansible.module_utils.api_endpoint.traffic import stats
 from ansible.module_utils.api_endpoint.traffic.access_log import lines_of
 from ansible.module_utils.api_endpoint.traffic.page import page, round_up, size
 from ansible.module_utils.api_endpoint.traffic.stats import NONE, OTHERS, Traffic
@@ -134,7 +134,7 @@ def test_the_plots_have_room_for_any_span(hours, step, bars):
 
 
 def test_names_without_end_are_bounded_and_counted(monkeypatch):
-    monkeypatch.setattr(api_endpoint_traffic, "MOST_NAMES", 10)
+    monkeypatch.setattr(stats, "MOST_NAMES", 10)
     lines = [line(BEGIN, f"GET /{number if number % 2 else 'often'} HTTP/1.1") for number in range(1000)]
     traffic = Traffic("/readyz").count(lines)
     top = dict(traffic.endpoints.top())

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.api_endpoint.errors import StoreError
 from ansible.module_utils.api_endpoint.volume import disks as api_endpoint_disks
-from ansible.module_utils.api_endpoint.volume import migrate as api_endpoint_move
+from ansible.module_utils.api_endpoint.volume import migrate
 from ansible.module_utils.api_endpoint.volume import provision as volume
 from ansible.module_utils.api_endpoint.volume.disks import Disk, Mounted, Signature
 from ansible.module_utils.api_endpoint.volume.migrate import Move, content, listing, strangers
@@ -92,13 +92,13 @@ class TestMove:
                 raise KeyboardInterrupt
             real(old, new)
 
-        monkeypatch.setattr(api_endpoint_move.os, "rename", rename)
+        monkeypatch.setattr(migrate.os, "rename", rename)
         if after < 5:
             with pytest.raises(KeyboardInterrupt):
                 place.move().copy(quiet)
             stamp = place.target / "data" / KEY / "artifact.json"
             assert not stamp.exists(), "the stamp, which says that an entry is whole, comes last"
-        monkeypatch.setattr(api_endpoint_move.os, "rename", real)
+        monkeypatch.setattr(migrate.os, "rename", real)
         place.move().copy(quiet)
         assert (place.target / "data" / KEY / "artifact").read_bytes() == (place.entry / "artifact").read_bytes()
         assert not (place.target / ".moving").exists()
@@ -137,7 +137,7 @@ class TestMove:
 
     def test_no_room(self, place, monkeypatch):
         room = SimpleNamespace(f_bavail=1000, f_frsize=4096, f_files=1000, f_favail=1000)
-        monkeypatch.setattr(api_endpoint_move.os, "statvfs", lambda _path: room)
+        monkeypatch.setattr(migrate.os, "statvfs", lambda _path: room)
         with pytest.raises(StoreError, match=r"The volume has 4.1 MB free, and 3.0 MB of .*Nothing was moved"):
             place.move().copy(quiet)
         assert sorted(os.listdir(place.target)) == ["lost+found"]
@@ -166,7 +166,7 @@ class TestMove:
                 return found
             return os.stat_result((found.st_mode, found.st_ino, -1, *found[3:]))
 
-        monkeypatch.setattr(api_endpoint_move.os, "lstat", lstat)
+        monkeypatch.setattr(migrate.os, "lstat", lstat)
         with pytest.raises(StoreError, match="Something is mounted at"):
             listing(place.source)
 

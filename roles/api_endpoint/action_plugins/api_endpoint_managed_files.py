@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint.controller.file_state import file_of, look_at, look_for_unused
+from ansible.module_utils.api_endpoint.host.file_state import file_of, look_at, look_for_unused
 
 
 class ActionModule(ActionBase):

@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint.controller.file_state import NOTHING, file_of, link_to, look_at
+from ansible.module_utils.api_endpoint.host.file_state import NOTHING, file_of, link_to, look_at
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE, digests_of
 
 

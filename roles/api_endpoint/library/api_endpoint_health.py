@@ -71,7 +71,7 @@ release:
   returned: always
 """
 
-from ansible.module_utils.api_endpoint.release.health_check import run_module
+from ansible.module_utils.api_endpoint.release.health import run_module
 from ansible.module_utils.basic import AnsibleModule
 
 

@@ -78,10 +78,7 @@ busy:
   returned: when somebody else holds it
 """
 
-import time
-
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
-from ansible.module_utils.api_endpoint.lock import ConflictError, Lock
+from ansible.module_utils.api_endpoint.lock import run_module
 from ansible.module_utils.basic import AnsibleModule
 
 
@@ -100,18 +97,7 @@ def main() -> None:
         },
         supports_check_mode=False,
     )
-    given = module.params
-    lock = Lock(given["name"])
-    record = {name: given[name] for name in ("token", "who", "computer", "machine", "pid")}
-    record["since"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    try:
-        lock.take(record, given["instead_of"], given["wait"])
-    except ConflictError as conflict:
-        module.fail_json(msg=str(conflict), holder=conflict.holder, busy=conflict.busy)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
-    # The lock is no part of the host's state: a second run of the role changes nothing.
-    module.exit_json(changed=False, token=given["token"])
+    run_module(module)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import StoreError, in_words
 from ansible.module_utils.api_endpoint.files import read_json, write_json
+from ansible.module_utils.basic import AnsibleModule
 
 FOLDER = "/run"
 LEASE = 600.0  # seconds without a sign of life after which a run counts as gone
@@ -155,3 +156,19 @@ class Lock:
                 yield
             finally:
                 self._write(record)
+
+
+def run_module(module: AnsibleModule) -> None:
+    """Take the lock, and exit with its token."""
+    given = module.params
+    lock = Lock(given["name"])
+    record = {name: given[name] for name in ("token", "who", "computer", "machine", "pid")}
+    record["since"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    try:
+        lock.take(record, given["instead_of"], given["wait"])
+    except ConflictError as conflict:
+        module.fail_json(msg=str(conflict), holder=conflict.holder, busy=conflict.busy)
+    except (StoreError, OSError) as error:
+        module.fail_json(msg=in_words(error))
+    # The lock is no part of the host's state: a second run of the role changes nothing.
+    module.exit_json(changed=False, token=given["token"])

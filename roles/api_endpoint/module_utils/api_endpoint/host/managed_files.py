@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.controller.file_state import look_for_unused
 from ansible.module_utils.api_endpoint.errors import StoreError, in_words
 from ansible.module_utils.api_endpoint.files import write_file
+from ansible.module_utils.api_endpoint.host.file_state import look_for_unused
 from ansible.module_utils.basic import AnsibleModule
 
 OWNER = "0:0"  # of all files: root

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible.module_utils.api_endpoint.errors import StoreError, in_words
-from ansible.module_utils.api_endpoint.host import accounts as api_endpoint_accounts
-from ansible.module_utils.api_endpoint.host import folders as api_endpoint_folders
+from ansible.module_utils.api_endpoint.host import accounts
+from ansible.module_utils.api_endpoint.host.folders import ensure as ensure_folder
 from ansible.module_utils.basic import AnsibleModule
 
 SHOWN = 100  # paths that are returned at most
@@ -109,10 +109,8 @@ def run_module(module: AnsibleModule) -> None:
     """Do what the module is asked for, and exit with the result."""
     os.umask(0o022)
     try:
-        made = api_endpoint_accounts.ensure(module.params["accounts"], module.check_mode)
-        made += [
-            folder["path"] for folder in module.params["folders"] if api_endpoint_folders.ensure(folder, module.check_mode)
-        ]
+        made = accounts.ensure(module.params["accounts"], module.check_mode)
+        made += [folder["path"] for folder in module.params["folders"] if ensure_folder(folder, module.check_mode)]
         result = ensure(module)
     except (StoreError, OSError) as error:
         module.fail_json(msg=in_words(error))

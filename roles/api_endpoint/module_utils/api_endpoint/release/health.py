@@ -11,6 +11,7 @@ from ansible.module_utils.api_endpoint.errors import StoreError
 from ansible.module_utils.api_endpoint.files import read_json
 from ansible.module_utils.api_endpoint.http import ask, healthy
 from ansible.module_utils.api_endpoint.release.slots import Endpoint
+from ansible.module_utils.basic import AnsibleModule
 
 SHORTEST = 10  # seconds that it is asked at least before it counts as broken
 
@@ -44,3 +45,15 @@ def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, An
         f"{endpoint.last_words(slot, given['error_log'])}\n"
         f"--- /var/log/nginx/error.log\n{nginx.strip() or '(nothing)'}"
     )
+
+
+def run_module(module: AnsibleModule) -> None:
+    """Do what the module is asked for, and exit with the result."""
+    given = module.params
+    endpoint = Endpoint(given["name"], given["root"])
+    if module.check_mode and not endpoint.release_of(endpoint.live_slot):
+        module.exit_json(changed=False, release="")
+    try:
+        module.exit_json(changed=False, **ask_through_nginx(endpoint, given))
+    except StoreError as error:
+        module.fail_json(msg=str(error))
