@@ -4,7 +4,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.host import accounts
 
 WANTED = {"my-api": [], "nginx": ["my-api"]}
@@ -57,7 +57,7 @@ def test_a_membership_alone(host):
 @pytest.mark.parametrize(("uid", "whose"), [(0, "root's"), (1000, "a person's"), (60000, "a person's")])
 def test_no_person_and_not_root(host, uid, whose):
     host.uids = {"my-api": uid}
-    with pytest.raises(StoreError, match=rf"'my-api' of this host is {whose}.*Set api_endpoint_user"):
+    with pytest.raises(DeployError, match=rf"'my-api' of this host is {whose}.*Set api_endpoint_user"):
         accounts.ensure(WANTED, check_mode=True)
     assert host.calls == []
 
@@ -71,5 +71,5 @@ def test_an_account_of_the_system_may_be_the_apps(host, uid):
 
 def test_a_failure_is_told(host):
     host.status = 1
-    with pytest.raises(StoreError, match="my-api, nginx could not be made: read-only"):
+    with pytest.raises(DeployError, match="my-api, nginx could not be made: read-only"):
         accounts.ensure(WANTED, check_mode=False)

@@ -10,7 +10,7 @@ from ansible.module_utils.api_endpoint.artifacts import bring as artifacts
 from ansible.module_utils.api_endpoint.artifacts.store import Store
 from ansible.module_utils.api_endpoint.controller.rsync import remote_shell, send
 from ansible.module_utils.api_endpoint.digests import file_digest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from helpers import ROLE, Stub
 
 DEFAULTS = {
@@ -67,7 +67,7 @@ def test_an_unverified_download_is_known_by_its_url(store):
 
 
 def test_what_should_be_on_the_host_and_is_not(store):
-    with pytest.raises(StoreError, match=r"'m' should be at /nowhere/m on the host, and is not. Copy it there"):
+    with pytest.raises(DeployError, match=r"'m' should be at /nowhere/m on the host, and is not. Copy it there"):
         plan(store, {"dest": "m", "path": "/nowhere/m"})
 
 
@@ -84,7 +84,7 @@ def test_a_file_on_the_host_is_hashed_once_for_each_size_and_time(store, tmp_pat
 
 
 def test_what_does_not_fit_is_refused_before_it_is_sent(store):
-    with pytest.raises(StoreError, match="Nothing was fetched"):
+    with pytest.raises(DeployError, match="Nothing was fetched"):
         plan(store, {"dest": "m", "src": "m", "sha256": A, "size": 10**18})
 
 
@@ -149,7 +149,7 @@ def test_rsync_takes_the_way_that_ansible_takes():
     shell, host, remote = remote_shell(docker, become=True)
     assert (shell[-1], host, remote) == ("sh", "box", "rsync")
     assert 'exec docker exec -i "$host" sh -c "$*"' in shell[2]
-    with pytest.raises(StoreError, match="cannot type the password"):
+    with pytest.raises(DeployError, match="cannot type the password"):
         remote_shell(Connection("ssh", password="secret"), become=True)
 
 
@@ -188,7 +188,7 @@ def test_nothing_is_sent_while_another_process_works_on_the_host(local, tmp_path
         try:
             while subprocess.run(["flock", "--nonblock", str(tmp_path / "busy"), "true"], check=False).returncode == 0:
                 pass
-            with pytest.raises(StoreError, match="with rsync failed"):
+            with pytest.raises(DeployError, match="with rsync failed"):
                 send(tmp_path / "source", str(tmp_path / "target"), local, False, str(tmp_path / "busy"), print)
         finally:
             subprocess.run(["pkill", "--parent", str(other.pid)], check=False)

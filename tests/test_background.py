@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.jobs import Background
 from ansible.module_utils.api_endpoint.lock import Lock
 from outcomes import wait_until
@@ -55,22 +55,22 @@ def test_another_task_takes_its_place(background, tmp_path):
     assert background.begin("b", lambda _say: {"b": 1})
     assert background.wait("b", 60) == {"result": {"b": 1}}
     os.waitpid(pid, 0)
-    with pytest.raises(StoreError, match="Another run has started other work"):
+    with pytest.raises(DeployError, match="Another run has started other work"):
         background.wait("a", 0)
 
 
 def test_an_error_arrives_in_its_words(background):
     def fail(_say):
-        raise StoreError("the server answered 404")
+        raise DeployError("the server answered 404")
 
     background.begin("a", fail)
-    with pytest.raises(StoreError, match=r"^the server answered 404$"):
+    with pytest.raises(DeployError, match=r"^the server answered 404$"):
         background.wait("a", 60)
 
 
 def test_a_process_that_was_killed_is_no_result(background, tmp_path):
     os.kill(begin_and_see(background, tmp_path / "never"), 9)
-    with pytest.raises(StoreError, match=r"was killed, or the host was restarted. Run again"):
+    with pytest.raises(DeployError, match=r"was killed, or the host was restarted. Run again"):
         background.wait("a", 60)
     assert background.begin("a", lambda _say: {})
 

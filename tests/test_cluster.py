@@ -11,7 +11,7 @@ from ansible.executor.playbook_executor import PlaybookExecutor
 from ansible.module_utils.api_endpoint.balancing import drain
 from ansible.module_utils.api_endpoint.balancing import haproxy_wait as balancer
 from ansible.module_utils.api_endpoint.controller.fleet import alike, one_release, summary, target
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.playbook.play import Play
 from ansible.template import Templar, trust_as_template
 from helpers import PROJECT, ROLE
@@ -32,19 +32,19 @@ def test_the_same_release_everywhere():
 
 
 def test_different_releases_are_refused_with_the_component():
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(DeployError) as told:
         one_release({"one": built(A), "two": built(B, virtualenv="3"), "three": built(A)})
     said = str(told.value)
     assert f"  {A}: one, three\n  {B}: two\nThey differ in: virtualenv." in said
     assert "the same Debian version" in said
-    with pytest.raises(StoreError, match=r"They differ in: settings\. Give all"):
+    with pytest.raises(DeployError, match=r"They differ in: settings\. Give all"):
         one_release({"one": built(A), "two": built(B, settings={"a": "b"})})
 
 
 def test_different_data_is_refused_with_its_name():
     artifacts = [{"dest": "model.bin", "digest": "1"}, {"dest": "words.txt", "digest": "2"}]
     other = [{"dest": "model.bin", "digest": "3"}, {"dest": "words.txt", "digest": "2"}]
-    with pytest.raises(StoreError, match=r"They differ in: data model\.bin\. Without sha256 each host took"):
+    with pytest.raises(DeployError, match=r"They differ in: data model\.bin\. Without sha256 each host took"):
         one_release({"one": built(A, artifacts=artifacts), "two": built(B, artifacts=other)})
 
 
@@ -77,7 +77,7 @@ def test_all_go_back_to_one_release(hosts, wanted, found):
     ],
 )
 def test_where_there_is_no_common_release_a_name_is_asked_for(hosts):
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(DeployError) as told:
         target({f"host{number}": one for number, one in enumerate(hosts)}, "")
     said = str(told.value)
     assert said.startswith("Nothing was touched: the hosts do not have the same good release")
@@ -86,7 +86,7 @@ def test_where_there_is_no_common_release_a_name_is_asked_for(hosts):
 
 
 def test_hosts_that_do_not_have_the_release_are_named():
-    with pytest.raises(StoreError, match=rf"there is no release '{C}' on two, three\.\nhost"):
+    with pytest.raises(DeployError, match=rf"there is no release '{C}' on two, three\.\nhost"):
         target({"one": host(C, B), "two": host(B, A), "three": host(B)}, C)
 
 
@@ -231,7 +231,7 @@ def test_the_timer_is_set_before_the_flag_and_ended_after_it(tmp_path, monkeypat
     drain.rejoin(flag, "api-rejoin")
     assert done == [("stop", False), ("reset-failed", False)]
     monkeypatch.setattr(drain.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no bus"))
-    with pytest.raises(StoreError, match="no bus"):
+    with pytest.raises(DeployError, match="no bus"):
         drain.drain(flag, "api-rejoin", 9)
     assert not flag.exists(), "nothing would remove it"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.api_endpoint.controller.paths import local_path
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import code
 from ansible.module_utils.api_endpoint.release.source import lay_out
 from helpers import Stub
@@ -96,7 +96,7 @@ def over_links(root):
 )
 def test_what_is_refused(tmp_path, source, change, options, words):
     change(source)
-    with pytest.raises(StoreError, match=words):
+    with pytest.raises(DeployError, match=words):
         laid_out(tmp_path, source, **options)
 
 
@@ -161,11 +161,11 @@ class TestGit:
         assert from_git == tree_digest(laid_out(tmp_path, repository))
 
     def test_a_version_that_is_not_there(self, tmp_path, repository):
-        with pytest.raises(StoreError, match="no branch, tag or commit 'nope'"):
+        with pytest.raises(DeployError, match="no branch, tag or commit 'nope'"):
             code.from_git(self.module(tmp_path, repository, "nope"))
 
     def test_a_repository_that_is_not_there(self, tmp_path):
-        with pytest.raises(StoreError, match="Check api_endpoint_git_url"):
+        with pytest.raises(DeployError, match="Check api_endpoint_git_url"):
             code.from_git(self.module(tmp_path, tmp_path / "nowhere"))
 
     def test_check_mode_on_a_clean_host(self, tmp_path, repository):
@@ -179,6 +179,6 @@ def test_a_path_of_the_laptop_is_found_from_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     variables = {"playbook_dir": str(tmp_path / "project" / "playbooks")}
     assert local_path("app", variables, "x") == (tmp_path / "project" / "app").resolve()
-    with pytest.raises(StoreError, match=r"x is 'nope', which is not on this computer\. Looked for: .*project/nope"):
+    with pytest.raises(DeployError, match=r"x is 'nope', which is not on this computer\. Looked for: .*project/nope"):
         local_path("nope", variables, "x")
     assert Path(local_path(str(tmp_path), variables, "x")) == tmp_path.resolve()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.api_endpoint import sandbox as commands
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.sandbox import Outcome, Sandbox, run_command
 from helpers import ROLE
 
@@ -83,7 +83,7 @@ def test_variables_of_the_run_are_named_and_not_shown(sandbox, monkeypatch):
 
 def test_without_the_unit_nothing_runs(sandbox, tmp_path):
     (tmp_path / "my-api@.service").unlink()
-    with pytest.raises(StoreError, match=r"my-api@.service is missing. Run site.yml without tags"):
+    with pytest.raises(DeployError, match=r"my-api@.service is missing. Run site.yml without tags"):
         sandbox.arguments(["true"])
 
 
@@ -104,7 +104,7 @@ def test_what_a_killed_run_left_is_ended_before_it_starts_again(sandbox, monkeyp
 )
 def test_a_failure_is_told_with_its_output(sandbox, monkeypatch, outcome, words):
     monkeypatch.setattr(Sandbox, "run", lambda _self, _command: outcome)
-    with pytest.raises(StoreError) as error:
+    with pytest.raises(DeployError) as error:
         run_command("make it", sandbox)
     assert str(error.value) == f"the command 'make it' {words}"
 

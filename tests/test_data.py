@@ -12,7 +12,7 @@ from ansible.module_utils.api_endpoint.artifacts import store as api_endpoint_da
 from ansible.module_utils.api_endpoint.artifacts.acquire import Fetch, Progress, derived_key
 from ansible.module_utils.api_endpoint.artifacts.store import Artifact, Store, key_of, mib
 from ansible.module_utils.api_endpoint.digests import tree_digest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 
 def sha(content: bytes) -> str:
@@ -36,7 +36,7 @@ def fetch(store, tmp_path, monkeypatch, without_systemd):
         ran.append(sandbox)
         done = subprocess.run(["sh", "-c", command], cwd=sandbox.folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise StoreError(f"the command {command!r} ended with status {done.returncode}. {done.stderr}")
+            raise DeployError(f"the command {command!r} ended with status {done.returncode}. {done.stderr}")
 
     ran = []
     monkeypatch.setattr(acquire, "run_command", run_command)
@@ -113,7 +113,7 @@ def test_a_damaged_file_of_the_laptop_is_sent_again_by_the_next_run(store, fetch
     before = place.stat()
     place.write_bytes(b"B model" * 1000)
     os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(StoreError, match=r"was damaged and was removed.*Run again: it is sent again"):
+    with pytest.raises(DeployError, match=r"was damaged and was removed.*Run again: it is sent again"):
         run(fetch, artifact, verify=True)
     assert not store.has(artifact.key)
 
@@ -121,7 +121,7 @@ def test_a_damaged_file_of_the_laptop_is_sent_again_by_the_next_run(store, fetch
 def test_the_wrong_file_never_gets_a_place(store, fetch, tmp_path):
     artifact = on_host(tmp_path)
     (tmp_path / "model").write_bytes(b"something else")
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(DeployError) as told:
         run(fetch, artifact)
     for words in (
         "The artifact 'model' could not be brought",
@@ -136,7 +136,7 @@ def test_the_wrong_file_never_gets_a_place(store, fetch, tmp_path):
 def test_an_upload_is_verified_before_it_counts(store, fetch):
     artifact = Artifact(dest="model", key=sha(MODEL), sha256=sha(MODEL), src="model.bin")
     (store.folder / artifact.part).write_bytes(MODEL[:-1] + b"x")
-    with pytest.raises(StoreError, match="not the expected file"):
+    with pytest.raises(DeployError, match="not the expected file"):
         run(fetch, artifact)
     assert os.listdir(store.folder) == []
     (store.folder / artifact.part).write_bytes(MODEL)
@@ -173,7 +173,7 @@ def test_a_hostile_archive_leaves_nothing(store, fetch, tmp_path):
     with tarfile.open(tmp_path / "packed", "w") as tar:
         tar.add(__file__, arcname="../../escaped")
     artifact = on_host(tmp_path, (tmp_path / "packed").read_bytes(), "packed", unpack=True, dest="tree")
-    with pytest.raises(StoreError, match="'tree' could not be brought"):
+    with pytest.raises(DeployError, match="'tree' could not be brought"):
         run(fetch, artifact)
     assert not (tmp_path / "escaped").exists()
     assert [name for name in os.listdir(store.folder) if not name.startswith(".part-")] == []
@@ -205,7 +205,7 @@ def test_a_command_runs_once_for_its_inputs(store, fetch, tmp_path):
     ],
 )
 def test_a_command_that_does_not_make_it(store, fetch, command, words):
-    with pytest.raises(StoreError, match=words):
+    with pytest.raises(DeployError, match=words):
         run(fetch, Artifact(dest="made", key="", command=command))
     assert os.listdir(store.folder) == []
 
@@ -214,7 +214,7 @@ def test_a_command_cannot_have_root_take_a_file_from_elsewhere(store, fetch, tmp
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "secret").write_text("secret")
     command = f"rm -r out; ln -s {tmp_path}/elsewhere out"
-    with pytest.raises(StoreError, match="made no"):
+    with pytest.raises(DeployError, match="made no"):
         run(fetch, Artifact(dest="out/secret", key="", command=command))
     assert (tmp_path / "elsewhere" / "secret").exists()
 
@@ -238,7 +238,7 @@ def test_a_folder_belongs_to_one_endpoint(store):
     assert os.listdir(store.folder) == []
     store.claim("one", may_write=True)
     store.claim("one", may_write=True)
-    with pytest.raises(StoreError, match=r"holds the data of the endpoint 'one'. Give each endpoint a folder of its own"):
+    with pytest.raises(DeployError, match=r"holds the data of the endpoint 'one'. Give each endpoint a folder of its own"):
         store.claim("two", may_write=True)
 
 
@@ -249,7 +249,9 @@ def disk(monkeypatch, free, files=10**6):
 
 def test_room_is_looked_for_before_a_byte_moves(store, fetch, tmp_path, monkeypatch):
     disk(monkeypatch, api_endpoint_data.MARGIN + 6999)
-    with pytest.raises(StoreError, match=r"has 67.1 MB free, and 7.0 kB are needed.*\(model: 7.0 kB\).*Nothing was fetched"):
+    with pytest.raises(
+        DeployError, match=r"has 67.1 MB free, and 7.0 kB are needed.*\(model: 7.0 kB\).*Nothing was fetched"
+    ):
         run(fetch, on_host(tmp_path))
     assert os.listdir(store.folder) == []
     disk(monkeypatch, api_endpoint_data.MARGIN + 7000)
@@ -266,7 +268,7 @@ def test_what_is_there_already_needs_no_room(store, fetch, tmp_path, monkeypatch
 def test_room_for_files(store, monkeypatch):
     disk(monkeypatch, 10**12, files=1500)
     store.check_room([("x", 1)], files=400)
-    with pytest.raises(StoreError, match="room for 1,500 more files, and 1,600 are needed"):
+    with pytest.raises(DeployError, match="room for 1,500 more files, and 1,600 are needed"):
         store.check_room([("x", 1)], files=600)
 
 

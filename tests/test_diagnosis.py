@@ -16,13 +16,13 @@ from ansible.module_utils.api_endpoint.diagnosis.findings import (
     RISK,
     SYMPTOM,
     Finding,
-    Mask,
+    Redactor,
     is_well,
     last_traceback,
     ranked,
     summary,
 )
-from ansible.module_utils.api_endpoint.diagnosis.state import Patient, said, sandbox_of, tail
+from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run_command, sandbox_of, tail
 from ansible.module_utils.api_endpoint.http import Answer
 from ansible.module_utils.api_endpoint.release.secrets import quote, unquote
 
@@ -35,7 +35,7 @@ ADDRESSES = [
 
 @pytest.fixture
 def mask():
-    return Mask(VALUES)
+    return Redactor(VALUES)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -98,7 +98,7 @@ def test_no_secret_is_told(mask, value):
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_or_a_question_is_not_told(line):
-    assert "hunter22" not in Mask([]).text(line)
+    assert "hunter22" not in Redactor([]).text(line)
 
 
 def test_secrets_are_read_as_they_were_written():
@@ -146,25 +146,26 @@ def test_the_sandbox_of_a_unit():
 
 
 def test_commands_that_are_not_there_or_late():
-    assert said("/nowhere/at-all")[0] == 127
-    assert said("sleep", "9", timeout=0.1)[0] == 124
-    assert said("sh", "-c", "echo a; echo b >&2; exit 3") == (3, "a\nb")
+    assert run_command("/nowhere/at-all")[0] == 127
+    assert run_command("sleep", "9", timeout=0.1)[0] == 124
+    assert run_command("sh", "-c", "echo a; echo b >&2; exit 3") == (3, "a\nb")
 
 
-def patient(tmp_path, **more):
+def observed(tmp_path, **more):
     given = {
         "name": "no-such-endpoint", "root": str(tmp_path / "root"), "data_dir": str(tmp_path / "data"), "user": "www-data",
         "error_log": str(tmp_path / "log/error.log"), "port": 1, "server_name": "x", "volume": "", "outbound_network": False,
-        "health": {"path": "/", "status": [], "timeout": 1}, "laptop_time": 0.0, "trial_timeout": 5, "drift": {}, **more,
+        "health": {"path": "/", "status": [], "timeout": 1}, "laptop_time": 0.0, "load_check_timeout": 5,
+        "drift": {}, **more,
     }  # fmt: skip
-    return Patient(given)
+    return EndpointState(given)
 
 
 def test_a_host_where_nothing_is(tmp_path):
-    found, _looked = checks.diagnose(patient(tmp_path))
+    found, _looked = checks.diagnose(observed(tmp_path))
     assert [finding.what for finding in found] == ["Nothing was ever deployed to this host under the name no-such-endpoint."]
     (tmp_path / "root").mkdir()
-    found, _looked = checks.diagnose(patient(tmp_path))
+    found, _looked = checks.diagnose(observed(tmp_path))
     assert "no version of the app is live" in found[0].what
 
 
@@ -177,7 +178,7 @@ def test_a_check_that_fails_does_not_hide_the_others(tmp_path, monkeypatch):
         yield
 
     monkeypatch.setattr(checks, "CHECKS", (("a thing", fails), ("parts", checks.app.parts)))
-    found, looked = checks.diagnose(patient(tmp_path))
+    found, looked = checks.diagnose(observed(tmp_path))
     assert [finding.kind for finding in found] == [CAUSE, NOTE]
     assert "The folder of the live release is missing" in found[0].what
     assert looked == [("a thing", "could not be looked at"), ("parts", "found")]
@@ -186,7 +187,7 @@ def test_a_check_that_fails_does_not_hide_the_others(tmp_path, monkeypatch):
 def test_the_clock(tmp_path, monkeypatch):
     now = checks.host.time.time()
     for skew, kinds in ((0, []), (30, []), (600, [RISK]), (-600, [RISK]), (7200, [CAUSE]), (-7200, [CAUSE])):
-        found = list(checks.host.clock(patient(tmp_path, laptop_time=now - skew)))
+        found = list(checks.host.clock(observed(tmp_path, laptop_time=now - skew)))
         assert [finding.kind for finding in found] == kinds, skew
 
 
@@ -204,10 +205,10 @@ def test_workers_that_were_killed_before_the_last_start_are_history(monkeypatch)
     """A service that is started again within the second in which they were killed has both in its log."""
     killed = "[2026-11-30 23:20:20 +0000] [4006] [ERROR] Worker (pid:4010) was sent SIGKILL! Perhaps out of memory?"
     start = "[2026-11-30 23:20:20 +0000] [4200] [INFO] Starting gunicorn 27.0.1"
-    monkeypatch.setattr(checks.host, "said", lambda *_command: (1, ""))
+    monkeypatch.setattr(checks.host, "run_command", lambda *_command: (1, ""))
     monkeypatch.setattr(checks.host, "SCARCE", 0)
     for log, kinds in (([killed], [RISK]), ([killed, start], []), ([start, killed], [RISK]), ([start], [])):
-        found = SimpleNamespace(log=log, plan={}, state={}, grave=RISK)
+        found = SimpleNamespace(log=log, plan={}, state={}, severity=RISK)
         assert [finding.kind for finding in checks.host.memory(found)] == kinds, log
 
 
@@ -221,11 +222,11 @@ def test_rights_name_what_is_closed_first(tmp_path, monkeypatch):
     (release / "package/it's a file.py").write_text("")
     (tmp_path / "root/slots/blue").mkdir(parents=True)
     (tmp_path / "root/slots/blue/release").symlink_to("../../releases/0123456789ab")
-    assert list(checks.app.rights(patient(tmp_path))) == []
+    assert list(checks.app.rights(observed(tmp_path))) == []
     (release / "package/it's a file.py").chmod(0o600)
-    assert f"may not use {release}/package/it's a file.py" in next(checks.app.rights(patient(tmp_path))).what
+    assert f"may not use {release}/package/it's a file.py" in next(checks.app.rights(observed(tmp_path))).what
     (release / "package").chmod(0o700)
-    assert f"may not use {release}/package," in next(checks.app.rights(patient(tmp_path))).what
+    assert f"may not use {release}/package," in next(checks.app.rights(observed(tmp_path))).what
 
 
 def test_pytorch_is_named_when_the_app_hangs(tmp_path, monkeypatch):
@@ -235,20 +236,20 @@ def test_pytorch_is_named_when_the_app_hangs(tmp_path, monkeypatch):
     (tmp_path / "root/slots/blue/release").symlink_to("../../releases/0123456789ab")
     settings = release / "gunicorn.conf.py"
     settings.write_text("workers = 4\npreload_app = True\n")
-    monkeypatch.setattr(Patient, "is_active", True)
-    found = list(checks.app.pytorch(patient(tmp_path)))
+    monkeypatch.setattr(EndpointState, "is_active", True)
+    found = list(checks.app.pytorch(observed(tmp_path)))
     assert [finding.kind for finding in found] == [CAUSE]
     assert found[0].remedy[0].endswith("-e api_endpoint_preload=false")
-    monkeypatch.setattr(Patient, "over_socket", Answer(200, "ready"))
-    assert [finding.kind for finding in checks.app.pytorch(patient(tmp_path))] == [NOTE]
+    monkeypatch.setattr(EndpointState, "over_socket", Answer(200, "ready"))
+    assert [finding.kind for finding in checks.app.pytorch(observed(tmp_path))] == [NOTE]
     settings.write_text("workers = 4\npreload_app = False\n")
-    assert list(checks.app.pytorch(patient(tmp_path))) == []
+    assert list(checks.app.pytorch(observed(tmp_path))) == []
 
 
 def test_a_volume_that_is_not_mounted(tmp_path):
-    assert list(checks.host.volume(patient(tmp_path))) == []
-    assert list(checks.host.volume(patient(tmp_path, volume="/"))) == []
-    assert "not mounted" in next(checks.host.volume(patient(tmp_path, volume=str(tmp_path)))).what
+    assert list(checks.host.volume(observed(tmp_path))) == []
+    assert list(checks.host.volume(observed(tmp_path, volume="/"))) == []
+    assert "not mounted" in next(checks.host.volume(observed(tmp_path, volume=str(tmp_path)))).what
 
 
 @pytest.mark.parametrize(

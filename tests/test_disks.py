@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.volume import disks
 from ansible.module_utils.api_endpoint.volume.disks import (
     Disk,
@@ -121,7 +121,7 @@ def chosen(*there: Disk, wanted: Wanted = WANTED, mounted=None, fstab="", stagin
 
 
 def refused(*there: Disk, **more) -> str:
-    with pytest.raises(StoreError) as error:
+    with pytest.raises(DeployError) as error:
         chosen(*there, **more)
     return str(error.value)
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from ansible.module_utils.api_endpoint.artifacts import download as downloader
 from ansible.module_utils.api_endpoint.artifacts.download import Policy, download, shown_url
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from helpers import PROJECT
 
 spec = importlib.util.spec_from_file_location("fault_server", PROJECT / "molecule" / "artifacts" / "fault_server.py")
@@ -74,7 +74,7 @@ class Run:
         )  # fmt: skip
 
     def fails(self, *urls, match, **options):
-        with pytest.raises(StoreError, match=match) as caught:
+        with pytest.raises(DeployError, match=match) as caught:
             self(*urls, **options)
         return str(caught.value)
 
@@ -373,7 +373,7 @@ def test_another_mirror_continues_the_half_of_the_first(server, run):
     with serving() as second:
         urls = (f"{server.url}?cut=1000000&times=1", f"{second.url}")
         first = f"{server.url}?cut=1000000"
-        with pytest.raises(StoreError, match="kept"):
+        with pytest.raises(DeployError, match="kept"):
             run(first, patience={"tries": 1})
         assert run(f"{server.url}?status=403", urls[1]).sha256 == SHA256
         assert second.stats()["total"]["bytes"] == SIZE - 1_000_000

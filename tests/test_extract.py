@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.api_endpoint.artifacts import extract as extractor
 from ansible.module_utils.api_endpoint.artifacts.extract import Limits
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("without_systemd")
@@ -85,7 +85,7 @@ def extract(box, data, limits=LIMITS, progress=lambda _bytes: None):
 
 
 def refused(box, data, match, limits=LIMITS):
-    with pytest.raises(StoreError, match=match) as caught:
+    with pytest.raises(DeployError, match=match) as caught:
         extract(box, data, limits)
     assert sorted(os.listdir(box)) == ["archive"]
     assert sorted(os.listdir(box.parent)) == ["in", "precious"]
@@ -219,7 +219,7 @@ def test_something_else(box):
 def test_a_target_that_exists(box):
     archive = put(box, tar(member("a")))
     (box / "out").symlink_to("/nowhere")
-    with pytest.raises(StoreError, match="something is there already"):
+    with pytest.raises(DeployError, match="something is there already"):
         extractor.extract(archive, box / "out", LIMITS, name="api", user="any")
 
 
@@ -375,7 +375,7 @@ def test_a_hard_link_to_a_file_outside(box):
     """As tar makes none: it takes off what leads out."""
     (box / "out").mkdir()
     os.link(box.parent / "precious", box / "out/a")
-    with pytest.raises(StoreError, match="it has a hard link to a file outside"):
+    with pytest.raises(DeployError, match="it has a hard link to a file outside"):
         extractor.Extraction(put(box, b"x"), box / "out", LIMITS, "api", "any").inspect()
 
 
@@ -536,7 +536,7 @@ def test_a_disk_that_is_full(box, monkeypatch):
     extraction = extractor.Extraction(put(box, MODEL), box / "out", LIMITS, "api", "any")
     with open("/dev/full", "wb") as full:
         extraction.carry(b"so little that it is written last", io.BytesIO(), full)
-    with pytest.raises(StoreError, match=r"the disk that holds .*in is full\. Make room there"):
+    with pytest.raises(DeployError, match=r"the disk that holds .*in is full\. Make room there"):
         extraction.raise_failure()
 
 

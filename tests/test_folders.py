@@ -1,7 +1,7 @@
 """Folders are what they should be, and no link leads the change elsewhere."""
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.host import folders
 
 
@@ -24,12 +24,12 @@ def test_a_folder_is_made_then_mended_then_left(tmp_path):
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "target").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to("target")
-    with pytest.raises(StoreError, match="link is no folder"):
+    with pytest.raises(DeployError, match="link is no folder"):
         folders.ensure(entry(tmp_path / "link", "0777"), check_mode=False)
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_file_in_its_place_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"file is no folder.*move away"):
+    with pytest.raises(DeployError, match=r"file is no folder.*move away"):
         folders.ensure(entry(tmp_path / "file"), check_mode=False)

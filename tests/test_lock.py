@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.jobs import detached
 from ansible.module_utils.api_endpoint.lock import LEASE, ConflictError, Lock
 from outcomes import wait_until
@@ -27,7 +27,9 @@ def give_back(lock, token):
 
 def test_the_second_is_told_who_since_when_and_from_where(lock):
     lock.take(ANNA)
-    with pytest.raises(ConflictError, match=r"anna on desk is deploying to this host since 2026-01-01 00:00:00 UTC") as told:
+    with pytest.raises(
+        ConflictError, match=r"anna on desk has been deploying to this host since 2026-01-01 00:00:00 UTC"
+    ) as told:
         lock.take(BEN)
     assert told.value.holder["pid"] == 7
     assert not told.value.busy
@@ -52,7 +54,7 @@ def test_a_run_that_was_not_heard_of_for_long_is_gone(lock):
 def test_a_run_that_is_known_to_be_gone_is_replaced(lock):
     lock.take(ANNA)
     lock.take(BEN, instead_of="a")
-    with pytest.raises(StoreError, match="no longer has the lock of this host: ben on lap took it"), lock.held("a"):
+    with pytest.raises(DeployError, match="no longer has the lock of this host: ben on lap took it"), lock.held("a"):
         pass
 
 
@@ -113,7 +115,7 @@ def test_a_dry_run_needs_none(lock):
 
 
 def test_work_without_the_lock_is_refused(lock):
-    with pytest.raises(StoreError, match="has not taken the lock"), lock.held(""):
+    with pytest.raises(DeployError, match="has not taken the lock"), lock.held(""):
         pass
 
 
@@ -138,13 +140,13 @@ def test_detached_work_returns_its_result_and_its_errors():
     assert detached(lambda: {"pid_is_another": os.getpid() != os.getppid()}) == {"pid_is_another": True}
 
     def fail():
-        raise StoreError("in these words")
+        raise DeployError("in these words")
 
-    with pytest.raises(StoreError, match=r"^in these words$"):
+    with pytest.raises(DeployError, match=r"^in these words$"):
         detached(fail)
-    with pytest.raises(StoreError, match="ZeroDivisionError"):
+    with pytest.raises(DeployError, match="ZeroDivisionError"):
         detached(lambda: {"x": 1 // 0})
-    with pytest.raises(StoreError, match="was killed"):
+    with pytest.raises(DeployError, match="was killed"):
         detached(lambda: os.kill(os.getpid(), 9))
 
 

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.host import nginx
 from helpers import Stub
 
@@ -140,7 +140,7 @@ def test_judging_leaves_the_account_of_the_workers_that_run(folder, check_mode):
 
 def test_what_nginx_rejects_never_reaches_the_folder(folder):
     before = sorted(os.listdir(folder))
-    with pytest.raises(StoreError, match=rf"nginx rejects the new configuration.*\n.*in {folder}/nginx.conf"):
+    with pytest.raises(DeployError, match=rf"nginx rejects the new configuration.*\n.*in {folder}/nginx.conf"):
         ensure(folder, **{"sites-available/api": "BROKEN"})
     assert sorted(os.listdir(folder)) == before
     assert (folder / "nginx.conf").read_text() == "# Debian's\n"
@@ -149,7 +149,7 @@ def test_what_nginx_rejects_never_reaches_the_folder(folder):
 def test_check_mode_judges_and_writes_nothing(folder):
     assert ensure(folder, check_mode=True)["changed"]
     assert (folder / "nginx.conf").read_text() == "# Debian's\n"
-    with pytest.raises(StoreError):
+    with pytest.raises(DeployError):
         ensure(folder, check_mode=True, **{"sites-available/api": "BROKEN"})
 
 

@@ -10,7 +10,14 @@ import time
 import pytest
 from ansible.module_utils.api_endpoint.http import Answer
 from ansible.module_utils.api_endpoint.release import readiness
-from ansible.module_utils.api_endpoint.release.readiness import Proof, RefusedError, Request, _state, hold, let_run
+from ansible.module_utils.api_endpoint.release.readiness import (
+    ReadinessCheck,
+    ReleaseRejectedError,
+    Request,
+    _state,
+    resume,
+    suspend,
+)
 from helpers import Clock
 from outcomes import wait_until
 
@@ -78,7 +85,7 @@ def proof(tmp_path, pids, smoke=(), workers=None, died="", health_timeout=30, **
         "smoke": list(smoke),
         **plan,
     }
-    return Proof(whole, str(tmp_path / "socket"), lambda: sorted(pids), lambda: died)
+    return ReadinessCheck(whole, str(tmp_path / "socket"), lambda: sorted(pids), lambda: died)
 
 
 def test_a_version_that_answers_is_proven_and_all_its_workers_run_on(tmp_path, version):
@@ -93,7 +100,7 @@ def test_a_version_that_answers_is_proven_and_all_its_workers_run_on(tmp_path, v
 def test_one_bad_worker_of_three_is_found(tmp_path, version, position):
     pids = version(*({"/data": 500} if number == position else {} for number in range(3)))
     subject = proof(tmp_path, pids, [{"path": "/data"}])
-    with pytest.raises(RefusedError, match=rf"GET /data put to worker {pids[position]}: status 500") as told:
+    with pytest.raises(ReleaseRejectedError, match=rf"GET /data put to worker {pids[position]}: status 500") as told:
         subject.every_worker_answers()
     assert told.value.step == "smoke"
 
@@ -102,7 +109,7 @@ def test_a_worker_that_hangs_on_its_data_is_found(tmp_path, version):
     pids = version({"/data": "hang"})
     # Its health request is repeated when a busy machine does not answer that soon.
     subject = proof(tmp_path, pids, [{"path": "/data"}], health_timeout=0.5)
-    with pytest.raises(RefusedError, match=rf"/data put to worker {pids[0]}: no answer \(timed out\)"):
+    with pytest.raises(ReleaseRejectedError, match=rf"/data put to worker {pids[0]}: no answer \(timed out\)"):
         subject.every_worker_answers()
 
 
@@ -110,43 +117,43 @@ def test_a_worker_whose_health_fails_is_found(tmp_path, version, monkeypatch):
     monkeypatch.setattr(readiness, "SETTLE", 0.1)
     pids = version({}, {"/": 503})
     subject = proof(tmp_path, pids, start_timeout=0)
-    with pytest.raises(RefusedError, match=rf"GET / put to worker {pids[1]}: status 503"):
+    with pytest.raises(ReleaseRejectedError, match=rf"GET / put to worker {pids[1]}: status 503"):
         subject.every_worker_answers()
 
 
 @pytest.mark.parametrize("planned", [3, 2])
 def test_workers_that_are_missing_are_waited_for_and_then_refused(tmp_path, version, clock, planned):
     begun, pids = clock.now, version({})
-    with pytest.raises(RefusedError, match=f"1 of {planned} workers were running"):
+    with pytest.raises(ReleaseRejectedError, match=f"1 of {planned} workers were running"):
         proof(tmp_path, pids, workers=planned, start_timeout=0).every_worker_answers()
     assert clock.now - begun == pytest.approx(readiness.SETTLE, abs=2 * readiness.POLL)
 
 
 def test_no_worker_at_all_is_no_proof(tmp_path, version, clock):
     version({})
-    with pytest.raises(RefusedError, match="0 of 1 workers"):
+    with pytest.raises(ReleaseRejectedError, match="0 of 1 workers"):
         proof(tmp_path, [], workers=1, start_timeout=0).every_worker_answers()
 
 
 def test_a_version_that_dies_says_how(tmp_path):
-    with pytest.raises(RefusedError, match="it stopped with status 3") as told:
+    with pytest.raises(ReleaseRejectedError, match="it stopped with status 3") as told:
         proof(tmp_path, [], died="it stopped with status 3").wait_until_healthy()
     assert told.value.step == "start"
 
 
 def test_a_version_that_is_too_slow_is_refused_in_time(tmp_path, clock):
     begun = clock.now
-    with pytest.raises(RefusedError, match="not healthy within api_endpoint_start_timeout = 20 s"):
+    with pytest.raises(ReleaseRejectedError, match="not healthy within api_endpoint_start_timeout = 20 s"):
         proof(tmp_path, [], start_timeout=20).wait_until_healthy()
     assert clock.now - begun == pytest.approx(20, abs=2 * readiness.POLL)
 
 
 def test_processes_are_held_still_and_let_run(version):
     pids = version({}, {})
-    hold(pids[1:])
+    suspend(pids[1:])
     assert _state(pids[1]) in ("T", "t")
     assert _state(pids[0]) not in ("T", "t")
-    let_run(pids)
+    resume(pids)
     wait_until_running(pids[1])
 
 
@@ -172,12 +179,12 @@ def test_the_others_run_on_while_the_answer_takes_its_time(tmp_path, version):
 
 def test_a_worker_that_does_not_take_the_connection_is_not_waited_for_with_the_others_held(tmp_path, version):
     pids = version({}, {})
-    hold(pids[:1])
+    suspend(pids[:1])
     subject = proof(tmp_path, pids, timeout=1)
     answer = subject.ask_worker(pids[0], pids, Request("/", "GET", None, {}, [], ""))
     assert (answer.status, answer.text) == (None, "timed out")
     wait_until_running(pids[1])
-    let_run(pids)
+    resume(pids)
 
 
 def test_an_answer_that_never_ends_is_given_up(tmp_path, version):
@@ -199,13 +206,13 @@ def test_a_worker_that_came_meanwhile_makes_the_answer_uncertain(tmp_path, versi
 
 def test_the_last_look(tmp_path, version):
     version({})
-    proof(tmp_path, []).last_look()
-    with pytest.raises(RefusedError, match="it stopped"):
-        proof(tmp_path, [], died="it stopped").last_look()
+    proof(tmp_path, []).final_check()
+    with pytest.raises(ReleaseRejectedError, match="it stopped"):
+        proof(tmp_path, [], died="it stopped").final_check()
     proof_of_bad = proof(tmp_path, [])
     proof_of_bad.plan["health"]["status"] = [204]
-    with pytest.raises(RefusedError, match="just before the switch: status 200"):
-        proof_of_bad.last_look()
+    with pytest.raises(ReleaseRejectedError, match="just before the switch: status 200"):
+        proof_of_bad.final_check()
 
 
 @pytest.mark.parametrize(
@@ -228,10 +235,10 @@ def test_bodies(given, body, content_type):
 
 def test_expectations():
     request = Request.from_plan({"path": "/", "status": ["201"], "text": 42})
-    assert request.complaint(Answer(201, "it is 42")) == ""
-    assert "expected: status 201" in request.complaint(Answer(200, "42"))
-    assert "expected: a text with '42'" in request.complaint(Answer(201, "41"))
-    assert "no answer" in request.complaint(Answer(None, "refused"))
+    assert request.mismatch(Answer(201, "it is 42")) == ""
+    assert "expected: status 201" in request.mismatch(Answer(200, "42"))
+    assert "expected: a text with '42'" in request.mismatch(Answer(201, "41"))
+    assert "no answer" in request.mismatch(Answer(None, "refused"))
 
 
 def test_headers_and_method_arrive(tmp_path, version):

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import builder as release
 from helpers import Stub
 
@@ -65,7 +65,7 @@ def test_a_release_has_all_its_parts(host):
 @pytest.mark.parametrize("name", ["api_endpoint_worker.py", "api_endpoint_worker"])
 def test_a_module_of_the_apps_that_has_the_name_of_the_roles_is_refused(host, name):
     (host / "root" / "code" / "c1" / "app" / name).mkdir()
-    with pytest.raises(StoreError, match=rf"The app's folder has {name}\. api_endpoint_worker is the role's own module"):
+    with pytest.raises(DeployError, match=rf"The app's folder has {name}\. api_endpoint_worker is the role's own module"):
         build(host, **WHOLE)
     assert os.listdir(host / "root" / "releases") == []
 
@@ -117,13 +117,13 @@ def test_where_live_was_removed_the_other_components_are_those_of_the_slot_that_
 
 
 def test_one_component_alone_needs_a_live_release(host):
-    with pytest.raises(StoreError, match="no live release on this host to take the code from"):
+    with pytest.raises(DeployError, match="no live release on this host to take the code from"):
         build(host, artifacts=[])
 
 
 def test_an_interrupted_build_leaves_no_release(host, monkeypatch):
     monkeypatch.setattr(release, "write_json", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
-    with pytest.raises(StoreError, match=r'failed at the step "build": The host.s disk is full: .*No space left'):
+    with pytest.raises(DeployError, match=r'failed at the step "build": The host.s disk is full: .*No space left'):
         build(host, **WHOLE)
     assert os.listdir(host / "root" / "releases") == []
 
@@ -165,12 +165,12 @@ def test_writable_paths_outlive_releases_and_start_with_what_the_code_has(host):
 
 @pytest.mark.parametrize("dest", ["../x", "/etc/x", "a/../../x"])
 def test_nothing_leaves_the_release(host, dest):
-    with pytest.raises(StoreError, match="does not stay inside"):
+    with pytest.raises(DeployError, match="does not stay inside"):
         build(host, **{**WHOLE, "artifacts": [{"dest": dest, "digest": "d1", "writable": False}]})
 
 
 def test_data_that_is_not_there(host):
-    with pytest.raises(StoreError, match=r"'x' \(d9\) is not in"):
+    with pytest.raises(DeployError, match=r"'x' \(d9\) is not in"):
         build(host, **{**WHOLE, "artifacts": [{"dest": "x", "digest": "d9", "writable": False}]})
 
 
@@ -210,7 +210,7 @@ def commands(monkeypatch):
         asked.append(sandbox)
         done = subprocess.run(["sh", "-c", command], cwd=sandbox.folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise StoreError(f"the command {command!r} ended with status {done.returncode}. {done.stderr}")
+            raise DeployError(f"the command {command!r} ended with status {done.returncode}. {done.stderr}")
 
     monkeypatch.setattr(release, "run_command", run_command)
     return asked
@@ -231,14 +231,14 @@ def test_a_writable_path_that_leads_out_by_links_is_refused(host):
     """Root copies its first content, and gives it to the app."""
     app = host / "root" / "code" / "c1" / "app"
     (app / "grab").symlink_to("/etc/passwd")
-    with pytest.raises(StoreError, match="The writable path 'grab' leads out of the release"):
+    with pytest.raises(DeployError, match="The writable path 'grab' leads out of the release"):
         build(host, **{**WHOLE, "writable_paths": ["grab"]})
     assert not list((host / "root" / "state").rglob("grab"))
 
 
 def test_a_build_command_that_fails_leaves_no_release(host, commands):
     settings = {**WHOLE["settings"], "rollout.json": plan("echo no such table >&2; exit 3")}
-    with pytest.raises(StoreError, match=r'failed at the step "build": the command .* status 3. no such table'):
+    with pytest.raises(DeployError, match=r'failed at the step "build": the command .* status 3. no such table'):
         build(host, **{**WHOLE, "settings": settings})
     assert os.listdir(host / "root" / "releases") == []
     assert "result=failed previous=none step=build" in (host / "deploys.log").read_text()

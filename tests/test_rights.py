@@ -1,4 +1,4 @@
-"""Owners and rights that were changed by hand are put right, and nothing else is touched."""
+"""Owners and permissions that were changed by hand are repaired, and nothing else is touched."""
 
 import errno
 import os
@@ -43,7 +43,7 @@ AS_MADE = {"0123456789ab": 0o750, "package": 0o750, "wsgi.py": 0o640, "run": 0o7
 
 
 def test_what_the_role_made_is_not_touched(tree):
-    assert ensure(tree) == {"changed": False, "mended": []}
+    assert ensure(tree) == {"changed": False, "repaired": []}
     assert modes(tree) == AS_MADE
 
 
@@ -51,7 +51,7 @@ def test_what_the_role_made_is_not_touched(tree):
 def test_rights_that_are_missing_and_rights_that_are_too_many(tree, mode):
     for path in (tree / "package" / "run", tree / "wsgi.py", tree / "package", tree):
         path.chmod(path.stat().st_mode & 0o100 | mode)
-    assert len(ensure(tree)["mended"]) == 4
+    assert len(ensure(tree)["repaired"]) == 4
     after = modes(tree)
     for name, wanted in AS_MADE.items():
         assert after[name] & 0o550 & wanted == wanted & 0o550, name
@@ -61,13 +61,13 @@ def test_rights_that_are_missing_and_rights_that_are_too_many(tree, mode):
 
 def test_a_program_that_only_its_owner_may_run(tree):
     (tree / "package" / "run").chmod(0o700)
-    assert ensure(tree)["mended"] == [f"{tree}/package/run"]
+    assert ensure(tree)["repaired"] == [f"{tree}/package/run"]
     assert modes(tree)["run"] == 0o750
 
 
 def test_check_mode_tells_and_does_nothing(tree):
     (tree / "wsgi.py").chmod(0o666)
-    assert ensure(tree, check_mode=True)["mended"] == [f"{tree}/wsgi.py"]
+    assert ensure(tree, check_mode=True)["repaired"] == [f"{tree}/wsgi.py"]
     assert modes(tree)["wsgi.py"] == 0o666
 
 
@@ -91,7 +91,7 @@ def test_what_is_not_there(tree):
 def test_owners(tree, monkeypatch):
     os.chown(tree / "wsgi.py", 4321, 4321)
     os.chown(tree / "data", 4321, 4321, follow_symlinks=False)
-    assert sorted(ensure(tree)["mended"]) == [f"{tree}/data", f"{tree}/wsgi.py"]
+    assert sorted(ensure(tree)["repaired"]) == [f"{tree}/data", f"{tree}/wsgi.py"]
     assert (tree / "wsgi.py").stat().st_uid == os.getuid()
     assert (tree / "data").lstat().st_uid == os.getuid()
 
@@ -109,7 +109,7 @@ def test_a_disk_that_fails_is_left_to_the_step_that_needs_it(tree, monkeypatch, 
 
     monkeypatch.setattr(os, "fwalk", fails)
     if is_the_disks:
-        assert ensure(tree)["mended"] == [str(other)], "the others are mended"
+        assert ensure(tree)["repaired"] == [str(other)], "the others are repaired"
     else:
         with pytest.raises(OSError, match="not permitted"):
             ensure(tree)

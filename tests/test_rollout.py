@@ -8,7 +8,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import rollout
 from helpers import Stub
 
@@ -90,7 +90,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout, "systemctl", host.systemctl)
     monkeypatch.setattr(rollout, "must", host.systemctl)
     monkeypatch.setattr(rollout.Endpoint, "properties", lambda _self, slot, *names: host.properties(slot, *names))
-    monkeypatch.setattr(rollout.Endpoint, "last_words", lambda *_: "--- its last words")
+    monkeypatch.setattr(rollout.Endpoint, "log_tail", lambda *_: "--- its last words")
     monkeypatch.setattr(rollout.Endpoint, "memory", lambda *_: 1000)
     monkeypatch.setattr(rollout.Endpoint, "drop_in_of", lambda _self, slot: tmp_path / f"{slot}.d" / "release.conf")
     monkeypatch.setattr(rollout.Rollout, "links", lambda _self: {host.root / "current": "live/release"})
@@ -122,10 +122,10 @@ def host(tmp_path, monkeypatch):
         def every_worker_answers(self) -> None:
             host.done.append(f"ask every worker of {self.slot}")
 
-        def last_look(self) -> None:
+        def final_check(self) -> None:
             host.done.append("last look")
 
-    monkeypatch.setattr(rollout, "point", point)
+    monkeypatch.setattr(rollout, "replace_symlink", point)
     monkeypatch.setattr(rollout, "Proof", Proof)
     return host
 
@@ -163,8 +163,8 @@ def test_the_new_version_is_proven_before_the_old_one_is_touched(host):
 
 
 def test_a_refused_version_is_stopped_and_marked(host):
-    host.refused["green"] = rollout.RefusedError("health", "status 500")
-    with pytest.raises(StoreError) as told:
+    host.refused["green"] = rollout.ReleaseRejectedError("health", "status 500")
+    with pytest.raises(DeployError) as told:
         run(host)
     assert str(told.value) == (
         f'Release {NEW} was not brought live. It failed at the step "health": status 500. '
@@ -199,16 +199,16 @@ def test_a_version_that_does_not_stop_is_killed(host, monkeypatch):
 def test_a_refused_version_that_cannot_be_stopped_keeps_nobody_waiting(host, monkeypatch):
     """The old version serves again first of all, with the strategy `restart` too."""
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
-    host.refused["green"] = rollout.RefusedError("health", "status 500")
+    host.refused["green"] = rollout.ReleaseRejectedError("health", "status 500")
     stop = rollout.Rollout.stop
 
     def stop_but_green(self, slot):
         if slot == "green":
-            raise StoreError("systemctl failed")
+            raise DeployError("systemctl failed")
         stop(self, slot)
 
     monkeypatch.setattr(rollout.Rollout, "stop", stop_but_green)
-    with pytest.raises(StoreError, match=f"Release {OLD} goes on serving"):
+    with pytest.raises(DeployError, match=f"Release {OLD} goes on serving"):
         run(host)
     assert BLUE in host.active
     assert WAITING not in host.active
@@ -307,7 +307,7 @@ def test_without_its_fallback_no_request_is_held(host, monkeypatch):
         return host.systemctl(*arguments)
 
     monkeypatch.setattr(rollout, "systemctl", systemctl)
-    with pytest.raises(StoreError, match=r"Unit api-fallback.service not found\. Run site.yml without tags"):
+    with pytest.raises(DeployError, match=r"Unit api-fallback.service not found\. Run site.yml without tags"):
         run(host)
     assert host.active == {BLUE}
     assert f"start {WAITING}" not in host.done
@@ -316,7 +316,7 @@ def test_without_its_fallback_no_request_is_held(host, monkeypatch):
 def test_with_restart_a_full_disk_after_the_switch_keeps_no_request_waiting(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     monkeypatch.setattr(rollout.History, "save", lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(StoreError, match=rf"Release {NEW} is live, but what follows the switch failed: .*No space left"):
+    with pytest.raises(DeployError, match=rf"Release {NEW} is live, but what follows the switch failed: .*No space left"):
         run(host)
     assert WAITING not in host.active
     assert FALLBACK not in host.active
@@ -348,7 +348,7 @@ def test_the_lock_of_a_roll_out_ends_with_its_process_and_not_with_its_children(
 def test_with_restart_a_refused_version_gives_way_to_the_old_one(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     host.refused["green"] = TypeError("anything at all")
-    with pytest.raises(StoreError, match=rf"TypeError: anything at all. Release {OLD} goes on serving"):
+    with pytest.raises(DeployError, match=rf"TypeError: anything at all. Release {OLD} goes on serving"):
         run(host)
     steps = host.done
     order = ["prove green", f"disable {GREEN}", f"start {BLUE}", "prove blue", f"stop {WAITING}"]
@@ -359,8 +359,8 @@ def test_with_restart_a_refused_version_gives_way_to_the_old_one(host, monkeypat
 
 def test_the_version_that_serves_people_is_not_held_still(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
-    host.refused["green"] = rollout.RefusedError("start", "no")
-    with pytest.raises(StoreError):
+    host.refused["green"] = rollout.ReleaseRejectedError("start", "no")
+    with pytest.raises(DeployError):
         run(host)
     assert "ask every worker of blue" not in host.done
 
@@ -368,16 +368,16 @@ def test_the_version_that_serves_people_is_not_held_still(host, monkeypatch):
 def test_an_old_one_that_does_not_say_how_it_is_asked_comes_back_too(host, monkeypatch):
     (host.root / "releases" / OLD / "rollout.json").unlink()
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
-    host.refused["green"] = rollout.RefusedError("start", "no")
-    with pytest.raises(StoreError, match="goes on serving"):
+    host.refused["green"] = rollout.ReleaseRejectedError("start", "no")
+    with pytest.raises(DeployError, match="goes on serving"):
         run(host)
     assert host.active == {BLUE}
 
 
 def test_when_the_old_one_does_not_come_back_either_it_is_said(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
-    host.refused = {slot: rollout.RefusedError("start", f"{slot} is out of luck") for slot in ("blue", "green")}
-    with pytest.raises(StoreError, match=rf"Release {OLD}, which is live, does not serve either: blue is out of luck"):
+    host.refused = {slot: rollout.ReleaseRejectedError("start", f"{slot} is out of luck") for slot in ("blue", "green")}
+    with pytest.raises(DeployError, match=rf"Release {OLD}, which is live, does not serve either: blue is out of luck"):
         run(host)
     assert WAITING not in host.active, "requests still wait"
 
@@ -386,15 +386,15 @@ def test_a_failure_after_the_switch_does_not_claim_that_the_old_one_serves(host,
     monkeypatch.setattr(
         rollout.Rollout, "collect", lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
-    with pytest.raises(StoreError, match=rf"Release {NEW} is live, but what follows the switch failed: .*No space left"):
+    with pytest.raises(DeployError, match=rf"Release {NEW} is live, but what follows the switch failed: .*No space left"):
         run(host)
     assert (live(host), host.active) == ("green", {GREEN})
 
 
 def test_a_full_disk_does_not_hide_why_a_version_was_refused(host, monkeypatch):
-    host.refused["green"] = rollout.RefusedError("start", "it stopped with status 1")
+    host.refused["green"] = rollout.ReleaseRejectedError("start", "it stopped with status 1")
     monkeypatch.setattr(rollout.History, "save", lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(StoreError, match="it stopped with status 1"):
+    with pytest.raises(DeployError, match="it stopped with status 1"):
         run(host)
 
 
@@ -427,14 +427,14 @@ def test_rolling_back_needs_no_id_and_removes_nothing(host):
     assert (result["release"], result["removed"]) == (OLD, [])
     assert live(host) == "blue"
     assert "rollback" in (host.root / "deploys.log").read_text()
-    with pytest.raises(StoreError, match=f"no good release to go back to: {OLD} is the oldest"):
+    with pytest.raises(DeployError, match=f"no good release to go back to: {OLD} is the oldest"):
         run(host, release="", rollback=True)
 
 
 @pytest.mark.parametrize("release", ["c" * 12, "../releases", "current"])
 def test_rolling_back_to_what_is_not_there_lists_what_is(host, release):
     with pytest.raises(
-        StoreError, match=rf"There is no release '{release}' on this host. There are: {OLD} \(live\), {NEW} \(built\)"
+        DeployError, match=rf"There is no release '{release}' on this host. There are: {OLD} \(live\), {NEW} \(built\)"
     ):
         run(host, release=release, rollback=True)
     assert host.done == []
@@ -481,10 +481,10 @@ def test_when_live_is_removed_meanwhile_and_the_version_is_refused_the_old_one_g
     def remove_and_refuse(proof):
         every_worker_answers(proof)
         (host.root / "live").unlink()
-        raise StoreError("worker 1 hangs")
+        raise DeployError("worker 1 hangs")
 
     monkeypatch.setattr(rollout.Proof, "every_worker_answers", remove_and_refuse)
-    with pytest.raises(StoreError, match=f"Release {OLD} goes on serving"):
+    with pytest.raises(DeployError, match=f"Release {OLD} goes on serving"):
         run(host)
     assert (live(host), host.active, host.enabled) == ("blue", {BLUE}, {BLUE})
     assert sorted(path.name for path in (host.root / "slots").iterdir()) == ["blue", "green"]
@@ -545,10 +545,10 @@ def test_the_warm_up_comes_after_the_proof_and_before_the_switch(host, monkeypat
 
     def run_command(command, sandbox):
         host.done.append(f"{command} with {sandbox.environment['API_ENDPOINT_SOCKET']}")
-        raise StoreError("the command ended with status 4")
+        raise DeployError("the command ended with status 4")
 
     monkeypatch.setattr(rollout, "run_command", run_command)
-    with pytest.raises(StoreError, match='at the step "warm-up": the command ended with status 4'):
+    with pytest.raises(DeployError, match='at the step "warm-up": the command ended with status 4'):
         run(host)
     asked = host.done.index("curl $API_ENDPOINT_SOCKET with /run/api/green/gunicorn.sock")
     assert host.done.index("prove green") < asked
@@ -592,8 +592,8 @@ def test_where_there_is_no_memory_for_both_the_old_templates_service_goes_first(
 
 def test_the_old_templates_service_is_started_again_when_the_new_version_is_refused(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
-    host.refused["blue"] = rollout.RefusedError("health", "it is broken")
-    with pytest.raises(StoreError, match=r"model.service of the old template goes on serving"):
+    host.refused["blue"] = rollout.ReleaseRejectedError("health", "it is broken")
+    with pytest.raises(DeployError, match=r"model.service of the old template goes on serving"):
         first_take_over(host)
     assert "model.service" in host.active
 

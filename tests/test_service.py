@@ -109,11 +109,11 @@ def test_last_words_are_the_last_and_not_those_before_the_start(tmp_path):
     offset = log.stat().st_size
     with log.open("a") as file:
         file.writelines(f"line {number}\n" for number in range(100))
-    words = Endpoint("no-such-endpoint", tmp_path).last_words("blue", str(log), offset, lines=5)
+    words = Endpoint("no-such-endpoint", tmp_path).log_tail("blue", str(log), offset, lines=5)
     assert words.startswith(f"--- {log}\nline 95\n")
     assert "line 99\n--- journal of no-such-endpoint@blue.service\n" in words
     log.write_text("rotated\n")
-    assert "rotated" in Endpoint("no-such-endpoint", tmp_path).last_words("blue", str(log), 10**6)
+    assert "rotated" in Endpoint("no-such-endpoint", tmp_path).log_tail("blue", str(log), 10**6)
 
 
 @pytest.mark.parametrize("kind", ["gone", "link", "pipe"])
@@ -123,4 +123,4 @@ def test_a_log_that_is_none_does_not_stop_anybody(tmp_path, kind):
         log.symlink_to("/etc/passwd")
     if kind == "pipe":
         os.mkfifo(log)
-    assert "(not readable: " in Endpoint("no-such-endpoint", tmp_path).last_words("blue", str(log))
+    assert "(not readable: " in Endpoint("no-such-endpoint", tmp_path).log_tail("blue", str(log))

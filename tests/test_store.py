@@ -6,7 +6,7 @@ import stat
 import pytest
 from ansible.module_utils.api_endpoint import files as store
 from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, value_digest, walk
-from ansible.module_utils.api_endpoint.files import BUILDING, building, inside, own, point, write_file
+from ansible.module_utils.api_endpoint.files import BUILDING, chown_tree, is_within, replace_symlink, staged_dir, write_file
 
 
 @pytest.fixture
@@ -86,9 +86,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_link_is_turned_and_tells_whether_it_was(tmp_path):
     link = tmp_path / "live"
-    assert point(link, "blue")
-    assert not point(link, "blue")
-    assert point(link, "green")
+    assert replace_symlink(link, "blue")
+    assert not replace_symlink(link, "blue")
+    assert replace_symlink(link, "green")
     assert os.readlink(link) == "green"
     assert os.listdir(tmp_path) == ["live"]
 
@@ -97,7 +97,7 @@ def test_an_entry_that_is_not_finished_has_no_name(tmp_path):
     final = tmp_path / "store" / "entry"
 
     def fail():
-        with building(final) as folder:
+        with staged_dir(final) as folder:
             (folder / "half").write_text("x")
             assert folder.name.startswith(BUILDING)
             raise RuntimeError
@@ -105,7 +105,7 @@ def test_an_entry_that_is_not_finished_has_no_name(tmp_path):
     with pytest.raises(RuntimeError):
         fail()
     assert os.listdir(final.parent) == []
-    with building(final) as folder:
+    with staged_dir(final) as folder:
         (folder / "whole").write_text("x")
     assert os.listdir(final.parent) == ["entry"]
 
@@ -118,7 +118,7 @@ def test_rights_are_set_on_files_and_folders_and_links_are_left(tree):
     outside.chmod(0o604)
     (tree / "away").symlink_to(outside)
     os.mkfifo(tree / "pipe")
-    own(tree, "any", "any")
+    chown_tree(tree, "any", "any")
     (tree / "pipe").unlink()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tree.iterdir() if not path.is_symlink()}
     assert modes == {"package": 0o750, "run.sh": 0o750, "wsgi.py": 0o640}
@@ -136,7 +136,7 @@ def test_nobody_gets_in_while_a_tree_changes_its_owner(tree, monkeypatch):
 
     tree.chmod(0o777)
     monkeypatch.setattr(store, "_own_one", watched)
-    own(tree, "any", "any")
+    chown_tree(tree, "any", "any")
     assert seen[-1][0] == tree.name
     assert {mode for _name, mode in seen} == {0o700}
     assert stat.S_IMODE(tree.stat().st_mode) == 0o750
@@ -155,4 +155,4 @@ def test_nobody_gets_in_while_a_tree_changes_its_owner(tree, monkeypatch):
     ],
 )
 def test_inside(tmp_path, path, expected):
-    assert inside(tmp_path, path) is expected
+    assert is_within(tmp_path, path) is expected

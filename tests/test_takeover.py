@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.host import legacy_takeover as takeover
 from helpers import Stub
 
@@ -57,7 +57,7 @@ def test_one_that_was_cut_off_is_ended(host, cut_off_after):
 def test_it_is_left_running_when_nothing_has_taken_its_place(host):
     endpoint, folder, done = host
     (folder / "root" / "live").unlink()
-    with pytest.raises(StoreError, match="was left running"):
+    with pytest.raises(DeployError, match="was left running"):
         takeover.ensure(Stub(name="api", root=str(endpoint.root), unit="model.service", run="", patience=1))
     assert done == []
 

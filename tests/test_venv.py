@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import virtualenv as venv
 from helpers import Stub
 
@@ -62,7 +62,7 @@ def test_leave_out_add_and_replace(tmp_path, code):
 @pytest.mark.parametrize("line", ["-e .", "--editable ./lib", ".", "./lib", "../lib", "file:///srv/lib", "/srv/lib"])
 def test_local_packages_are_refused(tmp_path, code, line):
     (code / "requirements" / "requirements.txt").write_text(f"{line}\n")
-    with pytest.raises(StoreError, match="installs from a local path"):
+    with pytest.raises(DeployError, match="installs from a local path"):
         virtualenv(tmp_path, code)
 
 
@@ -109,7 +109,7 @@ def test_a_correction_of_python_is_the_same_python_on_every_host_and_another_one
 
 
 def test_a_python_that_does_not_run(tmp_path, code):
-    with pytest.raises(StoreError, match="api_endpoint_python is '/nowhere/python'"):
+    with pytest.raises(DeployError, match="api_endpoint_python is '/nowhere/python'"):
         virtualenv(tmp_path, code, python="/nowhere/python").key()
 
 

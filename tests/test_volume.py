@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.volume import disks as api_endpoint_disks
 from ansible.module_utils.api_endpoint.volume import migrate
 from ansible.module_utils.api_endpoint.volume import provision as volume
@@ -113,7 +113,7 @@ class TestMove:
         damaged[1_500_000] ^= 1
         copy.write_bytes(damaged)
         os.utime(copy, ns=(1, 1_234_567_890_123_456_789))
-        with pytest.raises(StoreError, match=r"differs from it. The copy was removed"):
+        with pytest.raises(DeployError, match=r"differs from it. The copy was removed"):
             place.move().copy(quiet)
         assert not copy.exists()
         place.move().copy(quiet)
@@ -132,13 +132,13 @@ class TestMove:
     def test_another_file_of_the_same_name_is_refused(self, place):
         (place.target / "data").mkdir()
         (place.target / "data" / ".endpoint").write_text("somebody-else\n")
-        with pytest.raises(StoreError, match=r"Both disks have data/\.endpoint, and they differ"):
+        with pytest.raises(DeployError, match=r"Both disks have data/\.endpoint, and they differ"):
             place.move().copy(quiet)
 
     def test_no_room(self, place, monkeypatch):
         room = SimpleNamespace(f_bavail=1000, f_frsize=4096, f_files=1000, f_favail=1000)
         monkeypatch.setattr(migrate.os, "statvfs", lambda _path: room)
-        with pytest.raises(StoreError, match=r"The volume has 4.1 MB free, and 3.0 MB of .*Nothing was moved"):
+        with pytest.raises(DeployError, match=r"The volume has 4.1 MB free, and 3.0 MB of .*Nothing was moved"):
             place.move().copy(quiet)
         assert sorted(os.listdir(place.target)) == ["lost+found"]
 
@@ -167,7 +167,7 @@ class TestMove:
             return os.stat_result((found.st_mode, found.st_ino, -1, *found[3:]))
 
         monkeypatch.setattr(migrate.os, "lstat", lstat)
-        with pytest.raises(StoreError, match="Something is mounted at"):
+        with pytest.raises(DeployError, match="Something is mounted at"):
             listing(place.source)
 
 
@@ -366,29 +366,29 @@ class TestBring:
     def test_the_tool_fails_with_status_0(self, host):
         host.tool = "/usr/local/sbin/wmcs-prepare-cinder-volume"
         host.do = lambda _command: "Invalid mountpoint"
-        with pytest.raises(StoreError, match=r"did not prepare the disk:\nInvalid mountpoint"):
+        with pytest.raises(DeployError, match=r"did not prepare the disk:\nInvalid mountpoint"):
             host.bring()
 
     def test_a_failing_command_is_quoted(self, host):
         host.fails["mkfs.ext4"] = "Device size reported to be zero"
-        with pytest.raises(StoreError, match=r"`mkfs.ext4 .*` failed: Device size reported to be zero"):
+        with pytest.raises(DeployError, match=r"`mkfs.ext4 .*` failed: Device size reported to be zero"):
             host.bring()
 
     def test_what_the_volume_would_hide_is_refused_before_anything_is_formatted(self, with_data):
         (with_data.source / "photos").mkdir()
-        with pytest.raises(StoreError, match=r"has more than the endpoint's data: .*/photos. The volume would hide it"):
+        with pytest.raises(DeployError, match=r"has more than the endpoint's data: .*/photos. The volume would hide it"):
             with_data.bring()
         assert with_data.commands == []
 
     def test_a_disk_that_is_too_small_is_refused_before_it_is_formatted(self, with_data):
         with_data.change(size=4)
-        with pytest.raises(StoreError, match=r"The volume has 4 bytes free, and 7 bytes of .* Nothing was formatted"):
+        with pytest.raises(DeployError, match=r"The volume has 4 bytes free, and 7 bytes of .* Nothing was formatted"):
             with_data.bring()
         assert with_data.commands == []
 
     def test_data_that_is_being_brought_to_the_old_place_stops_the_switch(self, with_data, monkeypatch):
         monkeypatch.setattr(volume.Background, "is_alive", lambda _self: True)
-        with pytest.raises(StoreError, match="Another run brings model data"):
+        with pytest.raises(DeployError, match="Another run brings model data"):
             with_data.bring()
         assert str(with_data.source) not in with_data.mounted
 
@@ -419,7 +419,7 @@ class TestBring:
         host.bring()
         host.filesystem_size = 10 * 10**9
         host.do = lambda _command: ""
-        with pytest.raises(StoreError, match=r"did not let the filesystem grow to 20\.0 GB"):
+        with pytest.raises(DeployError, match=r"did not let the filesystem grow to 20\.0 GB"):
             host.bring()
 
     def test_a_volume_that_gives_back_zeros(self, host):
@@ -429,7 +429,7 @@ class TestBring:
         mark.write_bytes(b"api-endpoint\n")
         host.volume.plan()
         mark.write_bytes(bytes(13))
-        with pytest.raises(StoreError, match=r"gives back other data than was written to it .* Nothing was changed"):
+        with pytest.raises(DeployError, match=r"gives back other data than was written to it .* Nothing was changed"):
             host.volume.plan()
 
     def test_a_volume_that_does_not_answer(self, host, monkeypatch):
@@ -439,7 +439,7 @@ class TestBring:
             raise OSError(5, "Input/output error")
 
         monkeypatch.setattr(volume.tempfile, "NamedTemporaryFile", fail)
-        with pytest.raises(StoreError, match=r"cannot be written: Input/output error. Nothing was changed"):
+        with pytest.raises(DeployError, match=r"cannot be written: Input/output error. Nothing was changed"):
             host.volume.plan()
 
 
@@ -491,6 +491,6 @@ class TestSettle:
 
     def test_nothing_on_the_volume_is_ever_removed(self, moved, monkeypatch):
         monkeypatch.setattr(volume, "number_of", lambda _at: "8:16")
-        with pytest.raises(StoreError, match="Nothing was removed"):
+        with pytest.raises(DeployError, match="Nothing was removed"):
             moved.volume.settle(check_mode=False)
         assert (moved.source / "data").exists()

@@ -259,7 +259,7 @@ class Import:
         if self.required() & {"fasttext", "fasttext-wheel"}:
             self.decide(
                 "fasttext",
-                'It does not get along with numpy 2, unless it was mended: api_endpoint_pip_constraints: ["numpy<2"].',
+                'It does not get along with numpy 2, unless it was fixed: api_endpoint_pip_constraints: ["numpy<2"].',
             )
         self.add("api_endpoint_pip_index_url", self.found.index_url)
         self.add("api_endpoint_pip_extra_index_urls", list(dict.fromkeys(self.found.extra_indexes)))

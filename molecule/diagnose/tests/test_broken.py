@@ -39,14 +39,14 @@ BY_HAND = {
         "mkdir /root/logs && mount -t tmpfs -o size=2m,mode=0755 tmpfs /var/log/nginx && "
         "touch /var/log/nginx/access.log /var/log/nginx/error.log && "
         "(cat /dev/zero > /var/log/nginx/forgotten 2>/dev/null || true)",
-        "[cause] The disk of /var/log/nginx is full: it has no room",
+        "[cause] The disk of /var/log/nginx is full",
         "umount --lazy /var/log/nginx && rmdir /root/logs",
     ),
     "no place for files": Broken(
         "mount -t tmpfs -o size=200m,nr_inodes=2000,mode=0755 tmpfs /var/log/gunicorn && mkdir /var/log/gunicorn/queue && "
         "chown -R www-data:adm /var/log/gunicorn && "
         "(cd /var/log/gunicorn/queue; seq 3000 | xargs touch 2>/dev/null || true)",
-        "[cause] The disk of /var/log/gunicorn is full: it has no place for another file",
+        "[cause] The disk of /var/log/gunicorn is out of inodes",
         "umount --lazy /var/log/gunicorn",
     ),
     "a foreign file in nginx's folder": Broken(

@@ -408,7 +408,7 @@ def test_two_people_deploy_at_once(api, deploy, new_app):
             second = deploy(his, *APP, user="bob")
         done = first.wait()
     assert second.status != 0, second.output
-    told = rf"ada on {re.escape(platform.node())} is deploying to this host since \d{{4}}-\d\d-\d\d.\d\d:\d\d"
+    told = rf"ada on {re.escape(platform.node())} has been deploying to this host since \d{{4}}-\d\d-\d\d.\d\d:\d\d"
     assert re.search(told, second.said), second.output
     assert not re.search(r"\b[0-9a-f]{32}\b", second.output), "with the lock's token bob could work as ada's run"
     assert second.changed == [0]

@@ -21,7 +21,7 @@ from ansible.module_utils.api_endpoint.artifacts.store import fingerprint_of_fil
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.controller.rsync import send
 from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, walk
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.parsing.convert_bool import boolean
 
 LARGE = 100_000_000  # bytes of a file that takes a moment to read
@@ -126,7 +126,7 @@ class ActionModule(ActionBase):
         try:
             arguments["artifacts"], local = self._hash(arguments.get("artifacts") or [], variables)
             return self._bring(arguments, local, variables)
-        except (StoreError, OSError) as error:
+        except (DeployError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
 
     def _bring(self, arguments: dict[str, Any], local: dict[str, Path], variables: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class ActionModule(ActionBase):
         self._say(f"sending {source}")
         try:
             send(source, target, self._connection, bool(self._task.become), f"/run/{arguments['name']}.busy", self._say)
-        except StoreError as error:
+        except DeployError as error:
             if "failed (exit" in str(error) or source.is_dir():
                 raise
             self._display.warning(f"{error}: {source} is sent in one go, and from its beginning when that is cut off.")
@@ -185,7 +185,7 @@ class ActionModule(ActionBase):
             self._transfer_file(str(source), upload)
             moved = self._low_level_execute_command(f"mv {upload} {target}", sudoable=True)
             if moved["rc"] != 0:
-                raise StoreError(f"{source} could not be moved to {target}: {moved['stderr']}") from error
+                raise DeployError(f"{source} could not be moved to {target}: {moved['stderr']}") from error
 
     def _hash(self, given: list[dict[str, Any]], variables: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
         """Return the artifacts with the digests of those on the laptop, and where these lie by dest."""
@@ -201,7 +201,7 @@ class ActionModule(ActionBase):
                 digest = digests.of(path)
                 expected = (artifact.get("sha256") or digest).lower()
                 if digest != expected:
-                    raise StoreError(
+                    raise DeployError(
                         f"api_endpoint_artifacts[{number}] ({artifact['dest']}): {path} is not the expected file. "
                         f"Its SHA-256 is {digest}, sha256 says {expected}. Correct the one or the other."
                     )

@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
 from ansible.module_utils.api_endpoint.controller.fleet import alike, one_release, summary, target
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 
 class ActionModule(ActionBase):
@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
                 return {"changed": False, "release": target(hosts, str(self._task.args.get("release") or ""))}
             if question == "alike":
                 return {"changed": False, "text": alike(hosts)}
-        except StoreError as error:
+        except DeployError as error:
             return {"failed": True, "msg": str(error)}
         ok, text = summary(hosts, str(self._task.args.get("action") or "site.yml"), bool(self._task.args.get("dry")))
         return {"changed": False, "ok": ok, "text": text}

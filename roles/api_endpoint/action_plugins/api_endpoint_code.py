@@ -19,7 +19,7 @@ ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "
 from ansible.module_utils.api_endpoint.release.source import lay_out
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.digests import tree_digest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 # Options that say what to take from the laptop; the module on the host does not need them then.
 LOCAL_OPTIONS = ("folder", "exclude", "subdir", "requirements_file", "wsgi")
@@ -69,7 +69,7 @@ class ActionModule(ActionBase):
                     arguments.get("exclude") or [],
                 )
                 result = self._send(laid_out, temporary, arguments, variables)
-        except (StoreError, OSError) as error:
+        except (DeployError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
         result["revision"] = revision(folder)
         return result

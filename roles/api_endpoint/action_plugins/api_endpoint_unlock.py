@@ -26,5 +26,5 @@ class ActionModule(ActionBase):
         command = Lock(given["name"]).giving_back(given["token"])
         done = self._low_level_execute_command(command)
         if done.get("rc") != 0:
-            return {"failed": True, "msg": f"The lock of this host could not be given back: {done.get('stderr')}"}
+            return {"failed": True, "msg": f"Could not release the deployment lock of this host: {done.get('stderr')}"}
         return {"changed": False}

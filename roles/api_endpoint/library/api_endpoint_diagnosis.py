@@ -10,7 +10,7 @@ module: api_endpoint_diagnosis
 short_description: Find out why an endpoint is unwell
 description:
   - Looks at all that an endpoint needs, from the disks up to the answer that clients get, and returns what is not well,
-    the likeliest cause first, each with what shows it and the command that mends it.
+    the likeliest cause first, each with its evidence and the command that fixes it.
   - Changes nothing. When the service does not stay up it loads the app once, in the service's own sandbox, without a
     socket.
   - Addresses and the values of secrets are blanked out in all that is returned.
@@ -74,7 +74,7 @@ options:
     description: The time (seconds since 1970) on the computer that asks. When 0, clocks are not compared.
     type: float
     default: 0
-  trial_timeout:
+  load_check_timeout:
     description: Seconds that loading the app may take.
     type: int
     default: 15
@@ -123,7 +123,7 @@ findings:
       type: list
       elements: str
     remedy:
-      description: The commands that mend it, those with C(ansible-playbook) on the laptop and the others on the host.
+      description: The commands that fix it, those with C(ansible-playbook) on the laptop and the others on the host.
       type: list
       elements: str
 looked:
@@ -176,7 +176,7 @@ def main() -> None:
             "volume": {"type": "str", "default": ""},
             "outbound_network": {"type": "bool", "default": True},
             "laptop_time": {"type": "float", "default": 0},
-            "trial_timeout": {"type": "int", "default": 15},
+            "load_check_timeout": {"type": "int", "default": 15},
             "drift": {"type": "dict", "default": {}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
         },

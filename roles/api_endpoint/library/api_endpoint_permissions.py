@@ -84,7 +84,7 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Put rights right that were changed by hand
+- name: Repair permissions that were changed by hand
   api_endpoint_permissions:
     folders:
       - path: /var/lib/api-endpoint
@@ -101,7 +101,7 @@ made:
   type: list
   elements: str
   returned: always
-mended:
+repaired:
   description: The first hundred paths that were (or in check mode would be) changed.
   type: list
   elements: str

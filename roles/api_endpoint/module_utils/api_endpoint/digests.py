@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 CHUNK = 1024 * 1024  # bytes read at a time
 # Never part of an app's code: version control, caches and virtualenvs of the laptop.
@@ -72,7 +72,7 @@ def tree_digest(root: Path) -> str:
         if found.is_symlink():
             entries.append(["link", str(path), os.readlink(found)])
         elif not found.is_file():
-            raise StoreError(f"{found} is neither a file nor a folder nor a link. Remove it.")
+            raise DeployError(f"{found} is neither a file nor a folder nor a link. Remove it.")
         else:
             executable = bool(found.stat().st_mode & stat.S_IXUSR)
             entries.append(["program" if executable else "file", str(path), file_digest(found)])

@@ -7,14 +7,14 @@ import errno
 import os
 
 
-class StoreError(Exception):
-    """Something that the user must mend; its text says what, where and how."""
+class DeployError(Exception):
+    """A problem that the user can fix; its text says what, where and how."""
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Say an error in words that a user can act on."""
     text = str(error) or type(error).__name__
-    if isinstance(error, StoreError):
+    if isinstance(error, DeployError):
         return text
     if isinstance(error, OSError) and os.strerror(errno.ENOSPC) in text:
         return (

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 BUILDING = ".building-"  # prefix of entries that are not finished; a later run may remove them
 
@@ -29,7 +29,7 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise StoreError(f"{path} is damaged: {error}. Move it away and run again.") from error
+        raise DeployError(f"{path} is damaged: {error}. Move it away and run again.") from error
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -64,7 +64,7 @@ def write_json(path: str | Path, value: dict[str, Any], mode: int, group: str = 
     write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mode, group)
 
 
-def point(link: str | Path, target: str) -> bool:
+def replace_symlink(link: str | Path, target: str) -> bool:
     """Turn a symbolic link to `target` in one step; return whether it pointed elsewhere."""
     path = Path(link)
     if path.is_symlink() and os.readlink(path) == target:
@@ -77,7 +77,7 @@ def point(link: str | Path, target: str) -> bool:
     return True
 
 
-def own(root: Path, user: str, group: str) -> None:
+def chown_tree(root: Path, user: str, group: str) -> None:
     """Give `root` and all below it to user and group; folders 0750, files 0640, programs 0750; links stay as they are.
 
     Nobody but root gets into the tree meanwhile, and no link is followed, whoever put it there.
@@ -128,7 +128,7 @@ def sync_tree(root: Path) -> None:
 
 
 @contextmanager
-def building(final: Path) -> Iterator[Path]:
+def staged_dir(final: Path) -> Iterator[Path]:
     """Yield an empty folder beside `final` that takes its name, in one step, when the block ends without an error."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=BUILDING))
@@ -147,7 +147,7 @@ def escapes(root: Path, path: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
-def inside(root: Path, path: str) -> bool:
+def is_within(root: Path, path: str) -> bool:
     """Tell whether a relative path, taken from `root`, stays below it."""
     whole = os.path.normpath(os.path.join(root, path))
     return not os.path.isabs(path) and whole.startswith(str(root).rstrip("/") + "/")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import read_json, write_json
 from ansible.module_utils.api_endpoint.lock import is_locked
 
@@ -24,7 +24,7 @@ def detached(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Run `work` in a process of its own session and return its result, which must be JSON; wait for it.
 
     When the connection drops, the process that waits is gone, and the one that works is not. An exception of `work`
-    is raised here as StoreError with the same words.
+    is raised here as DeployError with the same words.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -41,7 +41,7 @@ def detached(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             try:
                 answer: dict[str, Any] = {"result": work()}
             except Exception as error:
-                answer = {"error": in_words(error)}
+                answer = {"error": describe_error(error)}
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
                 json.dump(answer, pipe)
             status = 0
@@ -52,10 +52,12 @@ def detached(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         text = pipe.read()
     os.waitpid(child, 0)
     if not text:
-        raise StoreError("The process that did the work on the host was killed. Run again: what it left is put right.")
+        raise DeployError(
+            "The process that did the work on the host was killed. Run again: the next run repairs what it left."
+        )
     answer = json.loads(text)
     if "error" in answer:
-        raise StoreError(answer["error"])
+        raise DeployError(answer["error"])
     return dict(answer["result"])
 
 
@@ -74,7 +76,7 @@ class Background:
         """Return what the process last said; empty when there was none."""
         try:
             return read_json(self.file) or {}
-        except StoreError:
+        except DeployError:
             return {}
 
     def is_alive(self) -> bool:
@@ -126,7 +128,7 @@ class Background:
         try:
             answer: dict[str, Any] = {"result": work(say)}
         except Exception as error:
-            answer = {"error": in_words(error)}
+            answer = {"error": describe_error(error)}
         write_json(self.file, {**known, **answer}, 0o600)
 
     def end(self, seconds: float = 10) -> None:
@@ -144,20 +146,20 @@ class Background:
     def wait(self, task: str, seconds: float) -> dict[str, Any]:
         """Wait `seconds` at most for the end of a task; return {"text": ...}, or {"result": ...} when it is done.
 
-        Raise StoreError with its words when it failed, and when its process is gone without a word.
+        Raise DeployError with its words when it failed, and when its process is gone without a word.
         """
         deadline = time.monotonic() + seconds
         while True:
             alive = self.is_alive()
             state = self.state()
             if state.get("task") != task:
-                raise StoreError("Another run has started other work on this host's data meanwhile. Run again.")
+                raise DeployError("Another run has started other work on this host's data meanwhile. Run again.")
             if "error" in state:
-                raise StoreError(state["error"])
+                raise DeployError(state["error"])
             if "result" in state:
                 return {"result": state["result"]}
             if not alive:
-                raise StoreError(
+                raise DeployError(
                     "The process that brings the data was killed, or the host was restarted. Run again: it goes on where it "
                     "was."
                 )

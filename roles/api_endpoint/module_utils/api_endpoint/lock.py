@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import read_json, write_json
 from ansible.module_utils.basic import AnsibleModule
 
@@ -40,7 +40,7 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-class ConflictError(StoreError):
+class ConflictError(DeployError):
     """Somebody else is deploying; `holder` says who."""
 
     def __init__(self, holder: dict[str, Any], busy: bool) -> None:
@@ -50,11 +50,11 @@ class ConflictError(StoreError):
         wait = (
             "A process of that run is at work on the host now."
             if busy
-            else f"That run last did something {silent:.0f} s ago; if it is gone, this lock ends in {LEASE - silent:.0f} s."
+            else f"That run was last active {silent:.0f} s ago; if it has died, the lock expires in {LEASE - silent:.0f} s."
         )
         super().__init__(
-            f"Nothing was touched: {holder.get('who', 'somebody')} on {holder.get('computer', 'a computer')} is deploying "
-            f"to this host since {holder.get('since', 'a moment ago')}. {wait}"
+            f"Nothing was touched: {holder.get('who', 'somebody')} on {holder.get('computer', 'a computer')} has been "
+            f"deploying to this host since {holder.get('since', 'a moment ago')}. {wait}"
         )
 
 
@@ -74,14 +74,14 @@ class Lock:
         """Return for whom the process that is at work has begun."""
         try:
             return read_json(self.busy) or {}
-        except StoreError:
+        except DeployError:
             return {}
 
     def _fresh(self, even_if_silent: bool = False) -> dict[str, Any]:
         """Return who took the lock, unless nothing was heard of them for too long."""
         try:
             found = read_json(self.record) or {}
-        except StoreError:
+        except DeployError:
             return {}
         is_fresh = 0 <= time.time() - found.get("touched", 0) < LEASE
         return found if is_fresh or even_if_silent else {}
@@ -136,12 +136,12 @@ class Lock:
             yield
             return
         if not token:
-            raise StoreError("This run has not taken the lock of this host. Run it from its first task.")
+            raise DeployError("This run has not taken the lock of this host. Run it from its first task.")
         with self._working(wait=30) as busy:
             record = read_json(self.record) or {}
             if record.get("token") != token:
                 other = self.holder()
-                raise StoreError(
+                raise DeployError(
                     f"This run no longer has the lock of this host: {other.get('who', 'somebody')} on "
                     f"{other.get('computer', 'a computer')} took it at {other.get('since')}. Run again when they are done."
                     if other
@@ -168,7 +168,7 @@ def run_module(module: AnsibleModule) -> None:
         lock.take(record, given["instead_of"], given["wait"])
     except ConflictError as conflict:
         module.fail_json(msg=str(conflict), holder=conflict.holder, busy=conflict.busy)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))
     # The lock is no part of the host's state: a second run of the role changes nothing.
     module.exit_json(changed=False, token=given["token"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.systemd import systemctl
 
 EXCERPT = 6000  # characters of a command's output that a message shows at most
@@ -117,7 +117,7 @@ def walls(name: str) -> list[tuple[str, str]]:
     try:
         found = WALL.findall(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise StoreError(f"{path} is missing. Run site.yml without tags, or with --tags setup.") from error
+        raise DeployError(f"{path} is missing. Run site.yml without tags, or with --tags setup.") from error
     # What is hidden from the service need not be there yet.
     return [(key, _if_there(value) if key == "InaccessiblePaths" else value) for key, value in found]
 
@@ -144,14 +144,14 @@ def _is_link_local(address: str) -> bool:
 
 
 def run_command(command: str, sandbox: Sandbox) -> str:
-    """Run a shell command and return its output; raise StoreError with the output when it fails or takes too long."""
+    """Run a shell command and return its output; raise DeployError with the output when it fails or takes too long."""
     done = sandbox.run(["/bin/sh", "-c", command])
     if done.status != 0:
         if done.is_late:
             reason = f"was stopped after api_endpoint_command_timeout = {sandbox.timeout} s"
         else:
             reason = f"ended with status {done.status}"
-        raise StoreError(f"the command {command!r} {reason}.\n--- its output\n{done.output or '(nothing)'}")
+        raise DeployError(f"the command {command!r} {reason}.\n--- its output\n{done.output or '(nothing)'}")
     return done.output
 
 

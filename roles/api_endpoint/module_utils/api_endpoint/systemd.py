@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 
 def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -14,10 +14,10 @@ def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def must(*arguments: str) -> None:
-    """Run systemctl and raise StoreError with its words when it fails."""
+    """Run systemctl and raise DeployError with its words when it fails."""
     done = systemctl(*arguments)
     if done.returncode != 0:
-        raise StoreError(f"`systemctl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise DeployError(f"`systemctl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}")
 
 
 def main_process(unit: str) -> int:

@@ -16,8 +16,8 @@ from ansible.module_utils.api_endpoint.artifacts.download import download
 from ansible.module_utils.api_endpoint.artifacts.extract import Limits, extract
 from ansible.module_utils.api_endpoint.artifacts.store import MARGIN, Artifact, Store, extent, key_of, mib
 from ansible.module_utils.api_endpoint.digests import CHUNK, file_digest, tree_digest, value_digest
-from ansible.module_utils.api_endpoint.errors import StoreError
-from ansible.module_utils.api_endpoint.files import BUILDING, escapes, own, read_json, write_json
+from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.files import BUILDING, chown_tree, escapes, read_json, write_json
 from ansible.module_utils.api_endpoint.sandbox import Sandbox, environment_of, run_command
 from ansible.module_utils.urls import open_url
 
@@ -126,8 +126,8 @@ class Fetch:
             if not key or not self.store.has(key):
                 try:
                     key = self.make(artifact, keys, key, virtualenv, say) if artifact.command else self.bring(artifact, say)
-                except StoreError as error:
-                    raise StoreError(f"The artifact {artifact.dest!r} could not be brought: {error}") from error
+                except DeployError as error:
+                    raise DeployError(f"The artifact {artifact.dest!r} could not be brought: {error}") from error
                 fetched.append(artifact.dest)
             keys[artifact.dest] = key
         return {"keys": keys, "fetched": fetched}
@@ -180,10 +180,10 @@ class Fetch:
             ).sha256
         elif artifact.path:
             if not os.path.exists(artifact.path):
-                raise StoreError(f"it is not at {artifact.path} on the host. Copy it there.")
+                raise DeployError(f"it is not at {artifact.path} on the host. Copy it there.")
             found = copy(Path(artifact.path), part, Progress(say, f"copying {artifact.path}"))
         elif not part.exists():
-            raise StoreError(
+            raise DeployError(
                 f"what lay in the store was damaged and was removed, and {artifact.src} lies on the laptop. Run again: it "
                 "is sent again."
             )
@@ -194,7 +194,7 @@ class Fetch:
             found = digest_of(part, Progress(say, f"verifying {artifact.dest}"))
         if artifact.sha256 and found != artifact.sha256:
             discard(part)
-            raise StoreError(
+            raise DeployError(
                 f"what came from {artifact.source} is not the expected file: its SHA-256 is {found}, expected "
                 f"{artifact.sha256}. It was removed. Correct sha256, or the file at its source."
             )
@@ -233,7 +233,7 @@ class Fetch:
                 (folder / dest).parent.mkdir(parents=True, exist_ok=True)
                 os.symlink(self.store.place(keys[dest]), folder / dest)
             (folder / artifact.dest).parent.mkdir(parents=True, exist_ok=True)
-            own(folder, self.user, self.user)
+            chown_tree(folder, self.user, self.user)
             run_command(
                 artifact.command,
                 Sandbox(
@@ -248,12 +248,14 @@ class Fetch:
             )
             made = folder / artifact.dest
             if made.is_symlink() or not made.exists() or escapes(folder, made):
-                raise StoreError(
+                raise DeployError(
                     f"the command {artifact.command!r} ended well and made no {artifact.dest!r} in the folder where it ran. "
                     "Let it write that file."
                 )
             if not (made.is_file() or made.is_dir()):
-                raise StoreError(f"the command {artifact.command!r} made {artifact.dest!r}, which is no file and no folder.")
+                raise DeployError(
+                    f"the command {artifact.command!r} made {artifact.dest!r}, which is no file and no folder."
+                )
             kept = tree_digest(made) if made.is_dir() else digest_of(made, Progress(say, f"reading {artifact.dest}"))
             self.store.add(key, made, content=kept, source=artifact.source, unverified=False, mode=artifact.mode)
         finally:

@@ -10,7 +10,7 @@ from typing import Any
 from ansible.module_utils.api_endpoint.artifacts.acquire import Fetch, derived_key, digest_of_path
 from ansible.module_utils.api_endpoint.artifacts.store import Artifact, Store, extent, key_of, mib
 from ansible.module_utils.api_endpoint.digests import value_digest
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.jobs import Background
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.basic import AnsibleModule
@@ -63,7 +63,7 @@ def plan(module: AnsibleModule, store: Store, artifacts: list[Artifact]) -> dict
     uploads = {artifact.dest: artifact.part for artifact in missing if artifact.src}
     for artifact in missing:
         if artifact.path and not os.path.exists(artifact.path):
-            raise StoreError(
+            raise DeployError(
                 f"The artifact {artifact.dest!r} should be at {artifact.path} on the host, and is not. Copy it there."
             )
     needs = []
@@ -112,8 +112,8 @@ def run_module(module: AnsibleModule) -> None:
                 began = background.begin(task, lambda say: fetch.run(artifacts, given["virtualenv"], given["verify"], say))
                 module.exit_json(changed=False, began=began)
         answer = background.wait(task, POLL)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))
     if "text" in answer:
         module.exit_json(changed=False, text=answer["text"])
     result = answer["result"]

@@ -31,7 +31,7 @@ from typing import IO, NoReturn, cast
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from ansible.module_utils.api_endpoint.digests import value_digest
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import read_json, write_json
 
 # Bytes read at a time: what a pipe holds, and little enough to stay in the processor's cache. 1 MiB is half as fast.
@@ -172,7 +172,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 def _quoted(text: str) -> str:
     """Return a value as curl's configuration wants it."""
     if any(character in text for character in "\r\n\0"):
-        raise StoreError("A URL or header of a download has a line break in it. Give it in one line.")
+        raise DeployError("A URL or header of a download has a line break in it. Give it in one line.")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t") + '"'
 
 
@@ -263,7 +263,7 @@ class _Curl:
             )
         except FileNotFoundError as error:
             os.close(self._heads)
-            raise StoreError("curl is not installed on the host. Install Debian's package curl.") from error
+            raise DeployError("curl is not installed on the host. Install Debian's package curl.") from error
         finally:
             os.close(head_end)
         self.streams = [cast("IO[bytes]", stream) for stream in (self.process.stdout, self.process.stderr)]
@@ -343,7 +343,7 @@ class _Download:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self.file)
-            raise StoreError(
+            raise DeployError(
                 f"Another run is downloading into {part} at this moment. Wait until it has ended, or end it, and run again."
             ) from error
         self.offset = self.best = os.fstat(self.file).st_size
@@ -359,7 +359,7 @@ class _Download:
             return {}
         try:
             return read_json(self.side) or {}
-        except (OSError, ValueError, StoreError):
+        except (OSError, ValueError, DeployError):
             return {}
 
     def close(self) -> None:
@@ -640,7 +640,7 @@ def download(
     second `progress` gets the bytes that are there and the bytes of the whole file, None while it is not known; `note`
     gets a sentence whenever something goes wrong that is tried again.
 
-    What `part` holds already is continued. It stays when StoreError is raised, but for one with a wrong digest. The file
+    What `part` holds already is continued. It stays when DeployError is raised, but for one with a wrong digest. The file
     is not synced to the disk.
     """
     target = Path(part)
@@ -657,12 +657,12 @@ def download(
         said = "; ".join(f"{shown_url(url)}: {failure}" for url, failure in failures) or "No URL was given"
         remedies = dict.fromkeys(failure.remedy for _url, failure in failures if failure.remedy)
         kept = [f"{work.offset:,} bytes are kept in {target}: the next run goes on from there."] if work.offset else []
-        raise StoreError(work.hide(" ".join([f"{said}.", *remedies, *kept])))
+        raise DeployError(work.hide(" ".join([f"{said}.", *remedies, *kept])))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         need = f"{work.total - work.offset:,} bytes more are needed" if work.total else "the file's size is not known"
-        raise StoreError(
+        raise DeployError(
             f"The disk that holds {target} is full: {work.offset:,} bytes have arrived, {need}. Make room and run again: "
             "what has arrived is kept, and the download goes on from there."
         ) from error

@@ -28,8 +28,8 @@ from typing import IO, Any, cast
 
 from ansible.module_utils.api_endpoint.artifacts.store import INODES, MARGIN
 from ansible.module_utils.api_endpoint.digests import CHUNK
-from ansible.module_utils.api_endpoint.errors import StoreError
-from ansible.module_utils.api_endpoint.files import own
+from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.files import chown_tree
 from ansible.module_utils.api_endpoint.sandbox import Sandbox
 
 BLOCK_BYTES = 512  # of a tar
@@ -122,9 +122,9 @@ class Limits:
     def check_size(self, count: int, packed: int) -> None:
         """Refuse so many bytes out of an archive of so many."""
         if count > self.size:
-            raise StoreError(f"it unpacks to more than {self.size:,} bytes, which is the limit")
+            raise DeployError(f"it unpacks to more than {self.size:,} bytes, which is the limit")
         if count > max(RATIO_FREE_BYTES, packed * self.ratio):
-            raise StoreError(
+            raise DeployError(
                 f"it has {packed:,} bytes and unpacks to more than {self.ratio} times as many, as archives do that are "
                 "made to fill a disk"
             )
@@ -187,7 +187,7 @@ class Extraction:
         return process
 
     def run(self, progress: Progress) -> None:
-        """Extract all of it, or raise StoreError."""
+        """Extract all of it, or raise DeployError."""
         with open(self.archive, "rb") as file:
             magic = os.pread(file.fileno(), 8, 0)
             command = next((command for first, command in READERS.items() if magic.startswith(first)), [])
@@ -198,7 +198,7 @@ class Extraction:
             block = source.read(BLOCK_BYTES)
             is_archive = UNZIP in command or is_tar(block)
             if not is_archive and not command:
-                raise StoreError(
+                raise DeployError(
                     "it is neither tar, zip, gz, bz2, xz nor zst. Give one of these, or do not ask for unpacking"
                 )
             sink: IO[bytes] = self.start_tar() if is_archive else open(self.target, "xb")  # noqa: SIM115 - carry closes it
@@ -214,13 +214,13 @@ class Extraction:
         if is_archive:
             # tar takes the end of the stream for the end of the archive. A decompressor does not, it knows its own.
             if not command and self.end.strip(b"\0"):
-                raise StoreError(f"it ends without the mark that ends a tar. {COMPARE}")
+                raise DeployError(f"it ends without the mark that ends a tar. {COMPARE}")
             self.inspect()
 
     def start_tar(self) -> IO[bytes]:
         """Start tar in the target, a new folder of the app's account; return its input."""
         self.target.mkdir()
-        own(self.target, self.user, self.user)
+        chown_tree(self.target, self.user, self.user)
         tar = self.start("extract", [*TAR, f"--directory={self.target}"], stdin=subprocess.PIPE, stdout=self.listing)
         return cast("IO[bytes]", tar.stdin)
 
@@ -250,39 +250,39 @@ class Extraction:
             for line in lines:
                 self.note(os.fsdecode(line))
         if reason := lack_of_room(self.target.parent):
-            raise StoreError(reason)
+            raise DeployError(reason)
         now = time.monotonic()
         if self.progressed[:2] != (self.bytes, self.position):
             self.progressed = (self.bytes, self.position, now)
         if now - self.progressed[2] > STALL_SECONDS:
-            raise StoreError(f"there was no progress for {STALL_SECONDS} s. Run again")
+            raise DeployError(f"there was no progress for {STALL_SECONDS} s. Run again")
 
     def note(self, name: str) -> None:
         """Note a name that tar lists."""
         if name.startswith("/"):
-            raise StoreError(f"the name {name!r} is absolute")
+            raise DeployError(f"the name {name!r} is absolute")
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if len(parts) > self.limits.depth:
-            raise StoreError(f"it has more than {self.limits.depth} folders in each other, which is the limit")
+            raise DeployError(f"it has more than {self.limits.depth} folders in each other, which is the limit")
         self.listed["/".join(parts)] += 1
         while parts and (path := "/".join(parts)) not in self.paths:
             self.paths.add(path)
             parts.pop()
         if len(self.paths) - 1 > self.limits.members:
-            raise StoreError(f"it has more than {self.limits.members:,} members, which is the limit")
+            raise DeployError(f"it has more than {self.limits.members:,} members, which is the limit")
 
     def raise_failure(self) -> None:
         """Raise what went wrong, if anything did; of two tools the one that ended first is to blame."""
-        if isinstance(self.failure, StoreError):
+        if isinstance(self.failure, DeployError):
             raise self.failure
         is_cut = isinstance(self.failure, BrokenPipeError)
         for tool in reversed(self.tools) if is_cut else self.tools:
             if reason := tool.complaint():
                 is_full = os.strerror(errno.ENOSPC) in reason
-                raise StoreError(lack_of_room(self.target.parent, is_full=is_full) or reason)
+                raise DeployError(lack_of_room(self.target.parent, is_full=is_full) or reason)
         if self.failure:
             is_full = getattr(self.failure, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
-            raise StoreError(lack_of_room(self.target.parent, is_full=is_full) or str(self.failure))
+            raise DeployError(lack_of_room(self.target.parent, is_full=is_full) or str(self.failure))
 
     def inspect(self) -> None:
         """Refuse what came out unless it is files, folders and links that stay inside, each listed once."""
@@ -296,24 +296,24 @@ class Extraction:
                 status = os.stat(name, dir_fd=handle, follow_symlinks=False)
                 found[path] = kind = stat.S_IFMT(status.st_mode)
                 if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
-                    raise StoreError(SPECIAL.format(path))
+                    raise DeployError(SPECIAL.format(path))
                 if kind == stat.S_IFDIR:
                     continue
                 if kind == stat.S_IFLNK:
                     check_link(path, os.readlink(name, dir_fd=handle))
                     if status.st_nlink > 1:
-                        raise StoreError(f"the link {path!r} has a hard link, which is to no file")
+                        raise DeployError(f"the link {path!r} has a hard link, which is to no file")
                 elif status.st_ino not in outside:
                     size += status.st_size
                 outside[status.st_ino] = outside.get(status.st_ino, status.st_nlink) - 1
         self.limits.check_size(size, self.packed)
         if any(outside.values()):
-            raise StoreError("it has a hard link to a file outside")
+            raise DeployError("it has a hard link to a file outside")
         for path, count in self.listed.items():
             if path not in found:
-                raise StoreError(f"the member {path!r} is below a file or link")
+                raise DeployError(f"the member {path!r} is below a file or link")
             if count > 1 and found[path] != stat.S_IFDIR:
-                raise StoreError(f"the member {path!r} is in it twice")
+                raise DeployError(f"the member {path!r} is in it twice")
 
     def stop(self) -> None:
         """End the tools, and remove what they have made."""
@@ -338,9 +338,9 @@ def check_letters(name: str) -> None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise StoreError(f"the name {os.fsencode(name)!r} is not UTF-8. Rename the file and pack it again") from None
+        raise DeployError(f"the name {os.fsencode(name)!r} is not UTF-8. Rename the file and pack it again") from None
     if re.search(r"[\x00-\x1f\x7f]", name):
-        raise StoreError(f"the name {name!r} has control characters in it")
+        raise DeployError(f"the name {name!r} has control characters in it")
 
 
 def check_link(path: str, target: str) -> None:
@@ -349,7 +349,7 @@ def check_link(path: str, target: str) -> None:
     parts = [part for part in target.split("/") if part not in ("", ".")]
     up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     if not parts or target.startswith("/") or ".." in parts[up:] or up > path.count("/"):
-        raise StoreError(f"the link {path!r} points to {target!r}, out of the archive or up after going down")
+        raise DeployError(f"the link {path!r} points to {target!r}, out of the archive or up after going down")
 
 
 def lack_of_room(folder: Path, *, is_full: bool = False) -> str:
@@ -369,16 +369,16 @@ def extract(
     """Extract `archive` to `target`, which must not exist yet: a folder, or a file for a single compressed one.
 
     The tools run in the sandbox of the endpoint `name` as its account `user`, to whom a folder belongs in the end: Store.add
-    sets owners and modes. `progress` gets the bytes that were extracted. Nothing is left at `target` when StoreError is
+    sets owners and modes. `progress` gets the bytes that were extracted. Nothing is left at `target` when DeployError is
     raised; nothing is synced to the disk.
     """
     if os.path.lexists(target):
-        raise StoreError(f"{archive} cannot be unpacked to {target}: something is there already. Give a new name.")
+        raise DeployError(f"{archive} cannot be unpacked to {target}: something is there already. Give a new name.")
     extraction = Extraction(archive, target, limits, name, user)
     try:
         extraction.run(progress)
     except BaseException as error:
         extraction.stop()
-        if isinstance(error, StoreError):
-            raise StoreError(f"{archive} cannot be unpacked: {error}.") from error
+        if isinstance(error, DeployError):
+            raise DeployError(f"{archive} cannot be unpacked: {error}.") from error
         raise

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint.digests import value_digest
-from ansible.module_utils.api_endpoint.errors import StoreError
-from ansible.module_utils.api_endpoint.files import BUILDING, building, own, read_json, write_file, write_json
+from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.files import BUILDING, chown_tree, read_json, staged_dir, write_file, write_json
 
 PART = ".part-"
 MARGIN = 64 * 1024 * 1024  # bytes that stay free on the disk of the data
@@ -120,7 +120,7 @@ class Store:
         mark = self.folder / ".endpoint"
         owner = mark.read_text(encoding="utf-8").strip() if mark.exists() else ""
         if owner not in ("", name):
-            raise StoreError(
+            raise DeployError(
                 f"api_endpoint_data_dir is {str(self.folder)!r}, which holds the data of the endpoint {owner!r}. "
                 "Give each endpoint a folder of its own."
             )
@@ -157,9 +157,9 @@ class Store:
         size, files = extent(made)
         new = self.folder / f"{BUILDING}new-{key[:16]}"
         shutil.rmtree(new, ignore_errors=True)
-        with building(new) as folder:
+        with staged_dir(new) as folder:
             os.rename(made, folder / "artifact")
-            own(folder, "root", self.group)
+            chown_tree(folder, "root", self.group)
             if mode := stamp.pop("mode", ""):
                 os.chmod(folder / "artifact", int(mode, 8))
             known = {"key": key, "size": size, "files": files, **stamp}
@@ -183,7 +183,7 @@ class Store:
         write_json(self.folder / key / "artifact.json", stamp, 0o640, self.group)
 
     def check_room(self, needs: Iterable[tuple[str, int]], files: int = 0) -> None:
-        """Raise StoreError when the disk of the data lacks room for the bytes of what is needed, or for so many files."""
+        """Raise DeployError when the disk of the data lacks room for the bytes of what is needed, or for so many files."""
         folder = self.folder
         while not folder.exists():
             folder = folder.parent
@@ -193,14 +193,14 @@ class Store:
         total = sum(count for _, count in wanted)
         if wanted and total + MARGIN > free:
             listed = ", ".join(f"{what}: {mib(count)}" for what, count in wanted)
-            raise StoreError(
+            raise DeployError(
                 f"The disk of {self.folder} has {mib(free)} free, and {mib(total)} are needed, with {mib(MARGIN)} to spare "
                 f"({listed}). Nothing was fetched. Make room, keep fewer releases (api_endpoint_keep_releases), or move the "
                 "data to a larger disk (api_endpoint_data_dir)."
             )
         # A filesystem without a fixed number of inodes says 0 of 0.
         if wanted and disk.f_files and files + INODES > free_files:
-            raise StoreError(
+            raise DeployError(
                 f"The disk of {self.folder} has room for {free_files:,} more files, and {files + INODES:,} are needed. "
                 "Nothing was fetched. Remove what is not needed there (`df -i` counts)."
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.systemd import systemctl
 from ansible.module_utils.basic import AnsibleModule
 
@@ -31,7 +31,7 @@ def drain(flag: Path, unit: str, timeout: int) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        raise StoreError(f"systemd-run failed: {done.stderr.strip()}")
+        raise DeployError(f"systemd-run failed: {done.stderr.strip()}")
     flag.touch(mode=0o644)
 
 
@@ -52,6 +52,6 @@ def run_module(module: AnsibleModule) -> None:
             drain(flag, unit, module.params["timeout"])
         else:
             rejoin(flag, unit)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))
     module.exit_json(changed=False, flag=str(flag))

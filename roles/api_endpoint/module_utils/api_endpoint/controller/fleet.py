@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.table import aligned, printable
 
 Found = dict[str, dict[str, Any]]  # by host
@@ -46,7 +46,7 @@ def one_release(built: Found) -> str:
         if any(name.startswith("data ") for name in names)
         else ""
     )
-    raise StoreError(
+    raise DeployError(
         "No host was switched: they would have different releases, and hosts behind a balancer are one API.\n"
         f"{by_release(releases)}\nThey differ in: {', '.join(names) or 'what they are made of'}.{virtualenv}{data} Give all "
         "hosts the same settings (host_vars), or deploy to a part of them with --limit."
@@ -64,7 +64,7 @@ def target(found: Found, wanted: str) -> str:
         without = [host for host, one in found.items() if wanted not in one["releases"]]
         if not without:
             return wanted
-        raise StoreError(
+        raise DeployError(
             f"Nothing was touched: there is no release {wanted!r} on {', '.join(without)}.\n{overview(found)}"
             "Give one that all hosts have, or leave those out with --limit."
         )
@@ -74,7 +74,7 @@ def target(found: Found, wanted: str) -> str:
     )
     if len(fitting) == 1:
         return fitting[0]
-    raise StoreError(
+    raise DeployError(
         "Nothing was touched: the hosts do not have the same good release before the live one.\n"
         f"{overview(found)}Name one with -e api_endpoint_release=<id>."
     )

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 
 def local_path(given: str, variables: dict[str, Any], name: str) -> Path:
@@ -23,4 +23,4 @@ def local_path(given: str, variables: dict[str, Any], name: str) -> Path:
         if given and candidate.exists():
             return candidate.resolve()
     looked = ", ".join(dict.fromkeys(os.path.normpath(candidate) for candidate in candidates))
-    raise StoreError(f"{name} is {given!r}, which is not on this computer. Looked for: {looked}.")
+    raise DeployError(f"{name} is {given!r}, which is not on this computer. Looked for: {looked}.")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 EVERY = 10  # seconds between two words on how far it is
 PROGRESS = re.compile(rb"(\d+)%\s+(\S+/s)\s+(\S+)")
@@ -23,7 +23,7 @@ PROGRESS = re.compile(rb"(\d+)%\s+(\S+/s)\s+(\S+)")
 def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
     """Return rsync's remote shell, the name of the host, and the rsync to run there; empty names for a local connection.
 
-    Raise StoreError for a connection that rsync cannot use.
+    Raise DeployError for a connection that rsync cannot use.
     """
 
     def option(name: str) -> Any:
@@ -41,9 +41,9 @@ def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
         script = 'host=$1; shift; exec docker exec -i "$host" sh -c "$*"'
         return ["sh", "-c", script, "sh"], str(option("remote_addr")), "rsync"
     if kind != "ssh":
-        raise StoreError(f"rsync does not know the connection {kind!r}")
+        raise DeployError(f"rsync does not know the connection {kind!r}")
     if option("password"):
-        raise StoreError("rsync cannot type the password of the SSH connection")
+        raise DeployError("rsync cannot type the password of the SSH connection")
     command = [str(option("ssh_executable") or "ssh")]
     for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
         command += shlex.split(str(option(name) or ""))
@@ -59,11 +59,11 @@ def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
 def send(source: Path, target: str, connection: Any, become: bool, busy: str, say: Callable[[str], None]) -> None:
     """Send `source` to the absolute path `target` on the host; what is there already is not sent again.
 
-    `busy` is a file on the host that is locked meanwhile, which shows that the run is at work. Raise StoreError with
+    `busy` is a file on the host that is locked meanwhile, which shows that the run is at work. Raise DeployError with
     rsync's words when it fails, or when rsync is not to be had here.
     """
     if not shutil.which("rsync"):
-        raise StoreError("rsync is not installed on this computer")
+        raise DeployError("rsync is not installed on this computer")
     shell, host, remote = remote_shell(connection, become)
     command = ["rsync", "--partial", "--inplace", "--progress", "--times"]
     if source.is_dir():
@@ -95,7 +95,7 @@ def send(source: Path, target: str, connection: Any, become: bool, busy: str, sa
             percent, rate, left = (part.decode() for part in found[-1])
             say(f"sending {source.name}: {percent} %, {rate}, {left} left")
     if process.wait() != 0:
-        raise StoreError(
+        raise DeployError(
             f"Sending {source} with rsync failed (exit status {process.returncode}):\n"
             f"{words.decode(errors='replace').strip()}\nWhat has arrived is kept: run again, and it goes on from there."
         )

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint.controller.paths import local_path
-from ansible.module_utils.api_endpoint.errors import StoreError
-from ansible.module_utils.api_endpoint.files import inside
+from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.files import is_within
 
 SUPPORTED = {"Debian": ("12", "13")}
 
@@ -461,7 +461,7 @@ def host_paths(settings: Settings) -> list[str]:
     for mount in mounts:
         for name in ("api_endpoint_root", "api_endpoint_data_dir"):
             inner = str(settings.get(name))
-            if inner == str(mount) or inside(Path(str(mount)), os.path.relpath(inner, str(mount))):
+            if inner == str(mount) or is_within(Path(str(mount)), os.path.relpath(inner, str(mount))):
                 found.append(
                     f"api_endpoint_release_mounts has {mount!r}, which would hide {name} ({inner}) from the app. "
                     f"Move {name} elsewhere, or mount the release elsewhere."
@@ -476,7 +476,7 @@ def artifacts(settings: Settings, playbook_dir: str) -> list[str]:
     for index, artifact in enumerate(settings.get("api_endpoint_artifacts") or []):
         label = f"api_endpoint_artifacts[{index}]"
         dest = str(artifact.get("dest") or "")
-        if not dest or not inside(Path("/release"), dest):
+        if not dest or not is_within(Path("/release"), dest):
             found.append(f"{label}.dest is {dest!r}, which leaves the release. Give a path below the app's folder.")
         dest = os.path.normpath(dest)
         for other, owner in taken.items():
@@ -491,7 +491,7 @@ def artifacts(settings: Settings, playbook_dir: str) -> list[str]:
         taken[dest] = label
         found += source(artifact, label, playbook_dir)
     for path in settings.get("api_endpoint_writable_paths") or []:
-        if not isinstance(path, str) or not inside(Path("/release"), path):
+        if not isinstance(path, str) or not is_within(Path("/release"), path):
             found.append(
                 f"api_endpoint_writable_paths has {path!r}, which leaves the release. Give paths below the app's folder."
             )
@@ -553,7 +553,7 @@ def on_laptop(given: str, playbook_dir: str, name: str, is_kind: Callable[[Path]
     """Check that a path of the laptop exists and is of the right kind."""
     try:
         path = local_path(given, {"playbook_dir": playbook_dir}, name)
-    except StoreError as error:
+    except DeployError as error:
         return [str(error)]
     return [] if is_kind(path) else [f"{name} is {given!r} ({path}), which is not {kind}."]
 
@@ -561,7 +561,7 @@ def on_laptop(given: str, playbook_dir: str, name: str, is_kind: Callable[[Path]
 def code(settings: Settings, playbook_dir: str) -> list[str]:
     """Check where the code comes from, and that the WSGI module is in it when it lies on the laptop."""
     subdir = str(settings.get("api_endpoint_app_subdir") or "")
-    if subdir and not inside(Path("/code"), subdir):
+    if subdir and not is_within(Path("/code"), subdir):
         return [f"api_endpoint_app_subdir is {subdir!r}. Give a folder within the code, relative to its top."]
     if settings.get("api_endpoint_git_url"):
         return []

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 from ansible.module_utils.api_endpoint.diagnosis.checks import app, host, nginx
 from ansible.module_utils.api_endpoint.diagnosis.findings import NOTE, Finding, ranked
-from ansible.module_utils.api_endpoint.diagnosis.state import Patient
+from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState
 
-Check = Callable[[Patient], Iterator[Finding]]
+Check = Callable[[EndpointState], Iterator[Finding]]
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("other deployments under way", host.deployment),
@@ -39,16 +39,16 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 )
 
 
-def diagnose(patient: Patient) -> tuple[list[Finding], list[tuple[str, str]]]:
+def diagnose(observed: EndpointState) -> tuple[list[Finding], list[tuple[str, str]]]:
     """Return the findings, the likeliest cause first, and for each check what came out of it."""
-    if nothing := list(app.deployed(patient)):
+    if nothing := list(app.deployed(observed)):
         return nothing, [("whether anything was deployed", "found")]
-    patient.look()
+    observed.look()
     findings: list[Finding] = []
     looked = []
     for title, check in CHECKS:
         try:
-            found = list(check(patient))
+            found = list(check(observed))
             outcome = "found" if any(finding.kind != NOTE for finding in found) else "noted" if found else "well"
         except Exception as error:
             # A host in a bad way: one look that fails must not hide what the others see.

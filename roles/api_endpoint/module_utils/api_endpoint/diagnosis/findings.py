@@ -54,7 +54,7 @@ def is_well(findings: Iterable[Finding]) -> bool:
     return all(finding.kind == NOTE for finding in findings)
 
 
-class Mask:
+class Redactor:
     """Blanks out addresses, and the values of secrets."""
 
     def __init__(self, secrets: Iterable[str]) -> None:

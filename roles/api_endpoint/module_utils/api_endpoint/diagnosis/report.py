@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint.diagnosis.diagnose import diagnose
-from ansible.module_utils.api_endpoint.diagnosis.findings import Mask, is_well, summary
-from ansible.module_utils.api_endpoint.diagnosis.state import Patient
+from ansible.module_utils.api_endpoint.diagnosis.findings import Redactor, is_well, summary
+from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState
 from ansible.module_utils.api_endpoint.release.secrets import unquote
 from ansible.module_utils.basic import AnsibleModule
 
@@ -26,11 +26,11 @@ def secrets(given: dict[str, Any]) -> Iterator[str]:
 def look(given: dict[str, Any]) -> dict[str, Any]:
     """Look at everything, and say what is not well."""
     begun = time.monotonic()
-    mask = Mask(secrets(given))
-    patient = Patient(given)
-    found, looked = diagnose(patient)
+    mask = Redactor(secrets(given))
+    observed = EndpointState(given)
+    found, looked = diagnose(observed)
     findings = [mask.finding(finding) for finding in found]
-    about = f"(release {patient.release or 'none'}, looked for {time.monotonic() - begun:.1f} s)"
+    about = f"(release {observed.release or 'none'}, looked for {time.monotonic() - begun:.1f} s)"
     return {
         "well": is_well(findings),
         "findings": [asdict(finding) for finding in findings],

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint.diagnosis.findings import CAUSE, RISK
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import read_json
 from ansible.module_utils.api_endpoint.http import Answer, ask, healthy
 from ansible.module_utils.api_endpoint.release.secrets import place
@@ -33,7 +33,7 @@ STATE = (
 )  # fmt: skip
 
 
-def said(*command: str, timeout: float = PATIENCE, given: str = "") -> tuple[int, str]:
+def run_command(*command: str, timeout: float = PATIENCE, given: str = "") -> tuple[int, str]:
     """Run a command that only looks; return its status (127: it is not there; 124: it is late) and all it said."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     try:
@@ -81,7 +81,7 @@ def tail(path: str) -> str:
         return ""
 
 
-class Patient:
+class EndpointState:
     """An endpoint on this host."""
 
     def __init__(self, given: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ class Patient:
     def _read(self, name: str) -> dict[str, Any]:
         try:
             return read_json(self.folder / name) or {}
-        except (StoreError, OSError):
+        except (DeployError, OSError):
             return {}
 
     @property
@@ -186,7 +186,7 @@ class Patient:
         return self.state.get("SubState") == "start" and not self.has_restarted
 
     @property
-    def comes_and_goes(self) -> bool:
+    def crash_looping(self) -> bool:
         """Whether the service starts and fails, again and again."""
         state = self.state.get("ActiveState")
         is_down = state in ("failed", "activating") or (self.has_restarted and not self.is_healthy)
@@ -220,12 +220,12 @@ class Patient:
         return healthy(self.through_nginx, self.health["status"])
 
     @property
-    def grave(self) -> str:
+    def severity(self) -> str:
         """The kind of a finding that explains an endpoint which does not answer, and is a risk to one which does."""
         return RISK if self.answers else CAUSE
 
     @cached_property
-    def begun(self) -> float:
+    def started_at(self) -> float:
         """When the service was started last (epoch)."""
         started = int(self.state.get("InactiveExitTimestampMonotonic") or 0) / 1e6
         return time.time() - time.monotonic() + started
@@ -237,31 +237,31 @@ class Patient:
         for line in tail(self.given["error_log"]).splitlines():
             if stamp := re.match(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4})\]", line):
                 when = datetime.strptime(stamp[1], "%Y-%m-%d %H:%M:%S %z").timestamp()
-                is_new = when >= int(self.begun) - 1
+                is_new = when >= int(self.started_at) - 1
             if is_new:
                 found.append(line)
         return found
 
     @cached_property
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of the app's logs."""
-        return self.endpoint.last_words(self.slot, self.given["error_log"])
+        return self.endpoint.log_tail(self.slot, self.given["error_log"])
 
     # --- a start that nobody notices
 
     @cached_property
-    def trial(self) -> tuple[int, str]:
+    def load_check(self) -> tuple[int, str]:
         """Have gunicorn load settings and app, in the service's own sandbox, without a socket; 124 when it is late."""
-        limit = self.given["trial_timeout"]
-        rc, unit = said("systemctl", "cat", self.unit)
+        limit = self.given["load_check_timeout"]
+        rc, unit = run_command("systemctl", "cat", self.unit)
         if rc != 0:
             return rc, unit
         settings, command = sandbox_of(unit, self.slot)
         call = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={self.name}-diagnosis-{os.getpid()}"]
         call += [f"--property={line}" for line in [*settings, f"RuntimeMaxSec={limit}", "TimeoutStopSec=2"]]
-        begun = time.monotonic()
-        rc, output = said(*call, *command, "--check-config", timeout=limit + 5)
-        return (124 if rc != 0 and time.monotonic() - begun >= limit else rc), output
+        started_at = time.monotonic()
+        rc, output = run_command(*call, *command, "--check-config", timeout=limit + 5)
+        return (124 if rc != 0 and time.monotonic() - started_at >= limit else rc), output
 
 
 # What of a unit makes no sense for a process that only loads the app and ends.

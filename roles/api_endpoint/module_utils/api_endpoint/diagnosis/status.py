@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.http import ask, healthy
 from ansible.module_utils.api_endpoint.release.health import health_of
 from ansible.module_utils.api_endpoint.release.history import History
@@ -75,5 +75,5 @@ def run_module(module: AnsibleModule) -> None:
     """Do what the module is asked for, and exit with the result."""
     try:
         module.exit_json(changed=False, **look(module.params))
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))

@@ -7,7 +7,7 @@ import grp
 import pwd
 import subprocess
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 FIRST_PERSON_UID, LAST_PERSON_UID = 1000, 60000  # Debian's accounts of people
 
@@ -15,7 +15,7 @@ FIRST_PERSON_UID, LAST_PERSON_UID = 1000, 60000  # Debian's accounts of people
 def ensure(accounts: dict[str, list[str]], check_mode: bool) -> list[str]:
     """Make each account, with a group of the same name, and put it into its further groups.
 
-    Return the accounts that were (or in check mode would be) made or changed. Raise StoreError for root's or a person's.
+    Return the accounts that were (or in check mode would be) made or changed. Raise DeployError for root's or a person's.
     """
     lines: dict[str, list[str]] = {}
     for account, groups in accounts.items():
@@ -29,18 +29,18 @@ def ensure(accounts: dict[str, list[str]], check_mode: bool) -> list[str]:
         command = ["systemd-sysusers", "--inline", *(line for some in lines.values() for line in some)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise StoreError(f"The accounts {', '.join(lines)} could not be made: {done.stderr.strip()}")
+            raise DeployError(f"The accounts {', '.join(lines)} could not be made: {done.stderr.strip()}")
     return list(lines)
 
 
 def _refuse_person(account: str) -> None:
-    """Raise StoreError when an account is no service's."""
+    """Raise DeployError when an account is no service's."""
     if not _has_account(account):
         return
     uid = pwd.getpwnam(account).pw_uid
     if uid == 0 or FIRST_PERSON_UID <= uid <= LAST_PERSON_UID:
         whose = "root's" if uid == 0 else "a person's"
-        raise StoreError(
+        raise DeployError(
             f"The account {account!r} of this host is {whose} (uid {uid}), and an app gets none of those. "
             "Set api_endpoint_user to another name; the account is made when it is missing."
         )

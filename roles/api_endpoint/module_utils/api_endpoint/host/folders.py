@@ -13,7 +13,7 @@ import pwd
 import stat
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 
 def ensure(folder: dict[str, Any], check_mode: bool) -> bool:
@@ -28,7 +28,7 @@ def ensure(folder: dict[str, Any], check_mode: bool) -> bool:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (NotADirectoryError, OSError) as error:
-        raise StoreError(
+        raise DeployError(
             f"{path} is no folder ({error.strerror}). The endpoint needs a folder there: move away what has its name."
         ) from error
     try:
@@ -38,7 +38,7 @@ def ensure(folder: dict[str, Any], check_mode: bool) -> bool:
         except KeyError as error:
             if check_mode:  # a dry run: the account is not made yet
                 return True
-            raise StoreError(f"{path} should belong to {folder['owner']}:{folder['group']}: {error.args[0]}.") from error
+            raise DeployError(f"{path} should belong to {folder['owner']}:{folder['group']}: {error.args[0]}.") from error
         differs = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (*wanted, mode)
         if differs and not check_mode:
             os.fchown(handle, *wanted)

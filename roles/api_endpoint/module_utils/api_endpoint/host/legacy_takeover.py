@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
-from ansible.module_utils.api_endpoint.files import point
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
+from ansible.module_utils.api_endpoint.files import replace_symlink
 from ansible.module_utils.api_endpoint.host import folders as api_endpoint_folders
 from ansible.module_utils.api_endpoint.jobs import detached
 from ansible.module_utils.api_endpoint.lock import Lock
@@ -76,7 +76,7 @@ def take_over(endpoint: Endpoint, unit: str, moved: dict[Path, Path], patience: 
     for path, kept in moved.items():
         if is_in_the_way(path):
             set_aside(path, kept)
-        point(path, endpoint.links[path])
+        replace_symlink(path, endpoint.links[path])
     api_endpoint_folders.ensure(
         {"path": f"/etc/{endpoint.name}", "owner": "root", "group": "root", "mode": "0755"}, check_mode=False
     )
@@ -91,7 +91,7 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     moved = kept_at(endpoint)
     if not module.check_mode:
         if not endpoint.live_slot:
-            raise StoreError(f"{unit} was left running: no release has taken its place yet.")
+            raise DeployError(f"{unit} was left running: no release has taken its place yet.")
         with Lock(given["name"]).held(given["run"]):
             detached(lambda: take_over(endpoint, unit, moved, given["patience"]))
     before = "".join(f"{path}\n" for path in moved)
@@ -108,6 +108,6 @@ def run_module(module: AnsibleModule) -> None:
     os.umask(0o022)
     try:
         result = ensure(module)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))
     module.exit_json(**result)

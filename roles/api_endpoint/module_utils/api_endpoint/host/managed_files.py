@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import write_file
 from ansible.module_utils.api_endpoint.host.file_state import look_for_unused
 from ansible.module_utils.basic import AnsibleModule
@@ -24,7 +24,7 @@ def found_at(path: Path) -> tuple[str | None, str]:
     except FileNotFoundError:
         return None, ""
     if stat.S_ISDIR(found.st_mode):
-        raise StoreError(f"{path} is a folder. A file belongs there: move away what has its name.")
+        raise DeployError(f"{path} is a folder. A file belongs there: move away what has its name.")
     rights = f"{found.st_uid}:{found.st_gid} {stat.S_IMODE(found.st_mode):04o}"
     return (path.read_text(encoding="utf-8", errors="replace") if stat.S_ISREG(found.st_mode) else None), rights
 
@@ -64,6 +64,6 @@ def run_module(module: AnsibleModule) -> None:
     os.umask(0o022)
     try:
         result = ensure(module)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))
     module.exit_json(**result)

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.digests import value_digest
-from ansible.module_utils.api_endpoint.errors import StoreError
-from ansible.module_utils.api_endpoint.files import point, read_json, write_file, write_json
+from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.files import read_json, replace_symlink, write_file, write_json
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE, digests_of, stand_in
 from ansible.module_utils.basic import AnsibleModule
 
@@ -59,7 +59,7 @@ def apply(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if name in links:
-            point(path, links[name])
+            replace_symlink(path, links[name])
         elif content is None:
             path.unlink()
         else:
@@ -83,7 +83,7 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
         )
         if done.returncode != 0:
             words = done.stderr.strip().replace(str(copy), str(folder))
-            raise StoreError(f"nginx rejects the new configuration; the old one is in place.\n{words}")
+            raise DeployError(f"nginx rejects the new configuration; the old one is in place.\n{words}")
 
 
 def ensure(module: AnsibleModule) -> dict[str, object]:
@@ -134,6 +134,6 @@ def run_module(module: AnsibleModule) -> None:
     os.umask(0o022)
     try:
         result = ensure(module)
-    except (StoreError, OSError) as error:
+    except (DeployError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

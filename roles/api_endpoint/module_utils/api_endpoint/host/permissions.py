@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.host import accounts
 from ansible.module_utils.api_endpoint.host.folders import ensure as ensure_folder
 from ansible.module_utils.basic import AnsibleModule
@@ -36,25 +36,25 @@ class Tree:
             if check_mode:  # a dry run: the account is not made yet, so all of it is amiss, which making the account tells
                 self.paths = []
                 return
-            raise StoreError(
+            raise DeployError(
                 f"{' '.join(self.paths)} should belong to {given['owner']}:{given['group']}: {error.args[0]}."
             ) from error
 
-    def mend(self) -> Iterator[str]:
+    def repair(self) -> Iterator[str]:
         """Mend all of it; yield each path that was amiss."""
         for top in sorted(top for pattern in self.paths for top in glob.glob(pattern)):
             try:
-                yield from self.mend_below(top)
+                yield from self.repair_below(top)
             except OSError as error:
                 # A disk that fails, or was pulled off: the step that needs it says what it is about.
                 if error.errno not in BROKEN:
                     raise
 
-    def mend_below(self, top: str) -> Iterator[str]:
+    def repair_below(self, top: str) -> Iterator[str]:
         """Mend one file, or one folder with all that is in it."""
         handle = os.open(os.path.dirname(top), os.O_RDONLY | os.O_DIRECTORY)
         try:
-            if self.mend_one(os.path.basename(top), handle):
+            if self.repair_one(os.path.basename(top), handle):
                 yield top
         finally:
             os.close(handle)
@@ -62,10 +62,10 @@ class Tree:
             return
         for folder, folders, files, inside in os.fwalk(top, follow_symlinks=False):
             for name in [*folders, *(file for file in files if file not in self.leave)]:
-                if self.mend_one(name, inside):
+                if self.repair_one(name, inside):
                     yield os.path.join(folder, name)
 
-    def mend_one(self, name: str, folder: int) -> bool:
+    def repair_one(self, name: str, folder: int) -> bool:
         """Mend a file or folder in an open folder; return whether it was amiss."""
         # O_PATH opens the very thing that has the name, a link or socket too, and does nothing to it.
         try:
@@ -101,8 +101,8 @@ class Tree:
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
     """Mend every tree."""
-    mended = [path for given in module.params["trees"] for path in Tree(given, module.check_mode).mend()]
-    return {"changed": bool(mended), "mended": mended[:SHOWN]}
+    repaired = [path for given in module.params["trees"] for path in Tree(given, module.check_mode).repair()]
+    return {"changed": bool(repaired), "repaired": repaired[:SHOWN]}
 
 
 def run_module(module: AnsibleModule) -> None:
@@ -112,6 +112,6 @@ def run_module(module: AnsibleModule) -> None:
         made = accounts.ensure(module.params["accounts"], module.check_mode)
         made += [folder["path"] for folder in module.params["folders"] if ensure_folder(folder, module.check_mode)]
         result = ensure(module)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))
     module.exit_json(**{**result, "changed": bool(made) or result["changed"]}, made=made)

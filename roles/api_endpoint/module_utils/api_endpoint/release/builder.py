@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ansible.module_utils.api_endpoint.digests import value_digest
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
-from ansible.module_utils.api_endpoint.files import building, escapes, inside, own, read_json, write_json
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
+from ansible.module_utils.api_endpoint.files import chown_tree, escapes, is_within, read_json, staged_dir, write_json
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.history import audit
 from ansible.module_utils.api_endpoint.release.secrets import keep, place, seal
@@ -60,7 +60,7 @@ class Builder:
             if name in components:
                 continue
             if name not in known:
-                raise StoreError(
+                raise DeployError(
                     f"There is no live release on this host to take the {name} from. "
                     "Run site.yml without tags first; afterwards --tags app and --tags model work alone."
                 )
@@ -78,7 +78,7 @@ class Builder:
         """Write the release into an empty folder."""
         code = self.root / "code" / self.components["code"] / "app"
         if taken := [path.name for path in code.iterdir() if path.name.partition(".")[0] == WORKER]:
-            raise StoreError(
+            raise DeployError(
                 f"The app's folder has {taken[0]}. {WORKER} is the role's own module, which each release gets. "
                 "Rename the app's."
             )
@@ -93,11 +93,11 @@ class Builder:
             self.link(folder, os.path.normpath(path), self.state(folder, path))
         self.write_settings(folder, record)
         if commands := self.plan()["build_commands"]:
-            own(folder, self.user, self.user)
+            chown_tree(folder, self.user, self.user)
             self.run_build_commands(folder, commands)
             # Whatever the commands did to them, root reads these.
             self.write_settings(folder, record)
-        own(folder, "root", self.user)
+        chown_tree(folder, "root", self.user)
 
     def write_settings(self, folder: Path, record: dict[str, Any]) -> None:
         """Write the files of the release that the role, not the app, decides on."""
@@ -135,8 +135,8 @@ class Builder:
     def link(self, folder: Path, path: str, target: Path) -> None:
         """Make `path` in the release a link to `target`, in place of what the code has there."""
         link = folder / path
-        if not inside(folder, path) or escapes(folder, link.parent):
-            raise StoreError(f"{path!r} does not stay inside the release.")
+        if not is_within(folder, path) or escapes(folder, link.parent):
+            raise DeployError(f"{path!r} does not stay inside the release.")
         link.parent.mkdir(parents=True, exist_ok=True)
         remove(link)
         os.symlink(target, link)
@@ -145,7 +145,7 @@ class Builder:
         """Return where an artifact lies: in the shared store, or a copy for the app to write."""
         shared = self.data / artifact["digest"] / "artifact"
         if not shared.exists():
-            raise StoreError(
+            raise DeployError(
                 f"The artifact {artifact['dest']!r} ({artifact['digest']}) is not in {self.data}. "
                 "Run site.yml without tags, or with --tags model."
             )
@@ -158,7 +158,9 @@ class Builder:
         clean = os.path.normpath(path)
         first = folder / clean
         if escapes(folder, first):
-            raise StoreError(f"The writable path {path!r} leads out of the release, by a link in the code. Remove the link.")
+            raise DeployError(
+                f"The writable path {path!r} leads out of the release, by a link in the code. Remove the link."
+            )
         if path.endswith("/") and not first.exists():
             first.mkdir(parents=True)
         return self.writable(quote(clean, safe=""), os.path.basename(clean), first)
@@ -171,12 +173,12 @@ class Builder:
         """
         place = self.root / "state" / "app" / entry
         if not place.is_dir():
-            with building(place) as new:
+            with staged_dir(place) as new:
                 if first.is_dir():
                     shutil.copytree(first, new / name, symlinks=True)
                 elif first.exists():
                     shutil.copyfile(first, new / name)
-                own(new, self.user, self.user)
+                chown_tree(new, self.user, self.user)
         return place / name
 
     def build(self) -> dict[str, Any]:
@@ -184,7 +186,7 @@ class Builder:
         if any(self.components[name] is None for name in COMPONENTS):
             if self.module.check_mode:
                 return {"changed": True}
-            raise StoreError("A component of the release is unknown. Run site.yml without tags.")
+            raise DeployError("A component of the release is unknown. Run site.yml without tags.")
         components = self.record()
         release = value_digest(components, 12)
         known = self.live_record.get("components", {})
@@ -203,10 +205,10 @@ class Builder:
                 "components": components,
             }
             try:
-                with building(final) as folder:
+                with staged_dir(final) as folder:
                     self.write(folder, record)
-            except (StoreError, OSError) as error:
-                raise StoreError(self.failed(release, error)) from error
+            except (DeployError, OSError) as error:
+                raise DeployError(self.failed(release, error)) from error
         return {
             "changed": changed,
             "release": release,
@@ -226,7 +228,7 @@ class Builder:
         with contextlib.suppress(OSError):  # the disk may be full, which is what the message says
             audit(self.module.params["audit_log"], self.module.params["name"], "rollout", words)
         serving = f"Release {live} goes on serving." if live else "No release is live on this host yet."
-        return f'Release {release} was not brought live. It failed at the step "build": {in_words(error)}\n{serving}'
+        return f'Release {release} was not brought live. It failed at the step "build": {describe_error(error)}\n{serving}'
 
 
 def remove(path: Path) -> None:

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.digests import tree_digest
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
-from ansible.module_utils.api_endpoint.files import building, own
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
+from ansible.module_utils.api_endpoint.files import chown_tree, staged_dir
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.source import lay_out
 from ansible.module_utils.basic import AnsibleModule
@@ -26,7 +26,7 @@ def unpack(archive: str, target: Path) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise StoreError(f"The code could not be unpacked: {done.stderr.strip()}")
+        raise DeployError(f"The code could not be unpacked: {done.stderr.strip()}")
 
 
 class Git:
@@ -38,7 +38,7 @@ class Git:
         self.key = key
 
     def run(self, *arguments: str) -> str:
-        """Run git and return what it prints; raise StoreError with its words when it fails."""
+        """Run git and return what it prints; raise DeployError with its words when it fails."""
         environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
         with tempfile.TemporaryDirectory() as temporary:
             ssh = f"ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.folder}.known_hosts"
@@ -57,7 +57,7 @@ class Git:
                 stdin=subprocess.DEVNULL,
             )
         if done.returncode != 0:
-            raise StoreError(
+            raise DeployError(
                 f"git could not read {self.url}: {done.stderr.strip()[-1000:]}\n"
                 "Check api_endpoint_git_url, and for a private repository api_endpoint_git_key."
             )
@@ -76,7 +76,7 @@ class Git:
             )  # fmt: skip
         commit = remote or version
         if not self.has(commit):
-            raise StoreError(f"{self.url} has no branch, tag or commit {version!r}. Correct api_endpoint_git_version.")
+            raise DeployError(f"{self.url} has no branch, tag or commit {version!r}. Correct api_endpoint_git_version.")
         return self.run("-C", str(self.folder), "rev-parse", f"{commit}^{{commit}}")
 
     def remote_commit(self, version: str) -> str:
@@ -118,9 +118,9 @@ def store(module: AnsibleModule, source: Path, ready: bool) -> tuple[str, bool]:
         if final.is_dir():
             return digest, False
         if not module.check_mode:
-            with building(final) as folder:
+            with staged_dir(final) as folder:
                 shutil.copytree(target, folder, symlinks=True, dirs_exist_ok=True)
-                own(folder, "root", given["group"])
+                chown_tree(folder, "root", given["group"])
         return digest, True
 
 
@@ -150,7 +150,7 @@ def from_archive(module: AnsibleModule) -> dict[str, object]:
         unpack(given["archive"], Path(temporary))
         digest, changed = store(module, Path(temporary), ready=True)
     if digest != given["digest"]:
-        raise StoreError(f"The code changed on its way: expected {given['digest']}, found {digest}. Run again.")
+        raise DeployError(f"The code changed on its way: expected {given['digest']}, found {digest}. Run again.")
     return {"changed": changed, "digest": digest}
 
 
@@ -160,6 +160,6 @@ def run_module(module: AnsibleModule) -> None:
     try:
         with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
             result = from_git(module) if module.params["git_url"] else from_archive(module)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))
     module.exit_json(**result)

@@ -7,7 +7,7 @@ import subprocess
 import time
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import read_json
 from ansible.module_utils.api_endpoint.http import ask, healthy
 from ansible.module_utils.api_endpoint.release.slots import Endpoint
@@ -23,7 +23,7 @@ def health_of(endpoint: Endpoint, release: str) -> dict[str, Any]:
 
 
 def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, Any]:
-    """Ask until it is healthy, and return the status and the release; raise StoreError with the last log lines."""
+    """Ask until it is healthy, and return the status and the release; raise DeployError with the last log lines."""
     slot = endpoint.live_slot
     release = endpoint.release_of(slot)
     asked = {**given, **health_of(endpoint, release)}
@@ -39,7 +39,7 @@ def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, An
     nginx = subprocess.run(
         ["tail", "-n", "10", "/var/log/nginx/error.log"], capture_output=True, text=True, check=False
     ).stdout
-    raise StoreError(
+    raise DeployError(
         f"GET {asked['path']} through nginx on port {given['port']}: {answer}; "
         f"expected: {asked['status'] or 'any status below 500'}.\n"
         f"{endpoint.last_words(slot, given['error_log'])}\n"
@@ -55,5 +55,5 @@ def run_module(module: AnsibleModule) -> None:
         module.exit_json(changed=False, release="")
     try:
         module.exit_json(changed=False, **ask_through_nginx(endpoint, given))
-    except StoreError as error:
+    except DeployError as error:
         module.fail_json(msg=str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import read_json
 from ansible.module_utils.api_endpoint.release.history import History
 from ansible.module_utils.api_endpoint.release.slots import Endpoint
@@ -59,6 +59,6 @@ def run_module(module: AnsibleModule) -> None:
         history = History(module.params["root"])
         found = rows(endpoint, history)
         live = endpoint.release_of(endpoint.live_slot)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))
     module.exit_json(changed=False, releases=found, live=live, previous=history.previous(live), table=table(found))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.http import Answer, ask, healthy
 from ansible.module_utils.api_endpoint.release.slots import queued
 
@@ -21,7 +21,7 @@ POLL = 0.1  # seconds between two looks
 SETTLE = 10.0  # seconds at least that workers get to be all there once the first one answers
 
 
-class RefusedError(StoreError):
+class ReleaseRejectedError(DeployError):
     """A release that must not get requests; `step` is the one that it failed at."""
 
     def __init__(self, step: str, reason: str) -> None:
@@ -61,7 +61,7 @@ class Request:
             text=str(given.get("text") or ""),
         )
 
-    def complaint(self, answer: Answer) -> str:
+    def mismatch(self, answer: Answer) -> str:
         """Say what is wrong with an answer; empty when nothing is."""
         if answer.status is None or not healthy(answer, self.status):
             return f"{answer}; expected: status {' or '.join(map(str, self.status))}"
@@ -83,7 +83,7 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def hold(pids: list[int]) -> None:
+def suspend(pids: list[int]) -> None:
     """Hold processes still."""
     for pid in pids:
         _signal(pid, signal.SIGSTOP)
@@ -92,13 +92,13 @@ def hold(pids: list[int]) -> None:
         time.sleep(0.005)
 
 
-def let_run(pids: list[int]) -> None:
+def resume(pids: list[int]) -> None:
     """Let processes that were held still run on."""
     for pid in pids:
         _signal(pid, signal.SIGCONT)
 
 
-class Proof:
+class ReadinessCheck:
     """The proof of the version in one slot, according to the release's plan (`rollout.json`)."""
 
     def __init__(
@@ -143,28 +143,28 @@ class Proof:
                 if time.monotonic() > deadline:
                     raise TimeoutError("timed out")
                 time.sleep(0.01)
-            let_run(others)
+            resume(others)
 
         try:
-            hold(others)
+            suspend(others)
             return self.ask(request, when_sent=taken)
         finally:
-            let_run(others)
+            resume(others)
 
     def wait_until_healthy(self) -> None:
-        """Ask the health path until it answers as expected; raise RefusedError when it does not in time."""
+        """Ask the health path until it answers as expected; raise ReleaseRejectedError when it does not in time."""
         health = self.plan["health"]
         deadline = time.monotonic() + self.plan["start_timeout"]
         answer = Answer(None, "not asked yet")
         while True:
             if died := self.died():
-                raise RefusedError("start", died)
+                raise ReleaseRejectedError("start", died)
             answer = self.health(min(health["timeout"], max(0.5, deadline - time.monotonic())))
             if healthy(answer, health["status"]):
                 return
             if time.monotonic() > deadline:
                 expected = " or ".join(map(str, health["status"])) or "any below 500"
-                raise RefusedError(
+                raise ReleaseRejectedError(
                     "start" if answer.status is None else "health",
                     f"it was not healthy within api_endpoint_start_timeout = {self.plan['start_timeout']} s. "
                     f"GET {health['path']} over its socket: {answer}; expected: status {expected}",
@@ -172,7 +172,7 @@ class Proof:
             time.sleep(POLL)
 
     def every_worker_answers(self) -> None:
-        """Put the health request and the smoke requests to each worker; raise RefusedError at the first wrong answer."""
+        """Put the health request and the smoke requests to each worker; raise an error at the first wrong answer."""
         deadline = time.monotonic() + max(SETTLE, self.plan["start_timeout"])
         asked: set[int] = set()
         while True:
@@ -186,12 +186,12 @@ class Proof:
                     asked.add(left[0])
                     continue
             if died := self.died():
-                raise RefusedError("smoke", died)
+                raise ReleaseRejectedError("smoke", died)
             if time.monotonic() > deadline:
-                raise RefusedError(
+                raise ReleaseRejectedError(
                     "start",
                     f"{len(there)} of {self.plan['workers']} workers were running when it was asked, or others came and "
-                    "went: they die and are replaced",
+                    "went: workers are crash-looping",
                 )
             time.sleep(POLL)
 
@@ -205,24 +205,26 @@ class Proof:
             if healthy(answer, health["status"]):
                 break
             if died := self.died():
-                raise RefusedError("health", died)
+                raise ReleaseRejectedError("health", died)
             if time.monotonic() > deadline:
-                raise RefusedError("health", f"GET {health['path']} put to worker {pid}: {answer}")
+                raise ReleaseRejectedError("health", f"GET {health['path']} put to worker {pid}: {answer}")
             time.sleep(POLL)
         for request in self.smoke:
             answer = self.ask_worker(pid, workers, request)
-            complaint = request.complaint(answer)
-            if complaint and not _state(pid):
+            mismatch = request.mismatch(answer)
+            if mismatch and not _state(pid):
                 return False
-            if complaint:
+            if mismatch:
                 limit = f" within api_endpoint_health_timeout = {health['timeout']} s" if answer.status is None else ""
-                raise RefusedError("smoke", f"{request.method} {request.path} put to worker {pid}: {complaint}{limit}")
+                raise ReleaseRejectedError(
+                    "smoke", f"{request.method} {request.path} put to worker {pid}: {mismatch}{limit}"
+                )
         return True
 
-    def last_look(self) -> None:
+    def final_check(self) -> None:
         """Look once more, just before the switch: what came after the proof may have broken it."""
         answer = self.health()
         if died := self.died():
-            raise RefusedError("switch", died)
+            raise ReleaseRejectedError("switch", died)
         if not healthy(answer, self.plan["health"]["status"]):
-            raise RefusedError("switch", f"GET {self.plan['health']['path']} just before the switch: {answer}")
+            raise ReleaseRejectedError("switch", f"GET {self.plan['health']['path']} just before the switch: {answer}")

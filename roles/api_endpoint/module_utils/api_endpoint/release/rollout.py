@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
-from ansible.module_utils.api_endpoint.files import point, read_json, write_file
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
+from ansible.module_utils.api_endpoint.files import read_json, replace_symlink, write_file
 from ansible.module_utils.api_endpoint.jobs import Background, detached
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
 from ansible.module_utils.api_endpoint.release.health import ask_through_nginx
 from ansible.module_utils.api_endpoint.release.history import RELEASE, History, audit, discard
-from ansible.module_utils.api_endpoint.release.readiness import Proof, RefusedError
+from ansible.module_utils.api_endpoint.release.readiness import ReadinessCheck, ReleaseRejectedError
 from ansible.module_utils.api_endpoint.release.secrets import place, setting
 from ansible.module_utils.api_endpoint.release.slots import SLOTS, Endpoint, available_memory, memory_of, queued
 from ansible.module_utils.api_endpoint.sandbox import Sandbox, environment_of, run_command
@@ -71,11 +71,11 @@ class Rollout:
         if self.check_mode:
             return {**found, "changed": True}
         if not self.release or not self.folder(self.release).is_dir():
-            raise StoreError(self.unknown())
+            raise DeployError(self.unknown())
         try:
             told = self.activate()
         except Exception as error:
-            raise StoreError(self.failed(error)) from error
+            raise DeployError(self.failed(error)) from error
         return {**found, **told, "changed": True, "slot": self.slot}
 
     def hold_rollout_lock(self) -> None:
@@ -101,11 +101,11 @@ class Rollout:
         """Return the release to go back to."""
         if self.release:
             if not RELEASE.fullmatch(self.release) or not self.folder(self.release).is_dir():
-                raise StoreError(self.unknown())
+                raise DeployError(self.unknown())
             return self.release
         if found := self.history.previous(self.previous):
             return found
-        raise StoreError(
+        raise DeployError(
             f"There is no good release to go back to: {self.previous or 'none'} is the oldest. {self.overview()}"
         )
 
@@ -135,7 +135,7 @@ class Rollout:
         proof.every_worker_answers()
         self.warm_up(plan)
         seconds = round(time.monotonic() - begun, 1)
-        proof.last_look()
+        proof.final_check()
         self.switch()
         if self.live:
             if strategy == "blue_green":
@@ -151,13 +151,15 @@ class Rollout:
     def restore_link(self) -> None:
         """Make the link `live` where somebody has removed it, so that the release that serves gets its requests back."""
         if self.live and not self.endpoint.live_slot:
-            point(self.endpoint.root / "live", f"slots/{self.live}")
+            replace_symlink(self.endpoint.root / "live", f"slots/{self.live}")
 
     def plan(self, release: str) -> dict[str, Any]:
         """Return how a release is proven and rolled out."""
         plan = read_json(self.folder(release) / "rollout.json")
         if plan is None and release == self.release:
-            raise RefusedError("start", "it has no rollout.json; it was made before there was one. Deploy its code again")
+            raise ReleaseRejectedError(
+                "start", "it has no rollout.json; it was made before there was one. Deploy its code again"
+            )
         return {**UNKNOWN, **(plan or {})}
 
     def choose(self, plan: dict[str, Any]) -> tuple[str, str]:
@@ -197,8 +199,8 @@ class Rollout:
         self.end_leftover_commands()
         systemctl("stop", self.endpoint.unit_of(self.slot))
         self.endpoint.link_of(self.slot).parent.mkdir(parents=True, exist_ok=True)
-        point(self.endpoint.link_of(self.slot), self.endpoint.socket_of(self.slot))
-        point(self.endpoint.root / "slots" / self.slot / "release", f"../../releases/{self.release}")
+        replace_symlink(self.endpoint.link_of(self.slot), self.endpoint.socket_of(self.slot))
+        replace_symlink(self.endpoint.root / "slots" / self.slot / "release", f"../../releases/{self.release}")
         self.write_drop_in(self.slot, self.release)
 
     def write_drop_in(self, slot: str, release: str) -> None:
@@ -218,15 +220,15 @@ class Rollout:
         record = read_json(self.folder(release) / "release.json") or {}
         return str(record.get("components", {}).get("secrets", ""))
 
-    def start(self, slot: str, plan: dict[str, Any]) -> Proof:
-        """Start a slot's unit and wait until it is healthy; raise RefusedError when it does not get so."""
+    def start(self, slot: str, plan: dict[str, Any]) -> ReadinessCheck:
+        """Start a slot's unit and wait until it is healthy; raise ReleaseRejectedError when it does not get so."""
         error_log = Path(self.given["error_log"])
         self.offset = error_log.stat().st_size if error_log.exists() else 0
         self.started = time.time()
         unit = self.endpoint.unit_of(slot)
         systemctl("reset-failed", unit)
         must("start", "--no-block", unit)
-        proof = Proof(
+        proof = ReadinessCheck(
             plan, self.endpoint.socket_of(slot), lambda: self.endpoint.workers(slot), lambda: self.how_it_stopped(slot)
         )
         proof.wait_until_healthy()
@@ -272,7 +274,7 @@ class Rollout:
         """Turn the requests to the new slot, for now and after a reboot."""
         self.step = "switch"
         must("enable", self.endpoint.unit_of(self.slot))
-        point(self.endpoint.root / "live", f"slots/{self.slot}")
+        replace_symlink(self.endpoint.root / "live", f"slots/{self.slot}")
         if self.live:
             systemctl("disable", self.endpoint.unit_of(self.live))
         self.history.went_live(self.release, self.previous, by_rollback=self.given["rollback"])
@@ -312,7 +314,7 @@ class Rollout:
         self.endpoint.resume_flag.unlink(missing_ok=True)
         self.schedule_fallback()
         must("start", f"{self.endpoint.holding_unit}.socket")
-        point(self.endpoint.link_of(self.live), self.endpoint.holding_socket)
+        replace_symlink(self.endpoint.link_of(self.live), self.endpoint.holding_socket)
         time.sleep(0.2)
         self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
         self.stop(self.live)
@@ -325,7 +327,7 @@ class Rollout:
         unit = self.endpoint.fallback_unit
         done = systemctl("restart", "--no-block", unit)
         if done.returncode != 0:
-            raise StoreError(
+            raise DeployError(
                 f"{unit}, which keeps requests from waiting for ever, does not start: {done.stderr.strip().rstrip('.')}. "
                 "Run site.yml without tags, which installs it."
             )
@@ -360,7 +362,7 @@ class Rollout:
         """
         if self.is_holding():
             live = self.endpoint.live_slot
-            point(self.endpoint.link_of(live), self.endpoint.socket_of(live))
+            replace_symlink(self.endpoint.link_of(live), self.endpoint.socket_of(live))
             time.sleep(0.5)
             self.endpoint.resume_flag.touch()
             service = f"{self.endpoint.holding_unit}.service"
@@ -380,15 +382,15 @@ class Rollout:
 
     def failed(self, error: Exception) -> str:
         """Stop the new version, make sure that the old one serves, and say all that."""
-        step = error.step if isinstance(error, RefusedError) else self.step
-        reason = in_words(error).rstrip(".")
+        step = error.step if isinstance(error, ReleaseRejectedError) else self.step
+        reason = describe_error(error).rstrip(".")
         if self.is_live:
             self.attempt(self.resume_requests)
             self.attempt(lambda: self.audit("live", unfinished=step))
             return f"Release {self.release} is live, but what follows the switch failed: {reason}. Run again to finish it."
         words = ""
         if self.started:
-            words = "\n" + self.endpoint.last_words(self.slot, str(self.given["error_log"]), self.offset, self.started)
+            words = "\n" + self.endpoint.log_tail(self.slot, str(self.given["error_log"]), self.offset, self.started)
         self.attempt(lambda: self.stop_and_disable(self.slot))
         serving = self.restore_live()
         self.attempt(lambda: self.history.has_failed(self.release, step, reason))
@@ -413,8 +415,8 @@ class Rollout:
             self.restore_link()
             if not self.endpoint.is_active(self.live):
                 self.start(self.live, self.plan(self.previous))
-        except (StoreError, OSError) as error:
-            return f"Release {self.previous}, which is live, does not serve either: {in_words(error).rstrip('.')}."
+        except (DeployError, OSError) as error:
+            return f"Release {self.previous}, which is live, does not serve either: {describe_error(error).rstrip('.')}."
         finally:
             # Healthy or not: held requests get their answer from the version itself.
             self.resume_requests()
@@ -458,7 +460,7 @@ class Rollout:
         """Bring the live slot, its links and what surrounds it to what they should be; `amiss` says what is not."""
         plan = self.plan(self.release)
         self.end_leftover_commands()
-        point(self.endpoint.root / "live", f"slots/{slot}")
+        replace_symlink(self.endpoint.root / "live", f"slots/{slot}")
         self.take_over_held_requests()
         if amiss["settings of the unit"]:
             self.write_drop_in(slot, self.release)
@@ -468,14 +470,14 @@ class Rollout:
         if amiss["not running"] and not self.runs(slot):
             try:
                 self.start(slot, plan)
-            except RefusedError as error:
-                words = self.endpoint.last_words(slot, str(self.given["error_log"]), self.offset, self.started)
-                raise StoreError(
+            except ReleaseRejectedError as error:
+                words = self.endpoint.log_tail(slot, str(self.given["error_log"]), self.offset, self.started)
+                raise DeployError(
                     f'Release {self.release} is live and does not run. It failed at the step "{error.step}": '
                     f"{error}.\n{words}"
                 ) from error
         self.resume_requests()
-        point(self.endpoint.link_of(slot), self.endpoint.socket_of(slot))
+        replace_symlink(self.endpoint.link_of(slot), self.endpoint.socket_of(slot))
         self.stop_and_disable(idle)
         if amiss["not in the history"]:
             self.history.went_live(self.release, self.endpoint.release_of(idle), by_rollback=False)
@@ -510,7 +512,7 @@ class Rollout:
         """Make the links."""
         for link, target in self.links().items():
             link.parent.mkdir(parents=True, exist_ok=True)
-            point(link, target)
+            replace_symlink(link, target)
 
     # --- notes
 
@@ -563,6 +565,6 @@ def run_module(module: AnsibleModule) -> None:
             result = bring(module)
         if module.params["ask"]:
             result["answer"] = asked(module)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error), changed=result.get("changed", False))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error), changed=result.get("changed", False))
     module.exit_json(**result)

@@ -206,7 +206,7 @@ class Endpoint:
         """Return the bytes of memory that a slot's processes use."""
         return memory_of(self.main_process(slot))
 
-    def last_words(self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = 40) -> str:
+    def log_tail(self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = 40) -> str:
         """Return the last lines of a slot: of gunicorn's error log from `offset` on, of the journal since a time (epoch)."""
         subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
         # Both together would give the first lines since then, on older versions.

@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.digests import walk
-from ansible.module_utils.api_endpoint.errors import StoreError
-from ansible.module_utils.api_endpoint.files import escapes, inside
+from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.files import escapes, is_within
 
 INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)")
 
@@ -26,10 +26,10 @@ def requirement_files(source: Path, first: str) -> list[str]:
         name = os.path.normpath(queue.pop(0))
         if name in found:
             continue
-        if not inside(source, name) or not (source / name).is_file():
-            raise StoreError(f"The requirements file {name} does not exist in the code (it starts at {first}).")
+        if not is_within(source, name) or not (source / name).is_file():
+            raise DeployError(f"The requirements file {name} does not exist in the code (it starts at {first}).")
         if escapes(source, source / name):
-            raise StoreError(
+            raise DeployError(
                 f"The requirements file {name} is a link that leads out of the code. Put the file itself there."
             )
         found.append(name)
@@ -53,11 +53,11 @@ def lay_out(source: Path, target: Path, subdir: str, requirements: str, wsgi: st
     """Copy the code of `source` to `target` in the store's layout: app/, requirements/ and which file to start from."""
     app = source / subdir if subdir else source
     if not app.is_dir():
-        raise StoreError(f"The code has no folder {subdir!r}. Correct api_endpoint_app_subdir.")
+        raise DeployError(f"The code has no folder {subdir!r}. Correct api_endpoint_app_subdir.")
     module = wsgi.partition(":")[0].replace(".", "/")
     if not ((app / f"{module}.py").is_file() or (app / module / "__init__.py").is_file()):
         where = f"its folder {subdir!r}" if subdir else "its top folder"
-        raise StoreError(
+        raise DeployError(
             f"The code has no {module}.py in {where}. "
             "Correct api_endpoint_wsgi (module:callable), api_endpoint_app_subdir or the code itself."
         )
@@ -65,8 +65,8 @@ def lay_out(source: Path, target: Path, subdir: str, requirements: str, wsgi: st
         found, copy = app / path, target / "app" / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         # By its text, which is what it will be in a release, and in truth, for links that lead over links.
-        if found.is_symlink() and (not inside(app, os.path.join(path.parent, os.readlink(found))) or escapes(app, found)):
-            raise StoreError(f"The link {path} in the code points out of it, to {os.readlink(found)}.")
+        if found.is_symlink() and (not is_within(app, os.path.join(path.parent, os.readlink(found))) or escapes(app, found)):
+            raise DeployError(f"The link {path} in the code points out of it, to {os.readlink(found)}.")
         shutil.copy2(found, copy, follow_symlinks=False)
     first = find_requirements(source, subdir, requirements)
     names = requirement_files(source, first) if first else []

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.digests import value_digest
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.sandbox import Sandbox
 from ansible.module_utils.basic import AnsibleModule
@@ -62,7 +62,7 @@ def flatten(folder: Path, name: str, seen: frozenset[str] = frozenset()) -> tupl
             else:
                 constraints += more + limits
         elif LOCAL.match(line):
-            raise StoreError(
+            raise DeployError(
                 f"{name}: {line!r} installs from a local path. Packages beside wsgi.py are imported without being "
                 "installed: leave the line out, or publish the package and name it here."
             )
@@ -104,7 +104,7 @@ class Virtualenv:
         try:
             abi = subprocess.run([given["python"], "-c", ABI], capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError) as error:
-            raise StoreError(
+            raise DeployError(
                 f"api_endpoint_python is {given['python']!r}, which does not run on the host: {error}. "
                 "Give the absolute path of a Python 3 with its venv module."
             ) from error
@@ -148,7 +148,7 @@ class Virtualenv:
         def run(step: str, *command: str) -> None:
             done = sandbox.run(list(command))
             if done.status != 0:
-                raise StoreError(
+                raise DeployError(
                     f"{step} failed (exit status {done.status}):\n{done.output}\n"
                     f"The command was: {shlex.join(command)}\n"
                     "Remedies: api_endpoint_pip_exclude leaves a requirement out, api_endpoint_pip_constraints pins one, "
@@ -175,7 +175,7 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
     if not module.params["code"] or not code.is_dir():
         if module.check_mode:
             return {"changed": True}
-        raise StoreError(f"The code {code} is not on the host. Run site.yml without tags, or with --tags app.")
+        raise DeployError(f"The code {code} is not on the host. Run site.yml without tags, or with --tags app.")
     virtualenv = Virtualenv(module)
     virtualenv.read(code)
     key = virtualenv.key()
@@ -197,6 +197,6 @@ def run_module(module: AnsibleModule) -> None:
     try:
         with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
             result = ensure(module)
-    except (StoreError, OSError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError) as error:
+        module.fail_json(msg=describe_error(error))
     module.exit_json(**result)

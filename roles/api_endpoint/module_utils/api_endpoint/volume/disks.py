@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.artifacts.store import mib
 from ansible.module_utils.api_endpoint.digests import CHUNK
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 
 COLUMNS = "NAME,PATH,TYPE,SIZE,RO,MOUNTPOINTS,SERIAL"
 FILESYSTEMS = {"ext4": 16, "xfs": 12}  # and the longest label of each
@@ -262,7 +262,7 @@ def look(run: Run = run) -> list[Disk]:
     """Return the disks of this host, with what is on them."""
     listed = run("lsblk", "--json", "--bytes", "--output", COLUMNS)
     if listed.returncode != 0:
-        raise StoreError(f"lsblk failed: {listed.stderr.strip()}")
+        raise DeployError(f"lsblk failed: {listed.stderr.strip()}")
     there = []
     for disk in parse_lsblk(listed.stdout):
         with suppress(OSError):
@@ -305,7 +305,7 @@ def choose(
     staging: str = "",
     unfinished: dict[str, Any] | None = None,
 ) -> Choice:
-    """Return the volume and what is to be done with it, or raise StoreError.
+    """Return the volume and what is to be done with it, or raise DeployError.
 
     `staging` is where an interrupted move may have left it mounted; `unfinished` is the disk that an interrupted run was
     formatting (its identity and the new filesystem's uuid).
@@ -320,7 +320,7 @@ def choose(
     if device:
         named = [disk for disk in parts if os.path.realpath(disk.path) == device]
         if not named:
-            raise StoreError(
+            raise DeployError(
                 f"api_endpoint_volume.device is {wanted.device!r}, and this host has no such disk. Attach the volume, or "
                 f"correct the name. {listing(disks)}"
             )
@@ -330,13 +330,13 @@ def choose(
     ours += [disk for disk in parts if disk not in ours and _is_unfinished(disk, unfinished or {})]
     if len(ours) > 1:
         names = ", ".join(disk.path for disk in ours)
-        raise StoreError(
+        raise DeployError(
             f"Several disks have the label {wanted.label!r}: {names}. Name the right one in api_endpoint_volume.device."
         )
     blank = [disk for disk in disks if disk.is_blank]
     if not ours and len(blank) != 1:
         what = "Several disks are unused" if blank else "No disk is unused"
-        raise StoreError(
+        raise DeployError(
             f"{what}, so api_endpoint_volume.device: auto cannot tell which one is the volume. "
             + ("Name it" if blank else "Attach a new volume, or name one with its label")
             + f" (device: /dev/sdb). Nothing was formatted. {listing(disks)}"
@@ -348,20 +348,20 @@ def _mounted(wanted: Wanted, device: str, parts: list[Disk], mounted: Mounted) -
     """Return the disk that is mounted at the volume's place already."""
     found = [disk for disk in parts if os.path.realpath(disk.path) == os.path.realpath(mounted.source)]
     if not found:
-        raise StoreError(
+        raise DeployError(
             f"{mounted.source} ({mounted.kind}) is mounted at {wanted.mount}, and this host has no such disk any more. "
             "If the volume was pulled off, attach it again, and then: "
             f"umount --lazy {wanted.mount} && mount {wanted.mount}. If it is none, leave api_endpoint_volume empty."
         )
     if device and os.path.realpath(found[0].path) != device:
-        raise StoreError(
+        raise DeployError(
             f"{mounted.source} is mounted at {wanted.mount}, and api_endpoint_volume.device is {wanted.device!r}. "
             "Correct the one, or unmount the other."
         )
     if mounted.kind != wanted.filesystem:
-        raise StoreError(_wrong(found[0].path, mounted.kind, wanted))
+        raise DeployError(_wrong(found[0].path, mounted.kind, wanted))
     if mounted.read_only:
-        raise StoreError(
+        raise DeployError(
             f"The volume {mounted.source} is mounted read-only at {wanted.mount}. Nothing was changed. `dmesg` says why: "
             f"after an error of the disk, stop the endpoint, `umount {wanted.mount}`, `fsck {mounted.source}`, run again; "
             f"otherwise `mount -o remount,rw {wanted.mount}`."
@@ -389,12 +389,12 @@ def _in_fstab(wanted: Wanted, device: str, parts: list[Disk], line: list[str]) -
 
     matching = [disk for disk in parts if is_it(disk)]
     if not matching:
-        raise StoreError(
+        raise DeployError(
             f"/etc/fstab has {line[0]} for {wanted.mount}, and no disk of this host is that. Nothing was formatted. "
             f"Attach the volume again. Only if it is gone for good: remove that line from /etc/fstab. {listing(parts)}"
         )
     if device and os.path.realpath(matching[0].path) != device:
-        raise StoreError(
+        raise DeployError(
             f"/etc/fstab has {line[0]} for {wanted.mount}, which is {matching[0].path}, and api_endpoint_volume.device is "
             f"{wanted.device!r}. Correct the one or the other."
         )
@@ -402,23 +402,23 @@ def _in_fstab(wanted: Wanted, device: str, parts: list[Disk], line: list[str]) -
 
 
 def _usable(disk: Disk, wanted: Wanted, staging: str) -> Disk:
-    """Return a disk that has its filesystem and can be mounted, or raise StoreError."""
+    """Return a disk that has its filesystem and can be mounted, or raise DeployError."""
     elsewhere = [place for place in disk.mounts if place != staging]
     if disk.is_system or elsewhere:
-        raise StoreError(
+        raise DeployError(
             f"The disk {disk}. It is left alone. Name another one in api_endpoint_volume.device, or unmount it."
         )
     if disk.read_only:
-        raise StoreError(
+        raise DeployError(
             f"The disk {disk.path} is read-only. Nothing was changed. Attach the volume so that it can be written (a "
             "snapshot or a volume that is attached elsewhere cannot), or name another one in api_endpoint_volume.device."
         )
     if not disk.mounts and disk.is_held:
-        raise StoreError(
+        raise DeployError(
             f"The disk {disk.path} is in use: the system has opened it for itself. Name another one, or free it."
         )
     if disk.filesystem.kind != wanted.filesystem:
-        raise StoreError(_wrong(disk.path, disk.filesystem.kind or disk.contents, wanted))
+        raise DeployError(_wrong(disk.path, disk.filesystem.kind or disk.contents, wanted))
     return disk
 
 
@@ -457,7 +457,7 @@ def _judge(disk: Disk, wanted: Wanted, staging: str, unfinished: dict[str, Any])
     elif kind in FILESYSTEMS:
         tool = {"ext4": f"e2label {disk.path} {wanted.label}", "xfs": f"xfs_admin -L {wanted.label} {disk.path}"}[kind]
         remedy = f"To use it with what is on it, give it the label: {tool}. {remedy}"
-    raise StoreError(
+    raise DeployError(
         f"The disk {disk.path} is not empty: {disk.contents}. It was neither formatted nor mounted. {remedy}, and run again."
     )
 

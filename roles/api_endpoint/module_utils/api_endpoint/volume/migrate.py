@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ansible.module_utils.api_endpoint.artifacts.store import INODES, MARGIN, PART, mib
 from ansible.module_utils.api_endpoint.digests import CHUNK
-from ansible.module_utils.api_endpoint.errors import StoreError
+from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import BUILDING
 
 TEMPORARY = ".moving"
@@ -53,7 +53,7 @@ def listing(root: Path) -> Listing:
             if os.path.islink(path):
                 files.append(name)
             elif os.lstat(path).st_dev != device:
-                raise StoreError(
+                raise DeployError(
                     f"Something is mounted at {path}, below the volume's place {root}. Unmount it, or choose another place "
                     "(api_endpoint_volume.mount)."
                 )
@@ -114,7 +114,7 @@ def content(path: Path, seen: Callable[[int], None], from_disk: bool = False) ->
             while begin < end:
                 piece = os.pread(handle, min(CHUNK, end - begin), begin)
                 if not piece:
-                    raise StoreError(f"{path} became shorter while it was read. Run again.")
+                    raise DeployError(f"{path} became shorter while it was read. Run again.")
                 # Zeros count for nothing, so that a hole on one disk and zeros on the other are the same.
                 if any(piece):
                     _update(found, begin, piece)
@@ -190,20 +190,20 @@ class Move:
                 if not self.is_known(name):
                     wanted.append(name)
             elif not same(known, path.lstat()) and not self.is_known(name) and not alike(self.source / name, path):
-                raise StoreError(
+                raise DeployError(
                     f"Both disks have {name}, and they differ: {self.source / name} and, on the volume, {path}. Nothing was "
                     "switched. Move away or remove the one that is not needed, and run again."
                 )
         return sorted(wanted, key=lambda name: os.path.basename(name) == STAMP)
 
     def check_room(self, size: int, files: int) -> None:
-        """Raise StoreError when the target lacks room."""
+        """Raise DeployError when the target lacks room."""
         disk = os.statvfs(self.target)
         free = disk.f_bavail * disk.f_frsize
         if size and size + MARGIN > free:
-            raise StoreError(too_small(self.source, size, free))
+            raise DeployError(too_small(self.source, size, free))
         if files and disk.f_files and files + INODES > disk.f_favail:
-            raise StoreError(f"The volume has room for {disk.f_favail:,} more files, and {self.source} has {files:,}.")
+            raise DeployError(f"The volume has room for {disk.f_favail:,} more files, and {self.source} has {files:,}.")
 
     def copy(self, say: Say) -> int:
         """Copy what is missing, compare everything that was not compared yet; return the number of files there are."""
@@ -235,12 +235,12 @@ class Move:
                     while begin < end:
                         piece = os.pread(old.fileno(), min(CHUNK, end - begin), begin)
                         if not piece:
-                            raise StoreError(f"{source} became shorter while it was copied. Run again.")
+                            raise DeployError(f"{source} became shorter while it was copied. Run again.")
                         begin += os.pwrite(new.fileno(), piece, begin)
                         progress(len(piece))
                 os.fsync(new.fileno())
         else:
-            raise StoreError(f"{source} is neither a file nor a folder nor a link. Remove it.")
+            raise DeployError(f"{source} is neither a file nor a folder nor a link. Remove it.")
         take_over(source, temporary)
         os.rename(temporary, target)
 
@@ -255,7 +255,7 @@ class Move:
         for name in names:
             if content(self.source / name, progress) != content(self.target / name, progress, from_disk=True):
                 (self.target / name).unlink()
-                raise StoreError(
+                raise DeployError(
                     f"The copy of {self.source / name} on the volume differs from it. The copy was removed, and nothing was "
                     "switched. Run again; when it happens again, the volume or the host's memory is faulty."
                 )

@@ -18,7 +18,7 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.artifacts.store import mib
 from ansible.module_utils.api_endpoint.digests import value_digest
-from ansible.module_utils.api_endpoint.errors import StoreError, in_words
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import read_json, write_file, write_json
 from ansible.module_utils.api_endpoint.jobs import Background
 from ansible.module_utils.api_endpoint.lock import Lock
@@ -50,13 +50,13 @@ TOOL_REFUSES = ("sda", "vda")  # names that it takes for the disk of the system
 
 
 def must(*command: str) -> str:
-    """Run a command and return its output; raise StoreError with its words when it fails."""
+    """Run a command and return its output; raise DeployError with its words when it fails."""
     try:
         done = run(*command)
     except FileNotFoundError as error:
-        raise StoreError(f"{command[0]} is not installed on the host. Run site.yml without tags, or install it.") from error
+        raise DeployError(f"{command[0]} is not installed on the host. Run site.yml without tags, or install it.") from error
     if done.returncode != 0:
-        raise StoreError(f"`{' '.join(command)}` failed: {(done.stderr.strip() or done.stdout.strip())[-600:]}")
+        raise DeployError(f"`{' '.join(command)}` failed: {(done.stderr.strip() or done.stdout.strip())[-600:]}")
     return done.stdout
 
 
@@ -107,7 +107,7 @@ class Volume:
     def to_move(self) -> Listing:
         """Return what lies at the volume's place on the root disk; refuse what the volume would hide."""
         if others := strangers(self.mount, self.data_dir):
-            raise StoreError(
+            raise DeployError(
                 f"{self.mount} has more than the endpoint's data: {', '.join(others[:5])}. The volume would hide it. "
                 "Nothing was changed. Move that away, or choose another place (api_endpoint_volume.mount and "
                 "api_endpoint_data_dir)."
@@ -128,7 +128,7 @@ class Volume:
                     f"label {self.wanted.label!r}"
                 )
                 if found.size > choice.disk.size * 0.95:
-                    raise StoreError(too_small(self.mount, found.size, choice.disk.size) + " Nothing was formatted.")
+                    raise DeployError(too_small(self.mount, found.size, choice.disk.size) + " Nothing was formatted.")
             if found.files:
                 actions.append(
                     f"move {len(found.files):,} files ({mib(found.size)}) from the root disk's {self.mount} to it"
@@ -145,7 +145,7 @@ class Volume:
         return choice, actions
 
     def probe(self) -> None:
-        """Raise StoreError when the mounted volume does not answer, or with other data; nothing stays of the attempt."""
+        """Raise DeployError when the mounted volume does not answer, or with other data; nothing stays of the attempt."""
         mark = self.data_dir / ".endpoint"  # the name of the endpoint whose data it is, see Store.claim
         try:
             os.listdir(self.mount)
@@ -155,9 +155,9 @@ class Volume:
                 os.fsync(file.fileno())
             name = mark.read_bytes() if mark.exists() else b""
         except OSError as error:
-            raise StoreError(self.unwell(f"cannot be written: {error.strerror or error}")) from error
+            raise DeployError(self.unwell(f"cannot be written: {error.strerror or error}")) from error
         if not all(byte == ord("\n") or 32 < byte < 127 for byte in name):
-            raise StoreError(self.unwell(f"gives back other data than was written to it ({mark})"))
+            raise DeployError(self.unwell(f"gives back other data than was written to it ({mark})"))
 
     def unwell(self, how: str) -> str:
         """Say what is wrong with the mounted volume, and what to do."""
@@ -170,7 +170,7 @@ class Volume:
         """Return /etc/fstab with the volume's line."""
         found = disk.filesystem
         if not found.uuid:
-            raise StoreError(
+            raise DeployError(
                 f"The volume {disk.path} ({disk.contents}) does not show its filesystem. Nothing was changed. If it was "
                 "pulled off, the running version goes on with what it has in memory: attach it again, and then: "
                 f"umount --lazy {self.mount} && mount {self.mount}. Otherwise `dmesg` says what is wrong with it."
@@ -187,7 +187,7 @@ class Volume:
             self.format(choice.disk)
             choice = self.choose()
             if choice.action != "mount":
-                raise StoreError(f"{choice.disk.path} was formatted, and has no filesystem with the label afterwards.")
+                raise DeployError(f"{choice.disk.path} was formatted, and has no filesystem with the label afterwards.")
         if choice.action == "mount":
             self.move(choice.disk, say)
         disk = self.choose().disk
@@ -225,7 +225,7 @@ class Volume:
             done = run(*call)
         found = parse_blkid(run("blkid", "--probe", "--output", "export", disk.path).stdout)
         if done.returncode != 0 or found.kind != "ext4":
-            raise StoreError(f"`{' '.join(call)}` did not prepare the disk:\n{(done.stdout + done.stderr).strip()[-1500:]}")
+            raise DeployError(f"`{' '.join(call)}` did not prepare the disk:\n{(done.stdout + done.stderr).strip()[-1500:]}")
         self.give_label(disk)
 
     def give_label(self, disk: Disk) -> None:
@@ -238,7 +238,7 @@ class Volume:
             self.staging.mkdir(mode=0o700, exist_ok=True)
             must("mount", "-t", self.wanted.filesystem, "-o", "discard", disk.path, str(self.staging))
         if number_of(self.staging) == number_of(self.staging.parent):
-            raise StoreError(f"{disk.path} was mounted at {self.staging}, and is not there. Run again.")
+            raise DeployError(f"{disk.path} was mounted at {self.staging}, and is not there. Run again.")
         if str(self.staging) in (*disk.mounts, disk.last_mount) and disk.filesystem == replace(disk.filesystem, label=""):
             self.give_label(disk)
         # From here on there is something on it.
@@ -263,7 +263,7 @@ class Volume:
         """Keep other modules of the role from working on this host; refuse while data is brought."""
         with Lock(self.name)._working(wait=120):
             if Background(f"{self.name}-data").is_alive():
-                raise StoreError("Another run brings model data to the root disk. Run again when it has ended.")
+                raise DeployError("Another run brings model data to the root disk. Run again when it has ended.")
             yield
 
     def write_fstab(self, disk: Disk) -> None:
@@ -292,7 +292,7 @@ class Volume:
         call = ["resize2fs", disk.path] if self.wanted.filesystem == "ext4" else ["xfs_growfs", str(self.mount)]
         must(*call)
         if has_grown(disk, filesystem_size(disk, self.wanted.filesystem, str(self.mount))):
-            raise StoreError(f"`{' '.join(call)}` did not let the filesystem grow to {mib(disk.size)}. `dmesg` says why.")
+            raise DeployError(f"`{' '.join(call)}` did not let the filesystem grow to {mib(disk.size)}. `dmesg` says why.")
 
     # --- what is left behind, after the roll-out
 
@@ -326,7 +326,7 @@ class Volume:
             old = self.below / self.mount.name
             # Whatever else is wrong: what is removed does not lie on the volume.
             if number_of(old) != number_of(self.mount.parent) or number_of(old) == number_of(self.mount):
-                raise StoreError(f"{old} should be the folder below {self.mount}, and is not. Nothing was removed.")
+                raise DeployError(f"{old} should be the folder below {self.mount}, and is not. Nothing was removed.")
             for entry in old.iterdir():
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
@@ -374,6 +374,6 @@ def run_module(module: AnsibleModule) -> None:
             while "text" in answer:
                 answer = background.wait(task, POLL)
             module.exit_json(changed=bool(answer["result"]["actions"]), done=True, **answer["result"])
-    except (StoreError, OSError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=in_words(error))
+    except (DeployError, OSError, subprocess.SubprocessError) as error:
+        module.fail_json(msg=describe_error(error))
     module.exit_json(changed=False, actions=[])

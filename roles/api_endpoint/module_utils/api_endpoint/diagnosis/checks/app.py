@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ansible.module_utils.api_endpoint.artifacts.store import Store
 from ansible.module_utils.api_endpoint.diagnosis.findings import CAUSE, NOTE, RISK, SYMPTOM, Finding, last_traceback
-from ansible.module_utils.api_endpoint.diagnosis.state import Patient, acting_as, said
+from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, acting_as, run_command
 from ansible.module_utils.api_endpoint.digests import file_digest, value_digest, walk
 from ansible.module_utils.api_endpoint.release.slots import SLOTS, queued
 
@@ -21,76 +21,76 @@ BACK = "ansible-playbook -i inventory playbooks/rollback.yml"
 SHOWN = 10  # lines of a list
 
 
-def deployed(patient: Patient) -> Iterator[Finding]:
+def deployed(observed: EndpointState) -> Iterator[Finding]:
     """Find out that nothing is here to be looked at."""
-    if not patient.is_set_up:
-        yield Finding(CAUSE, f"Nothing was ever deployed to this host under the name {patient.name}.", [], [SITE])
-    elif not patient.release:
-        there = sorted(path.name for path in patient.root.iterdir()) if patient.root.is_dir() else []
+    if not observed.is_set_up:
+        yield Finding(CAUSE, f"Nothing was ever deployed to this host under the name {observed.name}.", [], [SITE])
+    elif not observed.release:
+        there = sorted(path.name for path in observed.root.iterdir()) if observed.root.is_dir() else []
         yield Finding(
             CAUSE, "This host was set up, and no version of the app is live on it.",
-            [f"in {patient.root}: {', '.join(there) or 'nothing'}"], [SITE],
+            [f"in {observed.root}: {', '.join(there) or 'nothing'}"], [SITE],
         )  # fmt: skip
 
 
-def live_link(patient: Patient) -> Iterator[Finding]:
+def live_link(observed: EndpointState) -> Iterator[Finding]:
     """Find out that nginx is led to a slot in which nothing runs, while another one does."""
-    live, link = patient.endpoint.live_slot, patient.root / "live"
-    other = next((slot for slot in SLOTS if slot != live and patient.endpoint.is_active(slot)), "")
-    right = patient.slot if live != patient.slot else ""
-    if live == patient.slot and other and not patient.is_active and patient.state.get("UnitFileState") != "enabled":
+    live, link = observed.endpoint.live_slot, observed.root / "live"
+    other = next((slot for slot in SLOTS if slot != live and observed.endpoint.is_active(slot)), "")
+    right = observed.slot if live != observed.slot else ""
+    if live == observed.slot and other and not observed.is_active and observed.state.get("UnitFileState") != "enabled":
         right = other
     if right:
-        runs = "which runs" if patient.endpoint.is_active(right) else "which has the release"
+        runs = "which runs" if observed.endpoint.is_active(right) else "which has the release"
         led = f"leads to the slot {live}, where no version runs" if live else "is missing"
         yield Finding(
             CAUSE, f"The link {link}, by which nginx finds the live version, {led}. It belongs to {right}, {runs}.",
             [f"{link} -> {os.readlink(link) if link.is_symlink() else '(no link)'}"],
             [f"sudo ln --symbolic --force --no-dereference slots/{right} {link}"],
         )  # fmt: skip
-    way = patient.endpoint.link_of(patient.slot)
+    way = observed.endpoint.link_of(observed.slot)
     if not way.is_symlink():
         yield Finding(CAUSE, f"The link {way}, by which nginx finds the app's socket, is missing.", [], [SITE])
 
 
-def parts(patient: Patient) -> Iterator[Finding]:
+def parts(observed: EndpointState) -> Iterator[Finding]:
     """Find what the live version is made of and is gone."""
     needed = {
-        "the folder of the live release": patient.folder,
-        "its record": patient.folder / "release.json",
-        "its settings of gunicorn": patient.folder / "gunicorn.conf.py",
-        "its virtualenv": patient.folder / "p3env/bin/gunicorn",
-        "the Python of its virtualenv": patient.folder / "p3env/bin/python",
-        "the file of its secrets": patient.secrets,
-        "the service's unit": patient.template,
+        "the folder of the live release": observed.folder,
+        "its record": observed.folder / "release.json",
+        "its settings of gunicorn": observed.folder / "gunicorn.conf.py",
+        "its virtualenv": observed.folder / "p3env/bin/gunicorn",
+        "the Python of its virtualenv": observed.folder / "p3env/bin/python",
+        "the file of its secrets": observed.secrets,
+        "the service's unit": observed.template,
     }
     gone = [(what, path) for what, path in needed.items() if path and not path.exists()]
     if gone:
         what, path = gone[0]
         yield Finding(
             CAUSE, f"{what[0].upper()}{what[1:]} is missing: {path}.", [f"missing: {path}" for _what, path in gone],
-            _anew(patient, "virtualenv" if "virtualenv" in what else "release") if path != patient.secrets else [SITE],
+            _anew(observed, "virtualenv" if "virtualenv" in what else "release") if path != observed.secrets else [SITE],
         )  # fmt: skip
 
 
-def _anew(patient: Patient, part: str) -> list[str]:
+def _anew(observed: EndpointState, part: str) -> list[str]:
     """Return the commands that have a part built again: a run leaves alone what is there."""
-    virtualenv = patient.root / "venvs" / str(patient.components.get("virtualenv"))
+    virtualenv = observed.root / "venvs" / str(observed.components.get("virtualenv"))
     if part == "virtualenv":
         away = [f"sudo rm -r {virtualenv}"] if virtualenv.is_dir() else []
     else:
         # It costs kilobytes, and who has edited it may want to see what.
-        aside = f"{patient.folder}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
-        away = [f"sudo mv {patient.folder} {aside}"] if patient.folder.is_dir() else []
-    return [*away, SITE, *([patient.restart] if patient.is_healthy else [])]
+        aside = f"{observed.folder}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+        away = [f"sudo mv {observed.folder} {aside}"] if observed.folder.is_dir() else []
+    return [*away, SITE, *([observed.restart] if observed.is_healthy else [])]
 
 
-def data(patient: Patient) -> Iterator[Finding]:
+def data(observed: EndpointState) -> Iterator[Finding]:
     """Find model data that is gone, or is not what was verified."""
-    store = Store(patient.components.get("data_dir", patient.data_dir), patient.user)
-    for artifact in patient.components.get("artifacts", []):
-        key, link = artifact["digest"], patient.folder / artifact["dest"]
-        place, kept = store.place(key), patient.root / "state/app" / key / "artifact"
+    store = Store(observed.components.get("data_dir", observed.data_dir), observed.user)
+    for artifact in observed.components.get("artifacts", []):
+        key, link = artifact["digest"], observed.folder / artifact["dest"]
+        place, kept = store.place(key), observed.root / "state/app" / key / "artifact"
         if not place.exists():
             what = "is gone"
         elif not store.has(key):
@@ -104,7 +104,7 @@ def data(patient: Patient) -> Iterator[Finding]:
         evidence = [f"{place}: {_size(place)}"]
         if place.exists() and (stamp := store.stamp(key)):
             evidence.append(f"verified: {stamp.get('size'):,} bytes, from {stamp.get('source')}")
-        mends = _anew(patient, "release") if place in (link, kept) else [f"{SITE} --tags model"]
+        mends = _anew(observed, "release") if place in (link, kept) else [f"{SITE} --tags model"]
         yield Finding(CAUSE, f"The model data {artifact['dest']} {what}.", evidence, mends)
 
 
@@ -112,36 +112,36 @@ def _size(path: Path) -> str:
     return f"{path.stat().st_size:,} bytes now" if path.is_file() else "is there" if path.exists() else "is not there"
 
 
-def rights(patient: Patient) -> Iterator[Finding]:
+def rights(observed: EndpointState) -> Iterator[Finding]:
     """Find a folder or a file on its way that the service's account may not use."""
-    code = [path for path in sorted(patient.folder.rglob("*")) if path.is_file()] if patient.folder.is_dir() else []
-    store = Path(patient.components.get("data_dir", patient.data_dir))
+    code = [path for path in sorted(observed.folder.rglob("*")) if path.is_file()] if observed.folder.is_dir() else []
+    store = Path(observed.components.get("data_dir", observed.data_dir))
     read = [
         *code,
-        patient.folder / "p3env/bin/python",
-        patient.folder / "p3env/bin/gunicorn",
-        *(store / artifact["digest"] / "artifact" for artifact in patient.components.get("artifacts", [])),
+        observed.folder / "p3env/bin/python",
+        observed.folder / "p3env/bin/gunicorn",
+        *(store / artifact["digest"] / "artifact" for artifact in observed.components.get("artifacts", [])),
         # nginx's workers are in the account's group.
-        patient.endpoint.link_of(patient.slot).parent,
+        observed.endpoint.link_of(observed.slot).parent,
     ]
-    write = [patient.root / "state/home", patient.log_dir]
-    socket = Path(patient.endpoint.socket_of(patient.slot))
+    write = [observed.root / "state/home", observed.log_dir]
+    socket = Path(observed.endpoint.socket_of(observed.slot))
     needs = {(path.resolve(), os.R_OK) for path in read}
     needs |= {(path.resolve(), os.W_OK) for path in [*write, socket] if path.exists()}
     needs |= {(path, os.X_OK) for target, _right in needs for path in target.parents}
     wanted = sorted((need for need in needs if os.path.lexists(need[0])), key=lambda need: len(need[0].parts))
-    with acting_as(patient.user):
+    with acting_as(observed.user):
         closed = [path for path, right in wanted if not os.access(path, right, effective_ids=True)]
     # What is below a closed folder is closed with it.
     first = [path for path in closed if not any(above in closed for above in path.parents)]
     if not first:
         return
-    own = (patient.root, patient.data_dir, patient.log_dir, Path("/run", patient.name))
+    own = (observed.root, observed.data_dir, observed.log_dir, Path("/run", observed.name))
     is_ours = any(first[0].is_relative_to(folder) for folder in own)
     yield Finding(
-        CAUSE, f"The service's account, {patient.user}, may not use {first[0]}, which it needs.",
+        CAUSE, f"The service's account, {observed.user}, may not use {first[0]}, which it needs.",
         [f"{_rights(path)} {path}" for path in first[:SHOWN]],
-        [f"{SITE} --tags setup" if is_ours else f"sudo chmod o+rX {first[0]}", patient.restart],
+        [f"{SITE} --tags setup" if is_ours else f"sudo chmod o+rX {first[0]}", observed.restart],
     )  # fmt: skip
 
 
@@ -150,25 +150,25 @@ def _rights(path: Path) -> str:
     return f"{stat.filemode(found.st_mode)} {found.st_uid}:{found.st_gid}"
 
 
-def edits(patient: Patient) -> Iterator[Finding]:
+def edits(observed: EndpointState) -> Iterator[Finding]:
     """Find code or settings of the live release that are not those that were proven."""
-    code = patient.root / "code" / str(patient.components.get("code")) / "app"
-    settings = patient.components.get("settings", {})
+    code = observed.root / "code" / str(observed.components.get("code")) / "app"
+    settings = observed.components.get("settings", {})
     # A build command may have changed what it found; then nobody knows what the code should be.
-    compared = [] if patient.plan.get("build_commands") or not code.is_dir() else list(walk(code))
-    linked = {os.path.normpath(path) for path in patient.components.get("writable_paths", [])}
-    linked |= {artifact["dest"] for artifact in patient.components.get("artifacts", [])}
+    compared = [] if observed.plan.get("build_commands") or not code.is_dir() else list(walk(code))
+    linked = {os.path.normpath(path) for path in observed.components.get("writable_paths", [])}
+    linked |= {artifact["dest"] for artifact in observed.components.get("artifacts", [])}
     changed = [
         str(path) for path in compared
         if str(path) not in settings and not any(Path(path).is_relative_to(link) for link in linked)
-        and (code / path).is_file() and not _is_same(code / path, patient.folder / path)
+        and (code / path).is_file() and not _is_same(code / path, observed.folder / path)
     ]  # fmt: skip
-    changed += [name for name, digest in settings.items() if _digest(patient.folder / name) != digest]
+    changed += [name for name, digest in settings.items() if _digest(observed.folder / name) != digest]
     if changed:
         yield Finding(
             CAUSE, f"The live version was changed by hand, so it is not what was proven: {', '.join(changed[:SHOWN])}.",
-            [f"{patient.folder / name}: {_size(patient.folder / name)}" for name in changed[:SHOWN]],
-            _anew(patient, "release"),
+            [f"{observed.folder / name}: {_size(observed.folder / name)}" for name in changed[:SHOWN]],
+            _anew(observed, "release"),
         )  # fmt: skip
 
 
@@ -183,146 +183,146 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def start_timeout(patient: Patient) -> Iterator[Finding]:
+def start_timeout(observed: EndpointState) -> Iterator[Finding]:
     """Find out that a start needs longer than it may."""
-    allowed = patient.state.get("TimeoutStartUSec", "")
-    late = [line for line in patient.log if "WORKER TIMEOUT" in line]
+    allowed = observed.state.get("TimeoutStartUSec", "")
+    late = [line for line in observed.log if "WORKER TIMEOUT" in line]
     more = f"{SITE} --tags app -e api_endpoint"
     # systemd forgets the result when it tries again.
-    was_late = patient.comes_and_goes and "operation timed out" in patient.last_words
-    if patient.state.get("Result") == "timeout" or was_late:
-        drop_in = patient.endpoint.drop_in_of(patient.slot)
-        wanted = (patient.folder / "service.conf").read_text(encoding="utf-8")
+    was_late = observed.crash_looping and "operation timed out" in observed.log_tail
+    if observed.state.get("Result") == "timeout" or was_late:
+        drop_in = observed.endpoint.drop_in_of(observed.slot)
+        wanted = (observed.folder / "service.conf").read_text(encoding="utf-8")
         added = drop_in.read_text(encoding="utf-8").removeprefix(wanted).splitlines() if drop_in.exists() else ["nothing"]
         is_as_wanted = all(line == "[Service]" or line.startswith("EnvironmentFile=") for line in added)
-        longer = 2 * int(patient.plan.get("start_timeout", 120))
+        longer = 2 * int(observed.plan.get("start_timeout", 120))
         yield Finding(
             CAUSE, f"The app needs longer to start than it is given: {allowed}."
             + ("" if is_as_wanted else " That was changed by hand."),
-            [f"systemctl show {patient.unit}: TimeoutStartUSec={allowed}", patient.last_words],
+            [f"systemctl show {observed.unit}: TimeoutStartUSec={allowed}", observed.log_tail],
             [f"{more}_start_timeout={longer}" if is_as_wanted else SITE],
         )  # fmt: skip
-    elif late and not patient.is_healthy and not _preloads(patient):
-        timeout = int(patient.plan.get("timeout", 30))
+    elif late and not observed.is_healthy and not _preloads(observed):
+        timeout = int(observed.plan.get("timeout", 30))
         yield Finding(
             CAUSE, f"The workers are replaced before they have loaded the app, or while they answer: after {timeout} s.",
             late[-5:], [f"{more}_timeout={4 * timeout} -e api_endpoint_proxy_timeout={5 * timeout}"],
         )  # fmt: skip
 
 
-def _preloads(patient: Patient) -> bool:
+def _preloads(observed: EndpointState) -> bool:
     try:
-        return "\npreload_app = True" in (patient.folder / "gunicorn.conf.py").read_text(encoding="utf-8")
+        return "\npreload_app = True" in (observed.folder / "gunicorn.conf.py").read_text(encoding="utf-8")
     except OSError:
         return False
 
 
-def loads(patient: Patient) -> Iterator[Finding]:
+def loads(observed: EndpointState) -> Iterator[Finding]:
     """Find out why the app does not load; tried only when the service is down, because it takes the memory of a version."""
-    if not patient.comes_and_goes:
+    if not observed.crash_looping:
         return
-    rc, words = patient.trial
+    rc, words = observed.load_check
     if rc == 0:
         return
     if rc == 124:
         yield Finding(
-            NOTE, f"Whether the app loads was not seen: it took longer than {patient.given['trial_timeout']} s.",
+            NOTE, f"The load check timed out after {observed.given['load_check_timeout']} s.",
             words.splitlines(),
         )  # fmt: skip
         return
     lines = last_traceback(words) or words.splitlines()
     why = lines[-1].strip() if lines else f"status {rc}"
     lacking = re.search(r"No module named '([\w.]+)'", why)
-    is_lacking = lacking and not (patient.folder / lacking[1].partition(".")[0]).exists()
+    is_lacking = lacking and not (observed.folder / lacking[1].partition(".")[0]).exists()
     yield Finding(
         CAUSE, f"The app does not load: {why}",
-        lines, _anew(patient, "virtualenv") if is_lacking else [BACK],
+        lines, _anew(observed, "virtualenv") if is_lacking else [BACK],
     )  # fmt: skip
 
 
-def pytorch(patient: Patient) -> Iterator[Finding]:
+def pytorch(observed: EndpointState) -> Iterator[Finding]:
     """Find PyTorch loaded too early: its threads do not survive the making of workers, which wait for them for ever."""
-    torch = next((patient.folder / "p3env").resolve().glob("lib/python3*/site-packages/torch"), None)
-    if torch and _preloads(patient):
-        hangs = patient.is_active and patient.over_socket.status is None
+    torch = next((observed.folder / "p3env").resolve().glob("lib/python3*/site-packages/torch"), None)
+    if torch and _preloads(observed):
+        hangs = observed.is_active and observed.over_socket.status is None
         yield Finding(
             CAUSE if hangs else NOTE,
             "PyTorch is loaded before the workers are made, which may make them hang"
             + (", and the app takes requests and does not answer." if hangs else "; they do not now."),
-            [str(torch), f"{patient.folder}/gunicorn.conf.py: preload_app = True"],
+            [str(torch), f"{observed.folder}/gunicorn.conf.py: preload_app = True"],
             [f"{SITE} --tags app -e api_endpoint_preload=false"],
         )  # fmt: skip
 
 
-def switched_on(patient: Patient) -> Iterator[Finding]:
+def switched_on(observed: EndpointState) -> Iterator[Finding]:
     """Find out that the service is masked, stopped, or off at the next boot."""
-    state = patient.state
-    evidence = [f"systemctl show {patient.unit}: " + ", ".join(f"{name}={state.get(name, '')}" for name in (
+    state = observed.state
+    evidence = [f"systemctl show {observed.unit}: " + ", ".join(f"{name}={state.get(name, '')}" for name in (
         "LoadState", "ActiveState", "UnitFileState", "Result"))]  # fmt: skip
     if state.get("LoadState") == "masked":
-        commands = [f"sudo systemctl unmask {patient.unit}", f"sudo systemctl enable --now {patient.unit}"]
-        yield Finding(CAUSE, "The service is masked: somebody has forbidden it to start.", evidence, commands)
+        commands = [f"sudo systemctl unmask {observed.unit}", f"sudo systemctl enable --now {observed.unit}"]
+        yield Finding(CAUSE, "The service is masked.", evidence, commands)
     elif state.get("ActiveState") == "inactive":
-        yield Finding(CAUSE, "The service is stopped.", evidence, [f"sudo systemctl enable --now {patient.unit}"])
+        yield Finding(CAUSE, "The service is stopped.", evidence, [f"sudo systemctl enable --now {observed.unit}"])
     elif state.get("UnitFileState") != "enabled":
         yield Finding(
-            RISK, "The service will not start at the next boot.", evidence, [f"sudo systemctl enable {patient.unit}"]
+            RISK, "The service will not start at the next boot.", evidence, [f"sudo systemctl enable {observed.unit}"]
         )
 
 
-def socket(patient: Patient) -> Iterator[Finding]:
+def socket(observed: EndpointState) -> Iterator[Finding]:
     """Find out that the service runs, and its socket is gone."""
-    path = patient.endpoint.socket_of(patient.slot)
-    if patient.is_active and not os.path.exists(path):
+    path = observed.endpoint.socket_of(observed.slot)
+    if observed.is_active and not os.path.exists(path):
         yield Finding(
             CAUSE,
             "The service runs, and its socket is gone.",
             [f"missing: {path}"],
-            [patient.restart],
+            [observed.restart],
         )
 
 
-def drift(patient: Patient) -> Iterator[Finding]:
+def drift(observed: EndpointState) -> Iterator[Finding]:
     """Find what a run would change: what was edited by hand, or variables that were not deployed yet."""
-    found = [f"{what} {item}" for what, items in patient.given["drift"].items() for item in items]
+    found = [f"{what} {item}" for what, items in observed.given["drift"].items() for item in items]
     if found:
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""
         yield Finding(
-            patient.grave,
+            observed.severity,
             f"Not as the role leaves it: {found[0]}{others}. Changed by hand, or a variable was that is not deployed.",
             found[:SHOWN],
             [SITE],
         )
 
 
-def service(patient: Patient) -> Iterator[Finding]:
+def service(observed: EndpointState) -> Iterator[Finding]:
     """Find out that the service comes and goes, or is about to start."""
-    state = patient.state
-    if patient.is_starting:
+    state = observed.state
+    if observed.is_starting:
         yield Finding(NOTE, "The service is starting; look again in a while.")
-    elif patient.comes_and_goes:
-        lines = last_traceback(patient.last_words) or patient.last_words.splitlines()
+    elif observed.crash_looping:
+        lines = last_traceback(observed.log_tail) or observed.log_tail.splitlines()
         yield Finding(
             SYMPTOM,
             f"The service starts and stops, {state.get('NRestarts', '0')} times so far (result: {state.get('Result')}).",
-            lines, [patient.restart],
+            lines, [observed.restart],
         )  # fmt: skip
 
 
-def over_socket(patient: Patient) -> Iterator[Finding]:
+def over_socket(observed: EndpointState) -> Iterator[Finding]:
     """Find out that the service runs, and does not answer as it should."""
-    if patient.is_healthy or not patient.is_active or not os.path.exists(patient.endpoint.socket_of(patient.slot)):
+    if observed.is_healthy or not observed.is_active or not os.path.exists(observed.endpoint.socket_of(observed.slot)):
         return
-    answer, main = patient.over_socket, int(patient.state.get("MainPID") or 0)
-    asked = f"GET {patient.health['path']} over its socket: {answer}"
+    answer, main = observed.over_socket, int(observed.state.get("MainPID") or 0)
+    asked = f"GET {observed.health['path']} over its socket: {answer}"
     if answer.status is None:
-        path = patient.endpoint.socket_of(patient.slot)
-        _rc, states = said("ps", "-o", "pid,stat,wchan:20,etime,time", "--pid", str(main), "--ppid", str(main))
+        path = observed.endpoint.socket_of(observed.slot)
+        _rc, states = run_command("ps", "-o", "pid,stat,wchan:20,etime,time", "--pid", str(main), "--ppid", str(main))
         waiting = f"{queued(path, main)} requests wait. The processes (a state that begins with T is held still):"
-        yield Finding(SYMPTOM, "The app runs, and does not answer: it hangs.", [asked, waiting, states], [patient.restart])
+        yield Finding(SYMPTOM, "The app runs, and does not answer: it hangs.", [asked, waiting, states], [observed.restart])
     else:
-        expected = " or ".join(map(str, patient.health["status"])) or "any below 500"
+        expected = " or ".join(map(str, observed.health["status"])) or "any below 500"
         yield Finding(
             SYMPTOM, f"The app answers its health request with status {answer.status}.",
-            [f"{asked}; expected: {expected}", *last_traceback("\n".join(patient.log))], [BACK, patient.restart],
+            [f"{asked}; expected: {expected}", *last_traceback("\n".join(observed.log))], [BACK, observed.restart],
         )  # fmt: skip

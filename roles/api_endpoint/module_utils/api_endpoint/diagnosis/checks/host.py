@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ansible.module_utils.api_endpoint.artifacts.store import mib
 from ansible.module_utils.api_endpoint.diagnosis.findings import CAUSE, NOTE, RISK, Finding
-from ansible.module_utils.api_endpoint.diagnosis.state import Patient, said
+from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run_command
 from ansible.module_utils.api_endpoint.lock import Lock
 
 FULL = 1_000_000  # bytes below which a disk counts as full
@@ -21,20 +21,20 @@ SCARCE = 0.03  # part of a disk, or of its files, below which it is soon full
 LOOK = 2.0  # seconds for finding what takes the room
 LEFT = ("/home", "/root", "/srv", "/tmp", "/var/log", "/var/tmp")  # noqa: S108 - only looked at
 THEIRS = (".log", ".journal", ".json")  # ends of names of files that somebody has open, or that say what there is
-MAYBE = "If nobody needs what takes most of it, remove that."
+MAYBE = "Delete the largest files below if they are not needed."
 SKEW = 60.0  # seconds that host and laptop may differ
 APT = Path("/etc/apt")
 
 
-def deployment(patient: Patient) -> Iterator[Finding]:
+def deployment(observed: EndpointState) -> Iterator[Finding]:
     """Find somebody who deploys at this moment: what is found may be a step of that."""
     # The lock's own question would make a file.
-    if Path(f"/run/{patient.name}.lock").exists() and (holder := Lock(patient.name).holder()):
+    if Path(f"/run/{observed.name}.lock").exists() and (holder := Lock(observed.name).holder()):
         who = f"{holder.get('who')} on {holder.get('computer')}"
-        yield Finding(NOTE, f"{who} is deploying since {holder.get('since')}; look again when that is done.")
+        yield Finding(NOTE, f"{who} has been deploying since {holder.get('since')}; look again when that is done.")
 
 
-def reboot(_patient: Patient) -> Iterator[Finding]:
+def reboot(_patient: EndpointState) -> Iterator[Finding]:
     """Find upgrades that take effect at the next boot."""
     if Path("/run/reboot-required").exists():
         packages = Path("/run/reboot-required.pkgs")
@@ -42,9 +42,9 @@ def reboot(_patient: Patient) -> Iterator[Finding]:
         yield Finding(NOTE, "The host waits for a reboot.", [", ".join(sorted(set(names)))], ["sudo systemctl reboot"])
 
 
-def disks(patient: Patient) -> Iterator[Finding]:
+def disks(observed: EndpointState) -> Iterator[Finding]:
     """Find disks that are full, or soon are, or cannot be written."""
-    folders = [patient.root, patient.data_dir, patient.log_dir, Path("/var/log/nginx"), Path("/run"), Path("/tmp")]  # noqa: S108
+    folders = [observed.root, observed.data_dir, observed.log_dir, Path("/var/log/nginx"), Path("/run"), Path("/tmp")]  # noqa: S108
     by_disk = {os.stat(folder).st_dev: folder for folder in reversed(folders) if folder.is_dir()}
     for folder in sorted(by_disk.values(), key=folders.index):
         disk = os.statvfs(folder)
@@ -58,20 +58,18 @@ def disks(patient: Patient) -> Iterator[Finding]:
                 [f'sudo mount -o remount,rw "$(stat --format %m {folder})"'],
             )  # fmt: skip
         elif free < FULL or (disk.f_files and disk.f_favail == 0):
-            what = "room" if free < FULL else "place for another file, though there may be room"
-            yield Finding(
-                CAUSE, f"The disk of {folder} is full: it has no {what}. {MAYBE}", *_takers(patient, folder, evidence)
-            )
+            what = "full" if free < FULL else "out of inodes"
+            yield Finding(CAUSE, f"The disk of {folder} is {what}. {MAYBE}", *_takers(observed, folder, evidence))
         elif free < SCARCE * size or files < SCARCE:
-            yield Finding(RISK, f"The disk of {folder} is nearly full. {MAYBE}", *_takers(patient, folder, evidence))
+            yield Finding(RISK, f"The disk of {folder} is nearly full. {MAYBE}", *_takers(observed, folder, evidence))
 
 
-def _takers(patient: Patient, folder: Path, evidence: list[str]) -> tuple[list[str], list[str]]:
+def _takers(observed: EndpointState, folder: Path, evidence: list[str]) -> tuple[list[str], list[str]]:
     """Return the evidence with what takes most room and is neither the endpoint's nor Debian's, and how to remove it."""
     sizes: dict[str, int] = {}
     counts: dict[str, int] = {}
     deadline = time.monotonic() + LOOK
-    for top, files in _not_needed(patient, folder):
+    for top, files in _not_needed(observed, folder):
         counts[top] = len(files)
         sizes |= {path: _extent(path) for path in files}
         if time.monotonic() > deadline:
@@ -100,9 +98,9 @@ def _extent(path: str) -> int:
         return 0
 
 
-def _not_needed(patient: Patient, disk: Path) -> Iterator[tuple[str, list[str]]]:
+def _not_needed(observed: EndpointState, disk: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield folders with their files, of the disk of a folder, where people and programs leave what nobody needs."""
-    kept = {str(patient.root / name) for name in ("code", "git", "releases", "secrets", "slots", "state", "venvs")}
+    kept = {str(observed.root / name) for name in ("code", "git", "releases", "secrets", "slots", "state", "venvs")}
     device = os.stat(disk).st_dev
 
     def is_open(path: str) -> bool:
@@ -115,11 +113,11 @@ def _not_needed(patient: Patient, disk: Path) -> Iterator[tuple[str, list[str]]]
                 yield top, [os.path.join(top, name) for name in files if not name.endswith(THEIRS)]
 
 
-def volume(patient: Patient) -> Iterator[Finding]:
+def volume(observed: EndpointState) -> Iterator[Finding]:
     """Find out that the volume that holds the model data is not there."""
-    mount = patient.given["volume"]
+    mount = observed.given["volume"]
     if mount and not os.path.ismount(mount):
-        _rc, shown = said("lsblk", "--output=NAME,SIZE,FSTYPE,LABEL,MOUNTPOINT")
+        _rc, shown = run_command("lsblk", "--output=NAME,SIZE,FSTYPE,LABEL,MOUNTPOINT")
         yield Finding(
             CAUSE, f"The volume with the model data is not mounted at {mount}.",
             [shown, "If the disk is not in this list, attach it again (on Cloud VPS in Horizon)."],
@@ -127,28 +125,28 @@ def volume(patient: Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def memory(patient: Patient) -> Iterator[Finding]:
+def memory(observed: EndpointState) -> Iterator[Finding]:
     """Find too little memory, and what was killed for it."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
     total, available = (int(re.findall(rf"{name}:\s+(\d+) kB", text)[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
     figures = f"{mib(available)} of {mib(total)} memory can be had"
-    less = max(1, int(patient.plan.get("workers", 2)) // 2)
+    less = max(1, int(observed.plan.get("workers", 2)) // 2)
     remedy = [f"ansible-playbook -i inventory site.yml --tags app -e api_endpoint_workers={less}"]
-    _rc, kernel = said(
+    _rc, kernel = run_command(
         "journalctl", "--dmesg", "--since=-1day", "--grep=out of memory|oom-kill", "--output=cat", "--no-pager"
     )
     # Times in the log are whole seconds: what stands before gunicorn's own first line is of the start before.
-    starts = [number for number, line in enumerate(patient.log) if "] Starting gunicorn " in line]
-    log = patient.log[starts[-1] :] if starts else patient.log
+    starts = [number for number, line in enumerate(observed.log) if "] Starting gunicorn " in line]
+    log = observed.log[starts[-1] :] if starts else observed.log
     late = re.findall(r"WORKER TIMEOUT \(pid:(\d+)\)", "\n".join(log))
     lost = [
         line for line in log
         if (found := re.search(r"Worker \(pid:(\d+)\) was sent SIGKILL", line)) and found[1] not in late
     ]  # fmt: skip
     killed = [line for line in kernel.splitlines() if "emory" in line or "oom" in line]
-    if patient.state.get("Result") == "oom-kill" or lost or killed:
+    if observed.state.get("Result") == "oom-kill" or lost or killed:
         yield Finding(
-            patient.grave,
+            observed.severity,
             "Memory ran out, and processes were killed for it. Fewer workers, a smaller model or a larger host need less "
             "(to keep it, write it into group_vars).",
             [figures, *killed[-5:], *lost[-5:]], remedy,
@@ -157,16 +155,16 @@ def memory(patient: Patient) -> Iterator[Finding]:
         yield Finding(RISK, "The host has hardly any memory left.", [figures], remedy)
 
 
-def clock(patient: Patient) -> Iterator[Finding]:
+def clock(observed: EndpointState) -> Iterator[Finding]:
     """Find a wrong clock, which breaks certificates, caches and logs."""
-    ahead = time.time() - patient.given["laptop_time"]
+    ahead = time.time() - observed.given["laptop_time"]
     # The host's time is read some seconds after the laptop's.
-    if not patient.given["laptop_time"] or -SKEW < ahead < SKEW + patient.given["trial_timeout"]:
+    if not observed.given["laptop_time"] or -SKEW < ahead < SKEW + observed.given["load_check_timeout"]:
         return
-    _rc, shown = said("timedatectl", "show", "--property=NTP,NTPSynchronized")
+    _rc, shown = run_command("timedatectl", "show", "--property=NTP,NTPSynchronized")
     way = "ahead of" if ahead > 0 else "behind"
     yield Finding(
-        patient.grave if abs(ahead) > 3600 else RISK,
+        observed.severity if abs(ahead) > 3600 else RISK,
         f"The clock is {abs(ahead):,.0f} s {way} that of the computer from which this was asked.",
         [time.strftime("here it is %Y-%m-%d %H:%M:%S UTC", time.gmtime()), shown], ["sudo timedatectl set-ntp true"],
     )  # fmt: skip
@@ -180,18 +178,18 @@ def package_source() -> tuple[str, int] | None:
     return (found[2], int(found[3] or (443 if found[1] == "https" else 80))) if found else None
 
 
-def network(patient: Patient) -> Iterator[Finding]:
+def network(observed: EndpointState) -> Iterator[Finding]:
     """Find names that are not resolved, and connections that do not come about."""
     source = package_source()
-    if not patient.given["outbound_network"] or not source:
+    if not observed.given["outbound_network"] or not source:
         return
     host, port = source
-    rc, words = said("getent", "ahosts", host)
+    rc, words = run_command("getent", "ahosts", host)
     if rc != 0:
         told = "no answer in time" if rc == 124 else words or "nothing"
         servers = [line for line in Path("/etc/resolv.conf").read_text(encoding="utf-8").splitlines() if line.strip()]
         yield Finding(
-            patient.grave, "Names of other hosts are not resolved (DNS): whatever the app calls, it does not find it.",
+            observed.severity, "DNS fails: the app cannot resolve host names.",
             [f"getent ahosts {host}: {told}", "/etc/resolv.conf:", *servers], ["sudoedit /etc/resolv.conf"],
         )  # fmt: skip
         return

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.diagnosis.findings import CAUSE, RISK, SYMPTOM, Finding
-from ansible.module_utils.api_endpoint.diagnosis.state import Patient, properties, said, tail
+from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, properties, run_command, tail
 from ansible.module_utils.api_endpoint.files import read_json
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE
 
@@ -16,10 +16,10 @@ FOLDER = Path("/etc/nginx")
 RUN = "ansible-playbook -i inventory site.yml --tags nginx"
 
 
-def port(patient: Patient) -> Iterator[Finding]:
+def port(observed: EndpointState) -> Iterator[Finding]:
     """Find another program on the port, or nginx on another one."""
-    number = patient.given["port"]
-    _rc, shown = said("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes")
+    number = observed.given["port"]
+    _rc, shown = run_command("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes")
     lines = shown.splitlines()
     here = [line for line in lines if re.search(rf":{number}\s", line)]
     others = sorted(set(re.findall(r'"([^"]+)",pid=(\d+)', "\n".join(here))) - {("nginx", pid) for pid in _nginx(here)})
@@ -49,10 +49,10 @@ def _end(pid: str) -> str:
     return f"sudo systemctl disable --now {unit}" if unit.endswith(".service") else f"sudo kill {pid}"
 
 
-def configuration(_patient: Patient) -> Iterator[Finding]:
+def configuration(_patient: EndpointState) -> Iterator[Finding]:
     """Find a configuration that nginx rejects: it goes on with the old one, until it has to start."""
     # In a /run of its own: nginx's test leaves an empty file for its process id there, and makes folders of caches.
-    rc, words = said("unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /run && exec nginx -t -q")
+    rc, words = run_command("unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /run && exec nginx -t -q")
     if rc == 127:
         yield Finding(CAUSE, "nginx is not installed.", [words], ["ansible-playbook -i inventory site.yml"])
     elif rc != 0:
@@ -72,18 +72,18 @@ def _is_the_roles(path: str) -> bool:
     return str(Path(path).relative_to(FOLDER)) in noted
 
 
-def switched_on(_patient: Patient) -> Iterator[Finding]:
+def switched_on(_patient: EndpointState) -> Iterator[Finding]:
     """Find out that nginx does not run, or will not after the next boot."""
     state = properties("nginx.service")
     if state.get("LoadState") == "not-found":
         return
     if state.get("LoadState") == "masked":
         commands = ["sudo systemctl unmask nginx", "sudo systemctl enable --now nginx"]
-        yield Finding(CAUSE, "nginx is masked: somebody has forbidden it to start.", _words(state), commands)
+        yield Finding(CAUSE, "nginx is masked.", _words(state), commands)
     elif state.get("ActiveState") != "active":
         kind = CAUSE if state.get("Result") == "success" else SYMPTOM
         what = "nginx is stopped." if kind == CAUSE else "nginx does not start."
-        _rc, journal = said("journalctl", "--unit=nginx", "--lines=8", "--output=cat", "--no-pager")
+        _rc, journal = run_command("journalctl", "--unit=nginx", "--lines=8", "--output=cat", "--no-pager")
         yield Finding(kind, what, [*_words(state), *journal.splitlines()], ["sudo systemctl enable --now nginx"])
     elif state.get("UnitFileState") != "enabled":
         yield Finding(RISK, "nginx will not start at the next boot.", _words(state), ["sudo systemctl enable nginx"])
@@ -94,14 +94,14 @@ def _words(state: dict[str, str]) -> list[str]:
     return ["systemctl show nginx: " + ", ".join(f"{name}={state.get(name, '')}" for name in names)]
 
 
-def through_nginx(patient: Patient) -> Iterator[Finding]:
+def through_nginx(observed: EndpointState) -> Iterator[Finding]:
     """Find out that clients do not get what the app answers."""
-    if patient.answers:
+    if observed.answers:
         return
-    port, expected = patient.given["port"], " or ".join(map(str, patient.health["status"])) or "any below 500"
-    asked = f"GET {patient.health['path']}, port {port}, Host {patient.given['server_name']}"
+    port, expected = observed.given["port"], " or ".join(map(str, observed.health["status"])) or "any below 500"
+    asked = f"GET {observed.health['path']}, port {port}, Host {observed.given['server_name']}"
     end = tail("/var/log/nginx/error.log").splitlines()[-5:]
     yield Finding(
-        SYMPTOM, "Clients get no good answer" + (", though the app gives one." if patient.is_healthy else "."),
-        [f"{asked}: {patient.through_nginx}; expected: status {expected}", *end], [RUN, "sudo systemctl restart nginx"],
+        SYMPTOM, ("The app is healthy, but r" if observed.is_healthy else "R") + "equests through nginx fail.",
+        [f"{asked}: {observed.through_nginx}; expected: status {expected}", *end], [RUN, "sudo systemctl restart nginx"],
     )  # fmt: skip
