@@ -102,7 +102,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout.Endpoint, "wait_until_accepted", lambda *_: host.done.append("wait for the queue"))
     monkeypatch.setattr(rollout, "queued", lambda *_: 0)
     monkeypatch.setattr(rollout.time, "sleep", lambda *_: None)
-    real_point = rollout.point
+    real_point = rollout.replace_symlink
 
     def point(link, target):
         if real_point(link, target):
@@ -110,7 +110,7 @@ def host(tmp_path, monkeypatch):
             return True
         return False
 
-    class Proof:
+    class ReadinessCheck:
         def __init__(self, _plan, socket, *_functions) -> None:
             self.slot = socket.split("/")[-2]
 
@@ -126,7 +126,7 @@ def host(tmp_path, monkeypatch):
             host.done.append("last look")
 
     monkeypatch.setattr(rollout, "replace_symlink", point)
-    monkeypatch.setattr(rollout, "Proof", Proof)
+    monkeypatch.setattr(rollout, "ReadinessCheck", ReadinessCheck)
     return host
 
 
@@ -255,7 +255,7 @@ def killed_at(host, monkeypatch, number):
         return wrapped
 
     with monkeypatch.context() as patch:
-        for name in ("systemctl", "must", "point"):
+        for name in ("systemctl", "must", "replace_symlink"):
             patch.setattr(rollout, name, step(getattr(rollout, name)))
         try:
             run(host)
@@ -476,14 +476,14 @@ def test_when_live_was_removed_another_release_takes_the_other_slot(host):
 @pytest.mark.parametrize("memory", [1, 10**12], ids=["restart", "blue_green"])
 def test_when_live_is_removed_meanwhile_and_the_version_is_refused_the_old_one_gets_it_back(host, monkeypatch, memory):
     monkeypatch.setattr(rollout, "available_memory", lambda: memory)
-    every_worker_answers = rollout.Proof.every_worker_answers
+    every_worker_answers = rollout.ReadinessCheck.every_worker_answers
 
     def remove_and_refuse(proof):
         every_worker_answers(proof)
         (host.root / "live").unlink()
         raise DeployError("worker 1 hangs")
 
-    monkeypatch.setattr(rollout.Proof, "every_worker_answers", remove_and_refuse)
+    monkeypatch.setattr(rollout.ReadinessCheck, "every_worker_answers", remove_and_refuse)
     with pytest.raises(DeployError, match=f"Release {OLD} goes on serving"):
         run(host)
     assert (live(host), host.active, host.enabled) == ("blue", {BLUE}, {BLUE})
