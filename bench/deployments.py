@@ -24,7 +24,7 @@ NOTHING = "no-op site.yml"
 MODEL = "no-op --tags model"
 PART = "no-op --tags app"
 NEW_CODE = "new code, beyond the app's start"
-BACK = "roll-back, beyond the app's start"
+BACK = "rollback, beyond the app's start"
 GOALS = {NOTHING: 4.0, MODEL: 2.0, PART: 2.0, NEW_CODE: 8.0, BACK: 4.0}
 
 

@@ -1,4 +1,4 @@
-"""The unit that serves the live release again when a roll-out dies, run command by command on this machine."""
+"""The unit that serves the live release again when a rollout dies, run command by command on this machine."""
 
 import fcntl
 import os

@@ -90,7 +90,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout, "systemctl", host.systemctl)
     monkeypatch.setattr(rollout, "must", host.systemctl)
     monkeypatch.setattr(rollout.Endpoint, "properties", lambda _self, slot, *names: host.properties(slot, *names))
-    monkeypatch.setattr(rollout.Endpoint, "log_tail", lambda *_: "--- its last words")
+    monkeypatch.setattr(rollout.Endpoint, "log_tail", lambda *_: "--- its log")
     monkeypatch.setattr(rollout.Endpoint, "memory", lambda *_: 1000)
     monkeypatch.setattr(rollout.Endpoint, "drop_in_of", lambda _self, slot: tmp_path / f"{slot}.d" / "release.conf")
     monkeypatch.setattr(rollout.Rollout, "links", lambda _self: {host.root / "current": "live/release"})
@@ -168,7 +168,7 @@ def test_a_refused_version_is_stopped_and_marked(host):
         run(host)
     assert str(told.value) == (
         f'Release {NEW} was not brought live. It failed at the step "health": status 500. '
-        f"Release {OLD} goes on serving.\n--- its last words"
+        f"Release {OLD} goes on serving.\n--- its log"
     )
     assert (live(host), host.active, host.enabled) == ("blue", {BLUE}, {BLUE})
     assert rollout.History(host.root).state(NEW, OLD) == "failed"

@@ -19,4 +19,5 @@ for role in roles/*/; do
   step ansible-docsmith validate --strict "$role"
   step ansible-docsmith generate --check "$role"
 done
+step tools/retired_words.sh
 step shellcheck tools/*.sh tools/testhost/*.sh .ci/run

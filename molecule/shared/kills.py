@@ -26,7 +26,7 @@ for pid in [pid for pid in there if first(pid) not in (1, first(os.getpid()))]:
 print(killed)
 """
 
-# Kills one of the two processes of a roll-out, by means of the one that holds its lock.
+# Kills one of the two processes of a rollout, by means of the one that holds its lock.
 KILL_OF_ROLL_OUT = r"""
 import os
 killed = 0
@@ -42,7 +42,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 print(killed)
 """
 KILL_WHO_WORKS = KILL_OF_ROLL_OUT.replace("VICTIM", "int(pid)")
-# The module that waits for the roll-out: its parent.
+# The module that waits for the rollout: its parent.
 KILL_WHO_WAITS = KILL_OF_ROLL_OUT.replace("VICTIM", 'int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])')
 
 

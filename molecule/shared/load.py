@@ -104,7 +104,7 @@ class Result:
 def took_over(answers: list[Request]) -> list[str]:
     """Return the releases in the order in which they took over; `answers` are in the order of sending.
 
-    Requests that are under way together may overtake each other. So an answer of an earlier release means that the switch
+    Requests that are in flight together may overtake each other. So an answer of an earlier release means that the switch
     went back only if its request was sent after an answer of the later release had arrived.
     """
     found: list[str] = []

@@ -11,7 +11,7 @@ from outcomes import PROJECT, Run
 
 
 class Started:
-    """A run of a playbook that is under way."""
+    """A run of a playbook that has not ended."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - open as long as the run

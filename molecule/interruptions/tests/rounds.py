@@ -35,7 +35,7 @@ SESSION = f"{os.getpid():x}"  # makes versions of this session new on a host tha
 
 # --- what is chosen
 
-CHANGES = {"code": 4, "settings": 3, "requirements": 4, "bad": 3, "roll-back": 3, "nothing": 2}  # with their weights
+CHANGES = {"code": 4, "settings": 3, "requirements": 4, "bad": 3, "rollback": 3, "nothing": 2}  # with their weights
 SHARE, CODE, PIP, LOADS, WAITS, SWITCH = (
     "a share of the usual time", "the code arrives", "pip runs", "the new version loads", "requests wait", "the switch",
 )  # fmt: skip
@@ -45,8 +45,8 @@ FAULTS = {
     "the run is killed": 3,
     "the run and what it started on the host are killed": 3,
     "what it started on the host is killed": 3,
-    "the process that waits for the roll-out is killed": 2,
-    "the process that works on the roll-out is killed": 3,
+    "the process that waits for the rollout is killed": 2,
+    "the process that works on the rollout is killed": 3,
     "pip is killed": 2,
     "the unit of pip is killed": 2,
     "systemd-run is killed": 2,
@@ -58,7 +58,7 @@ FAULTS = {
     "a second run": 2,
 }
 OF_PIP = ("pip is killed", "the unit of pip is killed", "systemd-run is killed")
-OF_THE_ROLL_OUT = ("the process that waits for the roll-out is killed", "the process that works on the roll-out is killed")
+OF_THE_ROLL_OUT = ("the process that waits for the rollout is killed", "the process that works on the rollout is killed")
 # After these a good change has succeeded.
 HARMLESS = (NO_FAULT, "daemon-reload", "the link current is removed", "a second run")
 
@@ -111,7 +111,7 @@ def choose(seed: str, number: int) -> Choices:
         moments += [LOADS, LOADS, *([WAITS, WAITS] if strategy == "restart" else [])]
     if change not in ("nothing", "bad"):
         moments += [SWITCH]
-    if change not in ("nothing", "roll-back"):
+    if change not in ("nothing", "rollback"):
         moments += [CODE]
     if change == "requirements":
         moments += [PIP, PIP]
@@ -321,7 +321,7 @@ class Round:
         self.wanted, self.target = self.decide()
 
     def decide(self) -> tuple[Version, str]:
-        """Return what the round's run is to bring live, and for a roll-back the release too."""
+        """Return what the round's run is to bring live, and for a rollback the release too."""
         label = f"{self.choices.seed}-{self.choices.number}-{SESSION}"
         new = replace(self.live, strategy=self.choices.strategy, is_held=self.choices.is_held, bad="")
         match self.choices.change:
@@ -333,7 +333,7 @@ class Round:
                 return replace(new, code=label, requirements=label), ""
             case "bad":
                 return replace(new, code=label, bad=self.choices.bad, is_held=False), ""
-            case "roll-back":
+            case "rollback":
                 there = [release for release in self.host.known if release in self.api.releases and release != self.before]
                 if there:
                     return self.host.known[there[-1]], there[-1]
@@ -394,8 +394,8 @@ class Round:
             "the run is killed": run.kill,
             "the run and what it started on the host are killed": lambda: (run.kill(), self.kill(kills.KILL_MODULES)),
             "what it started on the host is killed": lambda: self.kill(kills.KILL_MODULES),
-            "the process that waits for the roll-out is killed": lambda: self.kill(kills.KILL_WHO_WAITS),
-            "the process that works on the roll-out is killed": lambda: self.kill(kills.KILL_WHO_WORKS),
+            "the process that waits for the rollout is killed": lambda: self.kill(kills.KILL_WHO_WAITS),
+            "the process that works on the rollout is killed": lambda: self.kill(kills.KILL_WHO_WORKS),
             "pip is killed": lambda: self.hit("pkill -9 --count --full '[p]ip install'"),
             "the unit of pip is killed": lambda: self.hit(
                 "systemctl kill --signal=KILL api-endpoint-virtualenv.service && echo 1"

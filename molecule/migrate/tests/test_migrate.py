@@ -106,9 +106,9 @@ def test_a_run_cut_off_before_nginx_is_switched_changes_nothing_for_clients(host
         started = playbook.start(*imported)
         wait_until(lambda: api.running, "the new version starts to load")
         run = started.kill()
-        # The roll-out on the host goes on without the run.
+        # The rollout on the host goes on without the run.
         host.check_output(f"rm {HOLD}")
-        wait_until(lambda: api.slot, "the roll-out on the host has ended")
+        wait_until(lambda: api.slot, "the rollout on the host has ended")
     assert "PLAY RECAP" not in run.output, run.output
     assert_nothing_failed(result)
     assert result.releases == [OLD]

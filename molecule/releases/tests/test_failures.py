@@ -309,7 +309,7 @@ def assert_settled(api, deploy, app, **variables):
 @pytest.mark.full
 @pytest.mark.parametrize("again_at_once", [False, True], ids=["fallback", "next-run"])
 def test_a_roll_out_that_is_killed_while_requests_wait(api, deploy, new_app, again_at_once):
-    """No request fails: they get the old version as soon as the roll-out is dead, also after a daemon-reload."""
+    """No request fails: they get the old version as soon as the rollout is dead, also after a daemon-reload."""
     app, before = new_app(f"killed-restart-{again_at_once:d}", is_held=True), api.release
     with load(api) as result:
         with deploy.loading(app, *APP, strategy="restart") as run:

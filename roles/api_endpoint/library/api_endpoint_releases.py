@@ -68,7 +68,7 @@ live:
   type: str
   returned: always
 previous:
-  description: The id of the good release before the live one, to which a roll-back goes; empty when there is none.
+  description: The id of the good release before the live one, to which a rollback goes; empty when there is none.
   type: str
   returned: always
 table:

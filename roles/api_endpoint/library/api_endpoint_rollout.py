@@ -19,7 +19,7 @@ description:
     slot. nginx connects through the link, so nothing is reloaded. The old slot is drained and stopped.
   - With the strategy C(restart) the old version is stopped first, for hosts without memory for two. Meanwhile requests wait
     on a socket that systemd holds; they are answered by the new version, or by the old one when the new one is refused.
-  - How a release is proven stands in its C(rollout.json), so that a roll-back asks what was asked then.
+  - How a release is proven stands in its C(rollout.json), so that a rollback asks what was asked then.
   - A release that is refused is stopped and marked, its last log lines are shown, and the module fails. The old release
     goes on serving.
   - The work is done by a process of its own on the host, which ends whatever becomes of the connection.
@@ -121,7 +121,7 @@ options:
     type: path
     required: true
   audit_log:
-    description: Absolute path of the file that gets a line for each roll-out and each roll-back.
+    description: Absolute path of the file that gets a line for each rollout and each rollback.
     type: path
     required: true
   run:

@@ -55,7 +55,7 @@ options:
     description:
       - C(plan) says what is to be done, C(begin) starts it, C(wait) waits ten seconds for its end; these are for the action
         plugin, which goes through them for C(bring).
-      - C(settle) removes what the move left below the volume. It belongs behind the roll-out.
+      - C(settle) removes what the move left below the volume. It belongs behind the rollout.
     type: str
     choices: [bring, plan, begin, wait, settle]
     default: bring

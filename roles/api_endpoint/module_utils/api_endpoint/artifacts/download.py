@@ -44,7 +44,7 @@ AGENT = "api_endpoint (Ansible role)"
 # Statuses below 500 after which the same request may succeed later; above, all but those that say "never".
 PASSING = (202, 408, 425, 429)
 NEVER = (501, 505)
-# curl's exit statuses that another try will not mend: URL, protocol, certificate, local set-up.
+# curl's exit statuses that another try will not fix: URL, protocol, certificate, local set-up.
 HOPELESS = {1, 2, 3, 4, 27, 48, 51, 53, 54, 58, 59, 60, 61, 66, 77, 80, 82, 83, 90, 91}
 
 LATER = "Run again later, or add a mirror."

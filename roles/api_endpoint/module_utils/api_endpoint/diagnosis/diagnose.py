@@ -12,7 +12,7 @@ from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState
 Check = Callable[[EndpointState], Iterator[Finding]]
 
 CHECKS: tuple[tuple[str, Check], ...] = (
-    ("other deployments under way", host.deployment),
+    ("other deployments in progress", host.deployment),
     ("reboots that are due", host.reboot),
     ("the disks: bytes, files, and whether they can be written", host.disks),
     ("the volume with the model data", host.volume),

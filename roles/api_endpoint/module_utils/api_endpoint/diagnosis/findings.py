@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
-# From what is said first to what is said last. A symptom comes after every cause, because it mends itself with them.
+# From what is said first to what is said last. A symptom comes after every cause, because it goes with its cause.
 CAUSE, SYMPTOM, RISK, NOTE = "cause", "symptom", "risk", "note"
 ORDER = (CAUSE, SYMPTOM, RISK, NOTE)
 

@@ -39,7 +39,7 @@ def audit(log: str, name: str, action: str, words: dict[str, str]) -> None:
 class History:
     """`history.json` of an endpoint.
 
-    For each release: `deployed`, when a deployment last brought it live, and `before`, what was live until then (a roll-back
+    For each release: `deployed`, when a deployment last brought it live, and `before`, what was live until then (a rollback
     leaves both as they are, so that rolling back twice goes back twice); `live`, when it last went live; `failed`, when and
     why it last did not.
     """

@@ -38,7 +38,7 @@ MARGIN = 64 * 1024 * 1024  # bytes of memory that a second version may take beyo
 
 
 class Rollout:
-    """One roll-out or roll-back."""
+    """One rollout or rollback."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.check_mode: bool = module.check_mode
@@ -53,7 +53,7 @@ class Rollout:
         self.step = "start"
         self.offset = 0  # where gunicorn's error log ended before the start
         self.started = 0.0  # when the slot was started (epoch); 0 before
-        self.rollout_lock = -1  # the file descriptor that holds the roll-out lock; -1 before
+        self.rollout_lock = -1  # the file descriptor that holds the rollout lock; -1 before
 
     def run(self) -> dict[str, Any]:
         """Bring the release live, or leave things as they are."""
@@ -143,7 +143,7 @@ class Rollout:
                 self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
             self.stop_and_disable(self.live)
         self.resume_requests()
-        # A roll-back removes nothing: its author may want to look at the release that was wrong.
+        # A rollback removes nothing: its author may want to look at the release that was wrong.
         removed = [] if self.given["rollback"] else self.collect()
         self.audit("live", strategy=strategy, seconds=str(seconds))
         return {"strategy": strategy, "why": why, "seconds": seconds, "removed": removed}

@@ -140,12 +140,12 @@ class Endpoint:
 
     @property
     def fallback_unit(self) -> str:
-        """The unit that serves the live release again when a roll-out process dies while requests are held."""
+        """The unit that serves the live release again when a rollout process dies while requests are held."""
         return f"{self.name}-fallback.service"
 
     @property
     def rollout_lock(self) -> Path:
-        """The file that a roll-out process locks for its whole life."""
+        """The file that a rollout process locks for its whole life."""
         return Path("/run", self.name, "deploying")
 
     @property

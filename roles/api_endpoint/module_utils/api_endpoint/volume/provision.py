@@ -294,7 +294,7 @@ class Volume:
         if has_grown(disk, filesystem_size(disk, self.wanted.filesystem, str(self.mount))):
             raise DeployError(f"`{' '.join(call)}` did not let the filesystem grow to {mib(disk.size)}. `dmesg` says why.")
 
-    # --- what is left behind, after the roll-out
+    # --- what is left behind, after the rollout
 
     def settle(self, check_mode: bool) -> list[str]:
         """Remove the data below the volume, when no running version looks at it; return what was done."""

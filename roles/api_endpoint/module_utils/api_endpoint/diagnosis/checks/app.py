@@ -79,7 +79,7 @@ def _anew(observed: EndpointState, part: str) -> list[str]:
     if part == "virtualenv":
         away = [f"sudo rm -r {virtualenv}"] if virtualenv.is_dir() else []
     else:
-        # It costs kilobytes, and who has edited it may want to see what.
+        # It costs kilobytes, and its editor may want to see the change.
         aside = f"{observed.folder}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
         away = [f"sudo mv {observed.folder} {aside}"] if observed.folder.is_dir() else []
     return [*away, SITE, *([observed.restart] if observed.is_healthy else [])]
@@ -104,8 +104,8 @@ def data(observed: EndpointState) -> Iterator[Finding]:
         evidence = [f"{place}: {_size(place)}"]
         if place.exists() and (stamp := store.stamp(key)):
             evidence.append(f"verified: {stamp.get('size'):,} bytes, from {stamp.get('source')}")
-        mends = _anew(observed, "release") if place in (link, kept) else [f"{SITE} --tags model"]
-        yield Finding(CAUSE, f"The model data {artifact['dest']} {what}.", evidence, mends)
+        fixes = _anew(observed, "release") if place in (link, kept) else [f"{SITE} --tags model"]
+        yield Finding(CAUSE, f"The model data {artifact['dest']} {what}.", evidence, fixes)
 
 
 def _size(path: Path) -> str:

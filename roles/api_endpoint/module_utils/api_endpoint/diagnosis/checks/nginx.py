@@ -57,13 +57,13 @@ def configuration(_patient: EndpointState) -> Iterator[Finding]:
         yield Finding(CAUSE, "nginx is not installed.", [words], ["ansible-playbook -i inventory site.yml"])
     elif rc != 0:
         file = re.search(rf" in ({FOLDER}/\S+?):\d+", words)
-        mend = f"sudo mv {file[1]} /root/" if file and not _is_the_roles(file[1]) else RUN
+        fix = f"sudo mv {file[1]} /root/" if file and not _is_the_roles(file[1]) else RUN
         runs = properties("nginx.service").get("ActiveState") == "active"
         yield Finding(
             CAUSE,
             "nginx's configuration is wrong" + (": it runs on the old one, and will not start again." if runs else "."),
             words.splitlines(),
-            [mend, "sudo systemctl restart nginx"],
+            [fix, "sudo systemctl restart nginx"],
         )
 
 
