@@ -118,7 +118,9 @@ def test_a_run_cut_off_before_nginx_is_switched_changes_nothing_for_clients(host
 def test_a_run_cut_off_after_nginx_was_switched_leaves_the_new_version_serving(host, api, playbook, imported):
     # The reload may close a connection that a client has just used, so the client tries once more.
     with load(api, retry_once=True) as result:
-        run = playbook(*imported, environment=cut_off_at("health | Say what is live"))
+        run = playbook(
+            *imported, environment=cut_off_at("activate | Stop the old template's service, on a host that has one")
+        )
         services = old_service(host)
     assert "PLAY RECAP" not in run.output, run.output
     assert run.status == -signal.SIGKILL, run.output
