@@ -42,6 +42,9 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert 'id="api-endpoint-server-names"' in page, "the table of variables is missing"
 
 
+WRAPPED = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").rglob("*.md")]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_links_to_files_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
@@ -96,3 +99,11 @@ def test_variables_that_are_named_exist():
     for page in PAGES:
         for name in re.findall(r"\b(?:api_endpoint|load_balancer)_[a-z_]+[a-z]\b", page.read_text()):
             assert name in VARIABLES, f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("page", WRAPPED, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_prose_is_wrapped_at_100_columns(page):
+    prose = re.sub(r"^(`{3,}|:{3,}).*?^\1$", "", page.read_text(), flags=re.S | re.M)
+    # A table's row and a word that is longer cannot be wrapped.
+    long = [line for line in prose.splitlines() if len(line) > 100 and not line.startswith("|") and " " in line.strip()[:90]]
+    assert long == []
