@@ -10,7 +10,7 @@ from ansible.module_utils.api_endpoint.controller.validate import problems, unkn
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from helpers import PROJECT
 from old_clone import described
-from test_rules import FACTS, SPECS, good
+from test_validate import FACTS, SPECS, good
 
 sys.path.insert(0, str(PROJECT / "tools"))
 

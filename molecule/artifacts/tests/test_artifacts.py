@@ -1,6 +1,6 @@
 """Model data arrives whole or not at all, goes on where it was left off, and clients notice nothing of its arrival.
 
-The faults of servers and archives stand row by row in tests/test_download.py and tests/test_unpack.py. Here is one of each
+The faults of servers and archives stand row by row in tests/test_download.py and tests/test_extract.py. Here is one of each
 kind on a real host. Playbook runs are dear: several tests look at the result of one, and those of a class are in order.
 """
 

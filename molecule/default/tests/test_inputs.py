@@ -1,4 +1,4 @@
-"""Wrong input is refused before the host is touched. tests/test_rules.py has every single value."""
+"""Wrong input is refused before the host is touched. tests/test_validate.py has every single value."""
 
 import json
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from breaking import FAULTS
+from faults import FAULTS
 from outcomes import Api, Run
 
 SCENARIO = Path(__file__).resolve().parents[1]

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from breaking import fault
+from faults import fault
 from outcomes import wait_until
 
 pytestmark = pytest.mark.full

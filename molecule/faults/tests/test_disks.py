@@ -4,7 +4,7 @@ import contextlib
 import time
 
 import pytest
-from breaking import fault
+from faults import fault
 from outcomes import MARKED_ADDRESS, MARKED_AGENT, ROOT, assert_json_error, wait_until
 
 NGINX, GUNICORN = "/var/log/nginx", "/var/log/gunicorn"

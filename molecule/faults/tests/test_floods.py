@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from breaking import FAULTS, Fault, fault
+from faults import FAULTS, Fault, fault
 from load import NEW, load
 
 pytestmark = pytest.mark.full

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from breaking import THREADS, fault
+from faults import THREADS, fault
 from load import POOL
 from outcomes import MARKED_ADDRESS, wait_until
 

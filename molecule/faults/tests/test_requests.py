@@ -1,7 +1,7 @@
 """A request that ruins its worker, and what other clients notice of it."""
 
 import pytest
-from breaking import THREADS, fault
+from faults import THREADS, fault
 from outcomes import Answer, Asked, assert_json_error, wait_until
 
 

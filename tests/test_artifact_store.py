@@ -226,7 +226,7 @@ def test_a_derived_key_is_known_only_when_its_inputs_are():
     assert derived_key(artifact, {"a": "1"}) != derived_key(artifact, {"a": "2"})
 
 
-def test_rights(store, fetch, tmp_path):
+def test_permissions(store, fetch, tmp_path):
     plain, program = on_host(tmp_path), on_host(tmp_path, mode="0750", dest="program")
     keys = run(fetch, plain, program)["keys"]
     assert store.place(keys["model"]).stat().st_mode & 0o777 == 0o640

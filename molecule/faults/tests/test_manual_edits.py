@@ -1,7 +1,7 @@
 """The next run repairs what somebody broke by hand."""
 
 import pytest
-from breaking import fault
+from faults import fault
 from outcomes import ROOT, wait_until
 
 DATA, SOCKETS, LOGS = "/srv/api-endpoint/data", "/run/api-endpoint", "/var/log/gunicorn"
@@ -34,7 +34,7 @@ def rights(api) -> dict[str, tuple[str, int]]:
 @pytest.mark.parametrize(
     "how", [how if how == "chown -R nobody" else pytest.param(how, marks=pytest.mark.full) for how in BROKEN]
 )
-def test_rights(api, deploy, how):
+def test_permissions(api, deploy, how):
     before = rights(api)
     with fault(api, f"{how}, and the next run", rate=10):
         api.host.check_output(BROKEN[how])
