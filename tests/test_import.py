@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from ansible.module_utils.api_endpoint.controller.validate import problems, unknown_names
+from ansible.module_utils.api_endpoint.controller.inputs import unknown_names
+from ansible.module_utils.api_endpoint.controller.validate import problems
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from helpers import PROJECT
 from old_clone import described

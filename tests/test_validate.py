@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.api_endpoint.controller.validate import RANGES, problems, unknown_names
+from ansible.module_utils.api_endpoint.controller.inputs import unknown_names
+from ansible.module_utils.api_endpoint.controller.validate import RANGES, problems
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.playbook.play import Play
 from ansible.template import trust_as_template
@@ -324,7 +325,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
     assert unknown_names(["api_endpoint_worker", "api_endpoint_port"], list(SPECS)) == [
         "api_endpoint_worker is set, but the role has no such variable. Did you mean api_endpoint_workers?"
     ]
-    assert "The README lists" in unknown_names(["api_endpoint_zzzzzzzzzzzzzzz"], list(SPECS))[0]
+    assert "The role's README lists" in unknown_names(["api_endpoint_zzzzzzzzzzzzzzz"], list(SPECS))[0]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from ansible.plugins.action import ActionBase
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ROLE = Path(__file__).resolve().parents[1]
 ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
-from ansible.module_utils.api_endpoint.controller.validate import problems, unknown_names
+from ansible.module_utils.api_endpoint.controller.inputs import refusal, unknown_names
+from ansible.module_utils.api_endpoint.controller.validate import problems
 
 PREFIX = "api_endpoint_"
 # Lines of the answer that stand in neither file.
@@ -131,8 +132,7 @@ class ActionModule(ActionBase):
         if not wrong_types:
             found += problems(settings, facts, variables.get("playbook_dir") or ".", rollback) + hidden(settings, old)
         if found:
-            lines = "\n".join(f"  - {problem}" for problem in found)
-            raise AnsibleActionFail(f"Nothing was touched. Please correct:\n{lines}")
+            raise AnsibleActionFail(refusal(found))
         if arguments.get("part") and not is_set_up:
             raise AnsibleActionFail(
                 f"Nothing was touched. This host was never set up for {settings['api_endpoint_name']}, so "

@@ -7,18 +7,31 @@ a host (tcp-ut) only where it has an address, and keepalived wants addresses.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 ROLE = Path(__file__).resolve().parents[1]
+# What both roles check alike is in the other one.
+ansible.module_utils.__path__.append(str(ROLE.parent / "api_endpoint" / "module_utils"))
+from ansible.module_utils.api_endpoint.controller.inputs import (
+    Settings,
+    is_address,
+    number,
+    out_of_range,
+    refusal,
+    unknown_names,
+    wrong_networks,
+    wrong_origins,
+)
+
 PREFIX = "load_balancer_"
 SUPPORTED = ("12", "13")
 LOOKED_UP = "looked up: "  # the beginning of lines of the answer that stand in no file
@@ -36,49 +49,8 @@ RANGES = {
 SERVER_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
 PATH = re.compile(r"/[!#-&(-\[\]-~]*")  # without spaces, quotes and backslashes, which HAProxy would read in its own way
-ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|\*")
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 NETWORKS = ("load_balancer_trusted_proxies", "load_balancer_metrics_clients")
-
-Settings = dict[str, Any]
-
-
-def number(value: Any) -> int | None:
-    """Return a whole number, also from text (as -e gives it); None when it is none."""
-    try:
-        return None if isinstance(value, (bool, float)) else int(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def is_address(text: Any) -> bool:
-    """Whether it is an IP address."""
-    try:
-        ipaddress.ip_address(str(text))
-    except ValueError:
-        return False
-    return True
-
-
-def unknown_names(given: list[str], known: list[str]) -> list[str]:
-    """Return a problem for every name that is not one of the role's variables, with the nearest that is."""
-    found = []
-    for name in sorted(set(given) - set(known)):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"Did you mean {near[0]}?" if near else "The role's README lists the variables there are."
-        found.append(f"{name} is set, but the role has no such variable. {hint}")
-    return found
-
-
-def ranges(settings: Settings) -> list[str]:
-    """Check every number."""
-    found = []
-    for name, (least, most, what) in RANGES.items():
-        value = settings.get(name)
-        whole = number(value)
-        if value is not None and (whole is None or not least <= whole <= most):
-            found.append(f"{name} is {value!r}. Give {what} from {least:,} to {most:,}.")
-    return found
 
 
 def servers(settings: Settings, here: str) -> list[str]:
@@ -123,23 +95,9 @@ def texts(settings: Settings) -> list[str]:
             f"load_balancer_health_path is {path!r}. Give a path that begins with a slash, without spaces, quotes and "
             "backslashes."
         )
-    origins = settings.get("load_balancer_cors_origins")
-    for origin in origins or []:
-        if not ORIGIN.fullmatch(str(origin)):
-            found.append(
-                f'load_balancer_cors_origins has {origin!r}. Give origins such as https://tool.example.org, or "*" for any.'
-            )
-    if origins is not None and not origins:
-        found.append('load_balancer_cors_origins is []. Give "*", or the origins of the pages that may read the answers.')
+    found += wrong_origins(settings, "load_balancer_cors_origins")
     for variable in NETWORKS:
-        for network in settings.get(variable) or []:
-            try:
-                ipaddress.ip_network(str(network))
-            except ValueError:
-                found.append(
-                    f"{variable} has {network!r}. Give addresses or networks, such as 172.16.0.0/12, with zeros "
-                    "after the prefix."
-                )
+        found += wrong_networks(settings, variable)
     listen = settings.get("load_balancer_metrics_listen")
     if listen is not None:
         address, _, port = str(listen).rpartition(":")
@@ -179,13 +137,7 @@ def floating(settings: Settings) -> list[str]:
 
 def problems(settings: Settings, here: str) -> list[str]:
     """Return every problem there is."""
-    return servers(settings, here) + ranges(settings) + texts(settings) + floating(settings)
-
-
-def known_names() -> list[str]:
-    """Return the names of the role's variables."""
-    specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
-    return sorted(specs["argument_specs"]["main"]["options"])
+    return servers(settings, here) + out_of_range(settings, RANGES) + texts(settings) + floating(settings)
 
 
 def platform(text: str) -> list[str]:
@@ -235,7 +187,8 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        known = known_names()
+        specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+        known = sorted(specs["argument_specs"]["main"]["options"])
         settings = {name: self._templar.template(variables[name]) for name in known if name in variables}
         found = unknown_names([name for name in variables if name.startswith(PREFIX)], known)
         found += problems(settings, str(variables.get("inventory_hostname")))
@@ -248,6 +201,5 @@ class ActionModule(ActionBase):
         # In a dry run what has the port now may be about to give it up.
         found += [] if self._task.check_mode else occupied(text, port)
         if found:
-            lines = "\n".join(f"  - {problem}" for problem in found)
-            raise AnsibleActionFail(f"Nothing was touched. Please correct:\n{lines}")
+            raise AnsibleActionFail(refusal(found))
         return {"changed": False, "addresses": addresses_of(text)}

@@ -6,7 +6,6 @@ Each problem is a sentence that names the variable, its value and the remedy.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.api_endpoint.controller.inputs import Settings, number, out_of_range, wrong_networks, wrong_origins
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import is_within
@@ -39,7 +39,6 @@ FILE_SIZE = re.compile(r"[1-9]\d{0,15}[KMGT]?")
 PART = re.compile(r"[1-9]\d{0,15}[KMG]?|[1-9]\d?%")
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z0-9]*")
 DEVICE = re.compile(r"/dev/[A-Za-z0-9._/-]+|(char|block)-[A-Za-z0-9._*-]+")
-ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|\*")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RELEASE = re.compile(r"[0-9a-f]{12}")
@@ -102,35 +101,10 @@ RANGES = {
     "api_endpoint_cors_max_age": (0, 86_400, "seconds"),
 }
 
-Settings = dict[str, Any]
-
-
-def unknown_names(given: list[str], known: list[str]) -> list[str]:
-    """Return a problem for every name that is not one of the role's variables, with the nearest that is."""
-    found = []
-    for name in sorted(set(given) - set(known)):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"Did you mean {near[0]}?" if near else "The README lists the variables there are."
-        found.append(f"{name} is set, but the role has no such variable. {hint}")
-    return found
-
-
-def number(value: Any) -> int | None:
-    """Return a whole number, also from text (as -e gives it); None when it is none."""
-    try:
-        return None if isinstance(value, (bool, float)) else int(value)
-    except (TypeError, ValueError):
-        return None
-
 
 def ranges(settings: Settings) -> list[str]:
     """Check every number."""
-    found = []
-    for name, (least, most, what) in RANGES.items():
-        value = settings.get(name)
-        whole = number(value)
-        if value is not None and (whole is None or not least <= whole <= most):
-            found.append(f"{name} is {value!r}. Give {what} from {least:,} to {most:,}.")
+    found = out_of_range(settings, RANGES)
     own = settings.get("api_endpoint_gunicorn_settings") or {}
 
     def effective(name: str) -> int | None:
@@ -240,16 +214,8 @@ def requests(settings: Settings) -> list[str]:
 
 def browsers(settings: Settings) -> list[str]:
     """Check which pages, methods and headers are let through."""
-    found = []
+    found = wrong_origins(settings, "api_endpoint_cors_origins")
     origins = settings.get("api_endpoint_cors_origins") or []
-    for origin in origins:
-        if not ORIGIN.fullmatch(str(origin)):
-            found.append(
-                f"api_endpoint_cors_origins has {origin!r}. Give origins such as https://tool.example.org, without a path, "
-                'or "*" for any.'
-            )
-    if "api_endpoint_cors_origins" in settings and not origins:
-        found.append('api_endpoint_cors_origins is []. Give "*", or the origins of the pages that may read the answers.')
     if settings.get("api_endpoint_cors_credentials") in TRUE and "*" in origins:
         found.append(
             "api_endpoint_cors_credentials is true, and api_endpoint_cors_origins has '*': browsers refuse that, since any "
@@ -266,15 +232,7 @@ def browsers(settings: Settings) -> list[str]:
             found.append(f"api_endpoint_request_headers has {header!r}. Give names of headers, such as X-Token.")
         elif str(header).lower() in OWN_HEADERS:
             found.append(f"api_endpoint_request_headers has {header!r}, {OWN_HEADERS[str(header).lower()]}.")
-    for network in settings.get("api_endpoint_trusted_proxies") or []:
-        try:
-            ipaddress.ip_network(str(network))
-        except ValueError:
-            found.append(
-                f"api_endpoint_trusted_proxies has {network!r}. Give addresses or networks, such as 172.16.0.0/12, with "
-                "zeros after the prefix."
-            )
-    return found
+    return found + wrong_networks(settings, "api_endpoint_trusted_proxies")
 
 
 def in_bytes(size: str) -> int:
@@ -408,16 +366,8 @@ def server_names(settings: Settings) -> list[str]:
 
 def metrics(settings: Settings) -> list[str]:
     """Check where Prometheus finds the metrics, and which clients are allowed."""
-    found = []
+    found = wrong_networks(settings, "api_endpoint_metrics_clients")
     clients = settings.get("api_endpoint_metrics_clients") or []
-    for network in clients:
-        try:
-            ipaddress.ip_network(str(network))
-        except ValueError:
-            found.append(
-                f"api_endpoint_metrics_clients has {network!r}. Give addresses or networks, such as 192.0.2.7 or "
-                "10.0.0.0/8, with nothing set beyond the network."
-            )
     listen = str(settings.get("api_endpoint_metrics_listen") or "")
     if not listen:
         return found
