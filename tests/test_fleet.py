@@ -118,7 +118,7 @@ def test_a_dry_run_says_what_would_be():
 def test_a_failure_says_which_host_has_which_release_and_what_to_do():
     ok, text = summary(
         {
-            "one": {"state": "failed", "before": A, "reason": "it broke\nlog line"},
+            "one": {"state": "failed", "before": A, "after": A, "reason": "it broke\nlog line"},
             "two": {"state": "waiting", "before": A},
             "gone": {"state": "unreachable"},
         }
@@ -134,6 +134,25 @@ def test_a_failure_says_which_host_has_which_release_and_what_to_do():
         "two not touched. Correct what failed (see above), and run site.yml again. Hosts that have the release" in lines[4]
     )
     assert "When gone can be reached again, run site.yml once more" in lines[5]
+
+
+def test_a_failure_after_the_switch_names_the_release_that_is_live():
+    ok, text = summary({"one": {"state": "failed", "before": A, "after": B, "reason": "no requests came back"}})
+    assert not ok
+    assert text.splitlines()[1] == f"one   {B}  FAILED, until now {A}: no requests came back"
+
+
+@pytest.mark.parametrize("state", ["preparing", "activating"])
+def test_a_host_that_was_lost_on_the_way_has_failed(state):
+    ok, text = summary({"one": {"state": state, "before": A}, "two": {"state": "waiting", "before": A}})
+    assert not ok
+    assert text.splitlines()[1].split(maxsplit=2) == ["one", "?", f"LOST while it was {state}"]
+    assert "two not touched" in text
+
+
+def test_a_host_whose_releases_could_not_be_read_is_named():
+    with pytest.raises(DeployError, match="the releases of two could not be read"):
+        target({"one": host(B, A), "two": {"msg": "broken"}}, "")
 
 
 def test_a_single_host_that_failed_is_told_nothing_of_others():

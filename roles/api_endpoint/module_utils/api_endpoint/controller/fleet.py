@@ -59,6 +59,9 @@ def target(found: Found, wanted: str) -> str:
     Not named, it is the one that each host has either live or as the good one before the live one. So hosts that a roll
     has reached go back to what the others still have.
     """
+    unread = [host for host, one in found.items() if "releases" not in one]
+    if unread:
+        raise DeployError(f"Nothing was touched: the releases of {', '.join(unread)} could not be read.")
     found = {host: {**one, "releases": [release["id"] for release in one["releases"]]} for host, one in found.items()}
     if wanted:
         without = [host for host, one in found.items() if wanted not in one["releases"]]
@@ -106,9 +109,14 @@ def line_of(status: dict[str, Any], dry: bool) -> tuple[str, str]:
             return "?", "cannot be reached; left out"
         case "unchecked":
             return "?", "FAILED, see above"
+        case "preparing" | "activating":
+            return "?", f"LOST while it was {status['state']}"
         case "failed":
             reason = printable((str(status.get("reason") or "").splitlines() or [""])[0])[:LONGEST]
-            return before or "-", f"FAILED, still serves the release before: {reason}" if before else f"FAILED: {reason}"
+            if not before or not after:
+                return after or before or "-", f"FAILED: {reason}"
+            still = "still serves the release before" if after == before else f"until now {before}"
+            return after, f"FAILED, {still}: {reason}"
         case "waiting":
             return before or "-", "not touched"
     now = after or before
@@ -120,7 +128,7 @@ def summary(found: Found, action: str = "site.yml", dry: bool = False) -> tuple[
     rows = [("host", "release", "")]
     rows += [(host, *line_of(status, dry)) for host, status in found.items()]
     text = aligned(rows)
-    failed = [host for host, status in found.items() if status["state"] in ("failed", "unchecked")]
+    failed = [host for host, status in found.items() if status["state"] not in ("done", "waiting", "unreachable")]
     waiting = [host for host, status in found.items() if status["state"] == "waiting"]
     unreachable = [host for host, status in found.items() if status["state"] == "unreachable"]
     if failed:
