@@ -61,7 +61,7 @@ def diagnose(playbook):
         given = ("-e", f"@{SCENARIO / 'vars.yml'}", *options)
         done = playbook(*given, name="playbooks/diagnose.yml", environment={"ANSIBLE_FORCE_COLOR": "false"})
         # A debug task prints lines as they are, and the recap comes after an empty line.
-        return done, Diagnosis(done.output.partition("Say what was found]")[2].partition("\n\n")[0])
+        return done, Diagnosis(done.output.partition("Show the findings]")[2].partition("\n\n")[0])
 
     return run
 

@@ -209,7 +209,7 @@ def test_names_are_not_resolved(api, look):
         found = look()
     finally:
         api.host.check_output("cat /root/resolv.conf > /etc/resolv.conf")
-    assert found.first.startswith("[risk] Names of other hosts are not resolved"), found.text
+    assert found.first.startswith("[risk] DNS fails: the app cannot resolve host names"), found.text
     assert "nameserver [address]" in found.text
 
 
