@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from helpers import PROJECT, ROLE
+from helpers import PROJECT, ROLE, load_file
 
 PACKAGE = ROLE / "module_utils" / "api_endpoint"
 PAGE = (PROJECT / "docs" / "architecture.md").read_text()
@@ -41,3 +41,4 @@ def test_every_file_that_the_map_names_exists():
 def test_a_module_is_its_documentation_its_argument_spec_and_one_call(path):
     functions = re.findall(r"^def (\w+)", path.read_text(), re.M)
     assert functions == ["main"]
+    load_file(path)  # what it imports is there

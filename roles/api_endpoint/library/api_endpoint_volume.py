@@ -108,7 +108,8 @@ text:
   returned: with O(step=wait), until it is done
 """
 
-from ansible.module_utils.api_endpoint.volume.provision import FILESYSTEMS, run_module
+from ansible.module_utils.api_endpoint.volume.disks import FILESYSTEMS
+from ansible.module_utils.api_endpoint.volume.provision import run_module
 from ansible.module_utils.basic import AnsibleModule
 
 
