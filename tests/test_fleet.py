@@ -285,8 +285,7 @@ def test_how_many_hosts_have_their_turn_together(tmp_path, given, batches):
     assert [len(batch) for batch in executor._get_serialized_batches(play)] == batches
 
 
-def test_a_run_takes_a_lock_again_that_is_its_own(monkeypatch):
-    """A run that is repeated after a failure of its own takes it."""
+def test_a_run_takes_the_lock_of_an_earlier_one_of_this_computer_that_has_died(monkeypatch):
     spec = importlib.util.spec_from_file_location("lock", ROLE / "action_plugins" / "api_endpoint_lock.py")
     lock = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(lock)
@@ -305,8 +304,28 @@ def test_a_run_takes_a_lock_again_that_is_its_own(monkeypatch):
         monkeypatch.setattr(lock.ActionBase, "run", lambda *_: {})
         return action.run(None, {})
 
-    own = {"token": "mine", "machine": lock.this_computer(), "pid": lock.os.getppid()}
-    assert not answers(own).get("failed")
-    assert asked[1]["instead_of"] == "mine"
-    assert answers({**own, "pid": lock.os.getpid()})["failed"], "that runs, and is somebody else"
-    assert answers({**own, "machine": "another"})["failed"]
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    dead = {"token": "its", "machine": lock.this_computer(), "pid": ended.pid}
+    assert not answers(dead).get("failed")
+    assert asked[1]["instead_of"] == "its"
+    assert answers({**dead, "pid": lock.os.getpid()})["failed"], "that one runs"
+    assert answers({**dead, "machine": "another"})["failed"]
+
+
+def test_a_rollback_changes_the_release_and_nothing_else_of_the_host():
+    tasks = yaml.safe_load((ROLE / "tasks" / "activate.yml").read_text())
+    (block,) = [task["block"] for task in tasks if "block" in task]
+    included = {}
+    for task in block:
+        file = task.get("ansible.builtin.include_tasks", task.get("ansible.builtin.import_tasks"))
+        if file:
+            included[str(task["name"])] = (file if isinstance(file, str) else file["file"], str(task.get("when")))
+    always = {"lock.yml", "drain.yml", "release.yml", "health.yml", "rejoin.yml"}
+    others = {file: when for file, when in included.values() if file not in always}
+    assert {"nginx.yml", "hardening.yml", "legacy_takeover.yml"} <= set(others)
+    assert [
+        name
+        for name, (file, when) in included.items()
+        if file not in always and "not __api_endpoint_is_rollback" not in when
+    ] == []

@@ -66,9 +66,8 @@ class ActionModule(ActionBase):
         result = self._execute_module(module_args=arguments, task_vars=task_vars)
         holder = result.get("holder") or {}
         pid = int(holder.get("pid") or 0)
-        is_own = pid == arguments["pid"]  # a step of this run that could not release it
-        if result.get("failed") and holder.get("machine") == machine and (is_own or not is_running(pid)):
-            if result.get("busy") and not is_own:
+        if result.get("failed") and holder.get("machine") == machine and not is_running(pid):
+            if result.get("busy"):
                 self._display.display(
                     "  an earlier run of yours was cut off; waiting until the host has finished its work ..."
                 )

@@ -43,7 +43,7 @@ class Queue:
 
     A burst ends, and so does a fault that holds up a whole host, so waiting is worth it. When no
     request has found its thread at once for some seconds, more requests come than the workers can
-    answer. All of them would wait in vain; so the late ones are shed, and the others are answered
+    answer. All of them would wait too long; so the late ones are shed, and the others are answered
     in time. The idea is CoDel's (RFC 8289).
 
     Light clients are not shed because of a heavy one: nginx puts each client into one of fifty

@@ -41,7 +41,7 @@ class Tree:
             ) from error
 
     def repair(self) -> Iterator[str]:
-        """Mend all of it; yield each path that was amiss."""
+        """Repair the whole tree; yield each path that was wrong."""
         for top in sorted(top for pattern in self.paths for top in glob.glob(pattern)):
             try:
                 yield from self.repair_below(top)
@@ -51,7 +51,7 @@ class Tree:
                     raise
 
     def repair_below(self, top: str) -> Iterator[str]:
-        """Mend one file, or one folder with all that is in it."""
+        """Repair one file, or one folder with all that is in it."""
         handle = os.open(os.path.dirname(top), os.O_RDONLY | os.O_DIRECTORY)
         try:
             if self.repair_one(os.path.basename(top), handle):
@@ -66,7 +66,7 @@ class Tree:
                     yield os.path.join(folder, name)
 
     def repair_one(self, name: str, folder: int) -> bool:
-        """Mend a file or folder in an open folder; return whether it was amiss."""
+        """Repair a file or folder in an open folder; return whether it was wrong."""
         # O_PATH opens the very thing that has the name, a link or socket too, and does nothing to it.
         try:
             handle = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
@@ -100,7 +100,7 @@ class Tree:
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
-    """Mend every tree."""
+    """Repair every tree."""
     repaired = [path for given in module.params["trees"] for path in Tree(given, module.check_mode).repair()]
     return {"changed": bool(repaired), "repaired": repaired[:SHOWN]}
 
