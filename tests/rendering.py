@@ -36,12 +36,15 @@ def templar(play: dict, inventory="localhost,", host="localhost", folder=PROJECT
     return Templar(variables._loader, variables.get_vars(loaded, variables._inventory.get_host(host)))
 
 
-def render(*names: str, role: str = "api_endpoint", **variables):
-    """Return a role's templates, rendered with its defaults and variables: one text, or a list."""
+def render(*names: str, role: str = "api_endpoint", registered: dict | None = None, **variables):
+    """Return a role's templates, rendered with its defaults and variables: one text, or a list.
+
+    What a module has returned (`registered`) is never taken for a template itself.
+    """
     folder = ROLE.parent / role
     files = [str(folder / kind / "main.yml") for kind in ("defaults", "vars")]
     templates = templar({"hosts": "all", "gather_facts": False, "vars_files": files}, **variables)
-    given = {**templates.available_variables, "ansible_search_path": [str(folder)]}
+    given = {**templates.available_variables, "ansible_search_path": [str(folder)], **(registered or {})}
     templates = templates.copy_with_new_env(searchpath=[str(folder / "templates")], available_variables=given)
     texts = [
         templates.template(

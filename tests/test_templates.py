@@ -14,8 +14,8 @@ import rendering
 import yaml
 from helpers import ROLE
 
-REPORT = "diagnosis.html.j2"  # the one that is for the laptop
-TEMPLATES = sorted(path.name for path in (ROLE / "templates").glob("*.j2") if path.name != REPORT)
+REPORT = "diagnosis.html.j2"
+TEMPLATES = sorted(path.name for path in (ROLE / "templates").glob("*.j2") if not path.match("*.html.j2"))  # the host's
 BASE = {"api_endpoint_server_names": ["language.wmcloud.org", "lang.example"]}
 
 

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from ansible.module_utils.api_endpoint.traffic import stats
 from ansible.module_utils.api_endpoint.traffic.access_log import lines_of
-from ansible.module_utils.api_endpoint.traffic.page import page, round_up, size
+from ansible.module_utils.api_endpoint.traffic.report import report, round_up, size
 from ansible.module_utils.api_endpoint.traffic.stats import NONE, OTHERS, Traffic
+from rendering import render
 
 HOUR = 3600
 BEGIN = 1_764_072_000  # 2025-11-25 12:00 UTC
@@ -54,8 +55,15 @@ class Page(HTMLParser):
         return found[0]
 
 
+def page(traffic: Traffic, name: str = "a.example") -> str:
+    return render(
+        "traffic.html.j2",
+        registered={"__api_endpoint_traffic": {"report": report(traffic)}, "api_endpoint_server_names": [name]},
+    )
+
+
 def made(lines: list[bytes]) -> Page:
-    return Page(page("a.example", Traffic("/readyz").count(lines)))
+    return Page(page(Traffic("/readyz").count(lines)))
 
 
 def test_the_figures_are_those_of_the_log():
@@ -109,13 +117,13 @@ def test_what_callers_wrote_stays_text(words):
 
 
 def test_a_title_stays_text():
-    text = page("<i>&", Traffic("/").count([]))
+    text = page(Traffic("/").count([]), "<i>&")
     assert "<i>" not in text
     assert "&lt;i&gt;&amp;" in text
 
 
 def test_the_page_loads_and_runs_nothing():
-    text = page("a.example", Traffic("/").count([line(BEGIN, referrer="https://e.example/x.js")]))
+    text = page(Traffic("/").count([line(BEGIN, referrer="https://e.example/x.js")]))
     assert "content=\"default-src 'none'; style-src 'unsafe-inline'\"" in text
     tags = {tag for tag, _ in Page(text).elements}
     assert tags.isdisjoint({"script", "link", "img", "iframe", "object", "embed", "form", "a", "base"})
@@ -130,7 +138,7 @@ def test_the_plots_have_room_for_any_span(hours, step, bars):
     traffic = Traffic("/readyz").count([line(begin), line(begin + (hours - 1) * HOUR)])
     assert traffic.step == step * HOUR
     assert len(traffic.bars()) == bars
-    assert Page(page("a", traffic)).row(time.strftime("%Y-%m-%d %H:%M", time.gmtime(traffic.bars()[-1][0])))[0] in "12"
+    assert Page(page(traffic)).row(time.strftime("%Y-%m-%d %H:%M", time.gmtime(traffic.bars()[-1][0])))[0] in "12"
 
 
 def test_names_without_end_are_bounded_and_counted(monkeypatch):

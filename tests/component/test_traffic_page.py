@@ -5,9 +5,10 @@ import re
 import time
 
 import pytest
-from ansible.module_utils.api_endpoint.traffic.page import page
+from ansible.module_utils.api_endpoint.traffic.report import report
 from ansible.module_utils.api_endpoint.traffic.stats import Traffic
 from browser import opened
+from rendering import render
 
 REQUESTS = [
     r"GET /\x22><script>document.title=\x22hacked\x22</script> HTTP/1.1",
@@ -41,7 +42,9 @@ def shown(words: str) -> str:
 def test_nothing_runs_and_nothing_is_loaded(tmp_path, is_empty):
     lines = [logged(request) for request in REQUESTS] + [logged("GET / HTTP/1.1", referrer) for referrer in REFERRERS]
     path = tmp_path / "traffic.html"
-    path.write_text(page("api.example", Traffic("/readyz").count([] if is_empty else lines)))
+    counted = {"report": report(Traffic("/readyz").count([] if is_empty else lines))}
+    registered = {"__api_endpoint_traffic": counted, "api_endpoint_server_names": ["api.example"]}
+    path.write_text(render("traffic.html.j2", registered=registered))
     dom, noise = opened(path)
     assert noise == []
     assert "<title>Traffic of api.example" in dom
