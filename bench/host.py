@@ -126,11 +126,12 @@ def address() -> str:
     return run("docker", "inspect", "--format", "{{ .NetworkSettings.IPAddress }}", CONTAINER).strip()
 
 
-def load(port: int, path: str, connections: int, seconds: int, at: str = "") -> Answers:
-    """Let so many clients ask the instance, or another address, each again as soon as it is answered."""
+def load(port: int, path: str, connections: int, seconds: int, at: str = "", body: str = "") -> Answers:
+    """Let so many clients ask the instance, or another address, each again as soon as it is answered; a body is a POST."""
     said = run(
         *("wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", "--timeout", "30s"),
         *("--header", "Host: localhost", "--script", "bench/wrk.lua", f"http://{at or address()}:{port}{path}"),
+        *(["--", body] if body else []),
     )
     figures = json.loads(said.strip().splitlines()[-1])
     if figures["broken"]:

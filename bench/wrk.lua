@@ -1,3 +1,11 @@
+-- A question with a body, where one is given.
+init = function(args)
+  if args[1] then
+    wrk.method, wrk.body = "POST", args[1]
+    wrk.headers["Content-Type"] = "application/json"
+  end
+end
+
 -- What wrk measured, as one line of JSON: times in microseconds, and requests that were not answered with 2xx.
 done = function(summary, latency, requests)
   local errors = summary.errors

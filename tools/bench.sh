@@ -19,8 +19,8 @@ log=$(mktemp)
 trap 'tools/demo.sh down >/dev/null; rm -f "$log"' EXIT
 
 parts=(data answers memory deployments growth)
-# Clean hosts for each round, several at a time: too long for CI.
-[ "${1:-}" = --short ] || parts+=(first cluster)
+# Other servers to install, and clean hosts for each round: too long for CI.
+[ "${1:-}" = --short ] || parts+=(peers first cluster)
 for part in "${parts[@]}"; do
   begun=$SECONDS
   if [ "${1:-}" = --short ]; then
