@@ -33,6 +33,17 @@ def role_tags() -> set[str]:
     return {tag for task in tasks for tag in task["tags"]} - {"always"}
 
 
+def make_virtualenv(folder: Path, python: Path | str = sys.executable, *versions: str) -> Path:
+    """Make what a virtualenv is recognized by, with packages for some versions of Python."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/python").symlink_to("python3")
+    (folder / "bin/python3").symlink_to(python)
+    (folder / "bin/gunicorn").write_text("")
+    for version in versions:
+        (folder / f"lib/python{version}/site-packages").mkdir(parents=True)
+    return folder
+
+
 class Stub:
     """Stands for AnsibleModule: parameters in, warnings out."""
 

@@ -184,6 +184,7 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_data_dir": "/srv/../etc"}, ["api_endpoint_data_dir is '/srv/../etc'"]),
         ({"api_endpoint_root": "/"}, ["api_endpoint_root is '/'"]),
         ({"api_endpoint_python": "python3"}, ["api_endpoint_python is 'python3'"]),
+        ({"api_endpoint_python": "/root/.pyenv/shims/python"}, ["is hidden from the service", "below /opt"]),
         ({"api_endpoint_release_mounts": ["/srv"]}, ["'/srv'", "would hide api_endpoint_data_dir"]),
         ({"api_endpoint_release_mounts": ["etc"]}, ["api_endpoint_release_mounts is 'etc'"]),
         ({"api_endpoint_artifacts": [{"dest": "m"}]}, ["[0] (m) has no source", "exactly one source"]),

@@ -12,6 +12,8 @@ description:
   - Makes O(root)C(/venvs/<key>), where the key is a digest of the requirements, the constraints, the pip options and the
     Python that runs them, by its path, its version but for corrections (3.11) and its binary interface. Equal inputs share
     one virtualenv; no package installer runs for them again.
+  - Before anything is installed, the Python runs once in the service's sandbox. One that the account cannot run there, that
+    lacks venv or ensurepip, or that is too old for gunicorn is refused.
   - A virtualenv is never rebuilt in place. One whose building was interrupted has no C(.complete) file and is removed.
 options:
   root:
@@ -59,6 +61,12 @@ options:
     type: list
     elements: str
     default: []
+  part:
+    description:
+      - Whether only a part of a run is done, by tags. Refused where the live virtualenv has lost its Python, as after an
+        upgrade of Debian.
+    type: bool
+    default: false
   user:
     description: User and group who own the virtualenv and who run pip, inside the walls of the endpoint's service.
     type: str
@@ -119,6 +127,7 @@ def main() -> None:
             "index_url": {"type": "str", "default": ""},
             "extra_index_urls": texts,
             "options": texts,
+            "part": {"type": "bool", "default": False},
             "user": {"type": "str", "default": "www-data"},
         },
         supports_check_mode=True,

@@ -20,6 +20,22 @@ from ansible.module_utils.api_endpoint.errors import DeployError
 BUILDING = ".building-"  # prefix of entries that are not finished; a later run may remove them
 
 
+@contextmanager
+def acting_as(user: str) -> Iterator[None]:
+    """Look at files with an account's rights, in this process: one of the account's own would be within the app's reach."""
+    account = pwd.getpwnam(user)
+    groups = os.getgroups()
+    try:
+        os.setgroups([])
+        os.setegid(account.pw_gid)
+        os.seteuid(account.pw_uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
 def read_json(path: str | Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None when there is no such file."""
     try:

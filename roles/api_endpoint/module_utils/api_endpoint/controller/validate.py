@@ -17,6 +17,7 @@ from ansible.module_utils.api_endpoint.controller.inputs import Settings, number
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import is_within
+from ansible.module_utils.api_endpoint.interpreter import misplaced
 
 SUPPORTED = {"Debian": ("12", "13")}
 
@@ -408,6 +409,8 @@ def host_paths(settings: Settings) -> list[str]:
                 f"{name} is {text!r}. Give an absolute path on the host, of letters, digits and ._+@-, "
                 "without .. and without a slash at its end."
             )
+    if why := misplaced(str(settings.get("api_endpoint_python"))):
+        found.append(f"api_endpoint_python is {settings.get('api_endpoint_python')!r}: {why}.")
     for mount in mounts:
         for name in ("api_endpoint_root", "api_endpoint_data_dir"):
             inner = str(settings.get(name))

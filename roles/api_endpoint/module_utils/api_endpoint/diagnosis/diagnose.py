@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ansible.module_utils.api_endpoint.diagnosis.checks import app, host, nginx
+from ansible.module_utils.api_endpoint.diagnosis.checks import app, host, nginx, start
 from ansible.module_utils.api_endpoint.diagnosis.findings import NOTE, Finding, ranked
 from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState
 
@@ -20,12 +20,17 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("memory, and processes that were killed for it", host.memory),
     ("names and connections to the outside, if the app may have them", host.network),
     ("the link that says which version is live", app.live_link),
+    ("whether the Python of the live version is the one that its packages fit", start.python),
+    ("the service's account", start.account),
     ("the parts of the live version", app.parts),
     ("the model data, by size and time", app.data),
     ("rights along every path that the service needs", app.rights),
     ("code and settings of the live version, against what was proven", app.edits),
     ("time-outs against the time that a start takes", app.start_timeout),
     ("whether the app loads, in its sandbox", app.loads),
+    ("disks that the next boot would not mount", start.mounts),
+    ("whether gunicorn would start again, in its sandbox", start.gunicorn),
+    ("the virtualenv, against what was installed", start.packages),
     ("PyTorch that was loaded before the workers were made", app.pytorch),
     ("whether the service is on, now and at the next boot", app.switched_on),
     ("the service's socket", app.socket),

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cached_property
@@ -47,22 +45,6 @@ def run_command(*command: str, timeout: float = PATIENCE, given: str = "") -> tu
         output = late.stdout or b""
         return 124, output.decode(errors="replace") if isinstance(output, bytes) else output
     return done.returncode, done.stdout.strip()
-
-
-@contextlib.contextmanager
-def acting_as(user: str) -> Iterator[None]:
-    """Look at files with an account's rights, in this process: one of the account's own would be within the app's reach."""
-    account = pwd.getpwnam(user)
-    groups = os.getgroups()
-    try:
-        os.setgroups([])
-        os.setegid(account.pw_gid)
-        os.seteuid(account.pw_uid)
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
 
 
 def properties(unit: str) -> dict[str, str]:
@@ -224,6 +206,24 @@ class EndpointState:
         """The kind of a finding that explains an endpoint which does not answer, and is a risk to one which does."""
         return RISK if self.answers else CAUSE
 
+    @property
+    def start_severity(self) -> str:
+        """The kind of a finding that keeps the service from starting: no harm yet to one that runs."""
+        return RISK if self.is_active else CAUSE
+
+    @property
+    def until_restart(self) -> str:
+        """What to add to the finding of something that a start needs, and a version that runs has already."""
+        return " The live version runs on without it, and its next start will fail." if self.is_active else ""
+
+    @property
+    def has_account(self) -> bool:
+        """Whether the service's account is there."""
+        try:
+            return bool(pwd.getpwnam(self.user))
+        except KeyError:
+            return False
+
     @cached_property
     def started_at(self) -> float:
         """When the service was started last (epoch)."""
@@ -252,15 +252,26 @@ class EndpointState:
     @cached_property
     def load_check(self) -> tuple[int, str]:
         """Have gunicorn load settings and app, in the service's own sandbox, without a socket; 124 when it is late."""
+        return self._try("--check-config")
+
+    @cached_property
+    def start_check(self) -> tuple[int, str]:
+        """Have gunicorn start in the service's own sandbox and end at once, without loading the app."""
+        return self._try("--version")
+
+    def _try(self, option: str) -> tuple[int, str]:
         limit = self.given["load_check_timeout"]
         rc, unit = run_command("systemctl", "cat", self.unit)
         if rc != 0:
             return rc, unit
         settings, command = sandbox_of(unit, self.slot)
-        call = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={self.name}-diagnosis-{os.getpid()}"]
+        name = f"{self.name}-diagnosis-{os.getpid()}"
+        call = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={name}"]
         call += [f"--property={line}" for line in [*settings, f"RuntimeMaxSec={limit}", "TimeoutStopSec=2"]]
         started_at = time.monotonic()
-        rc, output = run_command(*call, *command, "--check-config", timeout=limit + 5)
+        rc, output = run_command(*call, *command, option, timeout=limit + 5)
+        if rc != 0 and not output:  # systemd itself failed
+            _rc, output = run_command("journalctl", f"--unit={name}", "--lines=3", "--output=cat", "--no-pager")
         return (124 if rc != 0 and time.monotonic() - started_at >= limit else rc), output
 
 

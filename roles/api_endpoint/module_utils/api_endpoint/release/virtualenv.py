@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
+from ansible.module_utils.api_endpoint.interpreter import does_not_run, probe, python_changed, refuse_part, refuse_unusable
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.sandbox import Sandbox
 from ansible.module_utils.basic import AnsibleModule
@@ -104,10 +105,7 @@ class Virtualenv:
         try:
             abi = subprocess.run([given["python"], "-c", ABI], capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError) as error:
-            raise DeployError(
-                f"api_endpoint_python is {given['python']!r}, which does not run on the host: {error}. "
-                "Give the absolute path of a Python 3 with its venv module."
-            ) from error
+            raise does_not_run(given["python"], error, getattr(error, "stderr", "")) from error
         return value_digest(
             {
                 "requirements": self.requirements,
@@ -176,11 +174,16 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
         if module.check_mode:
             return {"changed": True}
         raise DeployError(f"The code {code} is not on the host. Run site.yml without tags, or with --tags app.")
+    if module.params["part"]:
+        refuse_part(python_changed(root / "p3env"))
     virtualenv = Virtualenv(module)
     virtualenv.read(code)
+    refuse_unusable(module.params["python"], module.params["user"])
     key = virtualenv.key()
     folder = root / "venvs" / key
     changed = not (folder / COMPLETE).exists()
+    if changed:
+        probe(module.params["python"], module.params["name"], module.params["user"], root)
     if changed and not module.check_mode:
         try:
             virtualenv.build(folder, root / "cache")

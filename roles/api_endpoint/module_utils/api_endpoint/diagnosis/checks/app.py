@@ -12,8 +12,10 @@ from pathlib import Path
 
 from ansible.module_utils.api_endpoint.artifacts.store import Store
 from ansible.module_utils.api_endpoint.diagnosis.findings import CAUSE, NOTE, RISK, SYMPTOM, Finding, last_traceback
-from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, acting_as, run_command
+from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run_command
 from ansible.module_utils.api_endpoint.digests import file_digest, value_digest, walk
+from ansible.module_utils.api_endpoint.files import acting_as
+from ansible.module_utils.api_endpoint.interpreter import python_changed
 from ansible.module_utils.api_endpoint.release.slots import SLOTS, queued
 
 SITE = "ansible-playbook -i inventory site.yml"
@@ -59,8 +61,7 @@ def parts(observed: EndpointState) -> Iterator[Finding]:
         "the folder of the live release": observed.folder,
         "its record": observed.folder / "release.json",
         "its settings of gunicorn": observed.folder / "gunicorn.conf.py",
-        "its virtualenv": observed.folder / "p3env/bin/gunicorn",
-        "the Python of its virtualenv": observed.folder / "p3env/bin/python",
+        "its virtualenv": observed.folder / "p3env",
         "the file of its secrets": observed.secrets,
         "the service's unit": observed.template,
     }
@@ -68,12 +69,14 @@ def parts(observed: EndpointState) -> Iterator[Finding]:
     if gone:
         what, path = gone[0]
         yield Finding(
-            CAUSE, f"{what[0].upper()}{what[1:]} is missing: {path}.", [f"missing: {path}" for _what, path in gone],
-            _anew(observed, "virtualenv" if "virtualenv" in what else "release") if path != observed.secrets else [SITE],
+            observed.start_severity, f"{what[0].upper()}{what[1:]} is missing: {path}.{observed.until_restart}",
+            [f"missing: {path}" for _what, path in gone],
+            [SITE] if path in (observed.secrets, observed.template) else
+            anew(observed, "virtualenv" if "virtualenv" in what else "release"),
         )  # fmt: skip
 
 
-def _anew(observed: EndpointState, part: str) -> list[str]:
+def anew(observed: EndpointState, part: str) -> list[str]:
     """Return the commands that have a part built again: a run leaves alone what is there."""
     virtualenv = observed.root / "venvs" / str(observed.components.get("virtualenv"))
     if part == "virtualenv":
@@ -104,8 +107,9 @@ def data(observed: EndpointState) -> Iterator[Finding]:
         evidence = [f"{place}: {_size(place)}"]
         if place.exists() and (stamp := store.stamp(key)):
             evidence.append(f"verified: {stamp.get('size'):,} bytes, from {stamp.get('source')}")
-        fixes = _anew(observed, "release") if place in (link, kept) else [f"{SITE} --tags model"]
-        yield Finding(CAUSE, f"The model data {artifact['dest']} {what}.", evidence, fixes)
+        fixes = anew(observed, "release") if place in (link, kept) else [f"{SITE} --tags model"]
+        more = "" if place.exists() else observed.until_restart
+        yield Finding(CAUSE, f"The model data {artifact['dest']} {what}.{more}", evidence, fixes)
 
 
 def _size(path: Path) -> str:
@@ -114,6 +118,8 @@ def _size(path: Path) -> str:
 
 def rights(observed: EndpointState) -> Iterator[Finding]:
     """Find a folder or a file on its way that the service's account may not use."""
+    if not observed.has_account:
+        return
     code = [path for path in sorted(observed.folder.rglob("*")) if path.is_file()] if observed.folder.is_dir() else []
     store = Path(observed.components.get("data_dir", observed.data_dir))
     read = [
@@ -168,7 +174,7 @@ def edits(observed: EndpointState) -> Iterator[Finding]:
         yield Finding(
             CAUSE, f"The live version was changed by hand, so it is not what was proven: {', '.join(changed[:SHOWN])}.",
             [f"{observed.folder / name}: {_size(observed.folder / name)}" for name in changed[:SHOWN]],
-            _anew(observed, "release"),
+            anew(observed, "release"),
         )  # fmt: skip
 
 
@@ -219,7 +225,7 @@ def _preloads(observed: EndpointState) -> bool:
 
 def loads(observed: EndpointState) -> Iterator[Finding]:
     """Find out why the app does not load; tried only when the service is down, because it takes the memory of a version."""
-    if not observed.crash_looping:
+    if not observed.crash_looping or python_changed(observed.folder / "p3env"):
         return
     rc, words = observed.load_check
     if rc == 0:
@@ -236,7 +242,7 @@ def loads(observed: EndpointState) -> Iterator[Finding]:
     is_lacking = lacking and not (observed.folder / lacking[1].partition(".")[0]).exists()
     yield Finding(
         CAUSE, f"The app does not load: {why}",
-        lines, _anew(observed, "virtualenv") if is_lacking else [BACK],
+        lines, anew(observed, "virtualenv") if is_lacking else [BACK],
     )  # fmt: skip
 
 
