@@ -11,7 +11,7 @@ from ansible.module_utils.api_endpoint.artifacts.store import Store
 from ansible.module_utils.api_endpoint.controller.rsync import remote_shell, send
 from ansible.module_utils.api_endpoint.digests import file_digest
 from ansible.module_utils.api_endpoint.errors import DeployError
-from helpers import ROLE, Stub
+from helpers import ROLE, Stub, make_virtualenv
 
 DEFAULTS = {
     "src": None, "url": None, "path": None, "command": None, "inputs": [], "sha256": None, "size": None, "headers": {},
@@ -94,6 +94,15 @@ def test_derived_data_has_a_key_as_soon_as_its_inputs_have(store):
     result = plan(store, {"dest": "m", "url": "https://a.example/m", "sha256": A}, derived, check_mode=True)
     assert result["missing"] == ["n"]
     assert len(result["artifacts"][1]["digest"]) == 64
+
+
+def test_nothing_is_brought_for_a_live_release_that_has_lost_its_python(tmp_path):
+    lost = make_virtualenv(tmp_path / "lost", "/nowhere/python3.11", "3.11")
+    (tmp_path / "p3env").symlink_to(lost)
+    with pytest.raises(DeployError, match=r"^Run site\.yml without tags"):
+        artifacts.refuse_lost_python(tmp_path / "p3env")
+    artifacts.refuse_lost_python(lost)  # a whole run names the one that it has made, or in a dry run would make
+    artifacts.refuse_lost_python(tmp_path / "never-deployed/p3env")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import builder as release
-from helpers import Stub
+from helpers import Stub, make_virtualenv
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def host(tmp_path):
         (root / "code" / code / "app" / "gunicorn.conf.py").write_text("# the app's own\n")
         (root / "code" / code / "app" / "cache").mkdir()
         (root / "code" / code / "app" / "cache" / "seed").write_text("seed")
-    (root / "venvs" / "v1").mkdir(parents=True)
+    make_virtualenv(root / "venvs" / "v1")
     (tmp_path / "data" / "d1").mkdir(parents=True)
     (tmp_path / "data" / "d1" / "artifact").write_text("model")
     return tmp_path
@@ -114,6 +114,17 @@ def test_where_live_was_removed_the_other_components_are_those_of_the_slot_that_
     monkeypatch.setattr(release.Endpoint, "properties", lambda *_: {"ActiveState": "active", "UnitFileState": "enabled"})
     again, _ = build(host, artifacts=WHOLE["artifacts"])
     assert (again["release"], again["differs"]) == (first["release"], [])
+
+
+def test_new_data_alone_is_refused_when_the_live_release_cannot_start_again(host):
+    first, _ = build(host, **WHOLE)
+    make_live(host, first["release"])
+    (host / "root/venvs/v1/bin/gunicorn").unlink()
+    with pytest.raises(
+        DeployError, match=r"^Run site\.yml without tags: .*/bin/gunicorn is gone\. .*Nothing live was touched"
+    ):
+        build(host, artifacts=[])
+    assert build(host, **WHOLE)[0]["release"] == first["release"]
 
 
 def test_one_component_alone_needs_a_live_release(host):

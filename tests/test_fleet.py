@@ -66,6 +66,16 @@ def test_all_go_back_to_one_release(hosts, wanted, found):
     assert target(dict(enumerate(hosts)), wanted) == found
 
 
+@pytest.mark.parametrize("wanted", ["", A])
+def test_no_host_is_drained_for_a_release_that_cannot_start_on_one_of_them(wanted):
+    upgraded = host(B, A)
+    upgraded["releases"][1]["unable"] = "its virtualenv was made for Python 3.11"
+    with pytest.raises(DeployError, match=rf"^Nothing was touched: release {A} .* on two: its virtualenv was made for"):
+        target({"one": host(B, A), "two": upgraded}, wanted)
+    upgraded["releases"][0]["unable"] = upgraded["releases"][1].pop("unable")  # the live one: the way leads away from it
+    assert target({"one": host(B, A), "two": upgraded}, wanted) == A
+
+
 @pytest.mark.parametrize(
     "hosts",
     [

@@ -179,6 +179,10 @@ def test_the_table_of_releases(root):
     assert lines[0].split()[:2] == ["id", "state"]
     assert lines[2].endswith("failed 2026-01-01 00:02 at health: status 500")
     assert "0123456789+changes" in lines[1]
+    (root / "releases" / A / "p3env").symlink_to(root / "venvs/removed")
+    rows = releases.rows(releases.Endpoint("api-endpoint", root), History(root))
+    assert [bool(row["unable"]) for row in rows] == [False, False, False, True]
+    assert "cannot start any more: its virtualenv, " in releases.table(rows).splitlines()[4]
     assert releases.table([]) == "No release is on this host yet."
 
 

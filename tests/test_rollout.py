@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import rollout
-from helpers import Stub
+from helpers import Stub, make_virtualenv
 
 OLD, NEW = "a" * 12, "b" * 12
 BLUE, GREEN, WAITING = "api@blue.service", "api@green.service", "api-waiting.socket"
@@ -429,6 +429,24 @@ def test_rolling_back_needs_no_id_and_removes_nothing(host):
     assert "rollback" in (host.root / "deploys.log").read_text()
     with pytest.raises(DeployError, match=f"no good release to go back to: {OLD} is the oldest"):
         run(host, release="", rollback=True)
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+@pytest.mark.parametrize("release", ["", OLD])
+def test_there_is_no_way_back_to_a_release_that_has_lost_its_python(host, release, check_mode):
+    run(host)
+    host.done.clear()
+    lost = make_virtualenv(host.root / "venvs/lost", "/nowhere/python3.11", "3.11")
+    (host.root / "releases" / OLD / "p3env").symlink_to(lost)
+    with pytest.raises(DeployError, match=rf"^Nothing was touched: release {OLD} .*/nowhere/python3\.11, is gone") as told:
+        run(host, release=release, rollback=True, check_mode=check_mode)
+    assert "No older release on this host can. Run site.yml without tags" in str(told.value)
+    assert host.done == []
+    other = "c" * 12
+    (host.root / "releases" / other).mkdir()
+    rollout.History(host.root).went_live(other, "", by_rollback=False)
+    with pytest.raises(DeployError, match=f"Go back to one of these with -e api_endpoint_release=<id>: {other}"):
+        run(host, release=OLD, rollback=True, check_mode=check_mode)
 
 
 @pytest.mark.parametrize("release", ["c" * 12, "../releases", "current"])

@@ -61,7 +61,10 @@ releases:
       type: list
       elements: str
     note:
-      description: When and why it last failed; empty when it did not.
+      description: Why it cannot start any more, or else when and why it last failed; empty when neither is so.
+      type: str
+    unable:
+      description: Why it cannot start on this host any more, as after an upgrade of Debian; empty when nothing is known.
       type: str
 live:
   description: The id of the live release; empty when none is.

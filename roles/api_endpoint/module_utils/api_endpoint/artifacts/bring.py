@@ -11,10 +11,12 @@ from ansible.module_utils.api_endpoint.artifacts.acquire import Fetch, derived_k
 from ansible.module_utils.api_endpoint.artifacts.store import Artifact, Store, extent, key_of, mib
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
+from ansible.module_utils.api_endpoint.interpreter import python_changed, refuse_part
 from ansible.module_utils.api_endpoint.jobs import Background
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.basic import AnsibleModule
 
+LIVE_VIRTUALENV = "p3env"  # its link: this run makes none of its own
 PASSING = ("step", "run")
 POLL = 10  # seconds between two words on how far it is
 
@@ -91,6 +93,12 @@ def size(artifact: Artifact) -> str:
     return f" ({mib(artifact.size)})" if artifact.size else ""
 
 
+def refuse_lost_python(virtualenv: Path) -> None:
+    """Raise DeployError before data is brought for a live release that cannot start again; a whole run has its own."""
+    if virtualenv.name == LIVE_VIRTUALENV:
+        refuse_part(python_changed(virtualenv))
+
+
 def run_module(module: AnsibleModule) -> None:
     """Do what the module is asked for, and exit with the result."""
     os.umask(0o077)
@@ -102,6 +110,7 @@ def run_module(module: AnsibleModule) -> None:
     try:
         with Lock(given["name"]).held(given["run"], module.check_mode):
             store.claim(given["name"], may_write=bool(given["artifacts"]) and not module.check_mode)
+            refuse_lost_python(Path(given["virtualenv"]))
             artifacts = read(given["artifacts"], store)
             if given["step"] == "plan":
                 module.exit_json(**plan(module, store, artifacts))

@@ -62,7 +62,25 @@ def target(found: Found, wanted: str) -> str:
     unread = [host for host, one in found.items() if "releases" not in one]
     if unread:
         raise DeployError(f"Nothing was touched: the releases of {', '.join(unread)} could not be read.")
+    unable = {
+        release["id"]: f"on {host}: {release['unable']}"
+        for host, one in found.items()
+        for release in one["releases"]
+        if release.get("unable") and release["id"] != one["live"]
+    }
     found = {host: {**one, "releases": [release["id"] for release in one["releases"]]} for host, one in found.items()}
+    release = _common(found, wanted)
+    if release in unable:
+        raise DeployError(
+            f"Nothing was touched: release {release} cannot start any more {unable[release]}. Name one that can with "
+            "-e api_endpoint_release=<id> (playbooks/releases.yml lists them), or deploy the older code or data with the "
+            "whole of site.yml."
+        )
+    return release
+
+
+def _common(found: Found, wanted: str) -> str:
+    """Return the release that is named, or the one that all hosts have live or before the live one."""
     if wanted:
         without = [host for host, one in found.items() if wanted not in one["releases"]]
         if not without:

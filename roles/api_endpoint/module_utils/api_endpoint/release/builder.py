@@ -19,6 +19,7 @@ from urllib.parse import quote
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import chown_tree, escapes, is_within, read_json, staged_dir, write_json
+from ansible.module_utils.api_endpoint.interpreter import cannot_start, refuse_part
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.history import audit
 from ansible.module_utils.api_endpoint.release.secrets import keep, place, seal
@@ -65,6 +66,8 @@ class Builder:
                     "Run site.yml without tags first; afterwards --tags app and --tags model work alone."
                 )
             components[name] = known[name]
+            if name == "virtualenv":
+                refuse_part(cannot_start(self.root / "venvs" / known[name]))
             if name == "settings":
                 components[name] = {file: (self.live / file).read_text(encoding="utf-8") for file in known[name]}
         return components

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint.files import BUILDING, read_json, write_json
+from ansible.module_utils.api_endpoint.interpreter import cannot_start
 from ansible.module_utils.api_endpoint.lock import Lock
 
 RELEASE = re.compile(r"[0-9a-f]{12}")
@@ -34,6 +35,22 @@ def audit(log: str, name: str, action: str, words: dict[str, str]) -> None:
     with os.fdopen(handle, "a", encoding="utf-8") as file:
         os.fchown(handle, 0, grp.getgrnam("adm").gr_gid)
         file.write(line + "\n")
+
+
+def unable(root: Path, release: str) -> str:
+    """Return why a release cannot start on this host any more; empty when nothing is known."""
+    virtualenv = root / "releases" / release / "p3env"
+    return cannot_start(virtualenv) if virtualenv.is_symlink() else ""
+
+
+def went_by(release: str, why: str, others: list[str]) -> str:
+    """Say that there is no way back to a release, and what there is."""
+    way = (
+        f"Go back to one of these with -e api_endpoint_release=<id>: {', '.join(others)}."
+        if others
+        else "No older release on this host can. Run site.yml without tags, with the older code or data."
+    )
+    return f"Nothing was touched: release {release} cannot start any more, because {why}. {way}"
 
 
 class History:

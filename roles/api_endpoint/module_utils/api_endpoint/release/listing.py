@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import read_json
-from ansible.module_utils.api_endpoint.release.history import History
+from ansible.module_utils.api_endpoint.release.history import History, unable
 from ansible.module_utils.api_endpoint.release.slots import Endpoint
 from ansible.module_utils.api_endpoint.table import aligned, minutes
 from ansible.module_utils.basic import AnsibleModule
@@ -21,6 +21,8 @@ def rows(endpoint: Endpoint, history: History) -> list[dict[str, Any]]:
         record = read_json(endpoint.root / "releases" / release / "release.json") or {}
         entry = history.entries.get(release, {})
         failed = entry.get("failed")
+        cannot = unable(endpoint.root, release)
+        note = f"failed {minutes(failed['at'])} at {failed['step']}: {failed['reason']}" if failed else ""
         found.append(
             {
                 "id": release,
@@ -30,7 +32,8 @@ def rows(endpoint: Endpoint, history: History) -> list[dict[str, Any]]:
                 "by": record.get("by", ""),
                 "revision": record.get("revision", ""),
                 "differs": record.get("differs", []),
-                "note": f"failed {minutes(failed['at'])} at {failed['step']}: {failed['reason']}" if failed else "",
+                "note": f"cannot start any more: {cannot}" if cannot else note,
+                "unable": cannot,
             }
         )
     return sorted(found, key=lambda row: row["built"], reverse=True)

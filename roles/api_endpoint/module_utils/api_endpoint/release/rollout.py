@@ -17,7 +17,7 @@ from ansible.module_utils.api_endpoint.jobs import Background, detached
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
 from ansible.module_utils.api_endpoint.release.health import ask_through_nginx
-from ansible.module_utils.api_endpoint.release.history import RELEASE, History, audit, discard
+from ansible.module_utils.api_endpoint.release.history import RELEASE, History, audit, discard, unable, went_by
 from ansible.module_utils.api_endpoint.release.readiness import ReadinessCheck, ReleaseRejectedError
 from ansible.module_utils.api_endpoint.release.secrets import place, setting
 from ansible.module_utils.api_endpoint.release.slots import SLOTS, Endpoint, available_memory, memory_of, queued
@@ -61,6 +61,7 @@ class Rollout:
             self.hold_rollout_lock()
         if self.given["rollback"]:
             self.release = self.target()
+            self.refuse_unable()
         found = {"release": self.release, "previous": self.previous}
         if self.release and self.previous == self.release:
             return {**found, **self.repair()}
@@ -108,6 +109,12 @@ class Rollout:
         raise DeployError(
             f"There is no good release to go back to: {self.previous or 'none'} is the oldest. {self.overview()}"
         )
+
+    def refuse_unable(self) -> None:
+        """Raise DeployError when the release to go back to cannot start on this host any more, and name those that can."""
+        if self.release != self.previous and (why := unable(self.endpoint.root, self.release)):
+            others = [name for name in self.history.good() if name != self.previous and not unable(self.endpoint.root, name)]
+            raise DeployError(went_by(self.release, why, others))
 
     def unknown(self) -> str:
         """Say that a release is not there, and which ones are."""
