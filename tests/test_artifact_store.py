@@ -1,6 +1,8 @@
 """The store of model data: keys, stamps, room; and what is brought into it."""
 
+import gzip
 import hashlib
+import io
 import os
 import subprocess
 import tarfile
@@ -288,3 +290,36 @@ def test_sizes():
     assert [mib(count) for count in (0, 999, 1000, 2_500_000, 20_000_000_000)] == [
         "0 bytes", "999 bytes", "1.0 kB", "2.5 MB", "20.0 GB",
     ]  # fmt: skip
+
+
+def test_a_disk_that_is_full_is_named_with_the_artifact(fetch, tmp_path, monkeypatch):
+    artifact = on_host(tmp_path)
+    monkeypatch.setattr(acquire, "copy", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(DeployError, match=r"The artifact 'model' could not be brought: No space was left on the disk at /"):
+        run(fetch, artifact)
+
+
+@pytest.mark.parametrize("packed", ["tar", "single"])
+def test_what_is_unpacked_and_only_stands_for_a_file(store, fetch, tmp_path, packed):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:7\nsize 1\n"
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        info = tarfile.TarInfo("a/model.bin")
+        info.size = len(pointer)
+        archive.addfile(info, io.BytesIO(pointer))
+    content = gzip.compress(made.getvalue() if packed == "tar" else pointer)
+    with pytest.raises(DeployError, match=r"a pointer of git-lfs, .*Run `git lfs pull` where it is packed"):
+        run(fetch, on_host(tmp_path, content, "packed.gz", unpack=True))
+    assert list(store.folder.glob("[0-9a-f]*")) == []
+
+
+def test_a_link_on_the_host_that_points_to_another_file_of_the_same_size_is_new(store, tmp_path):
+    for name in ("first", "other"):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (1, 1))
+    (tmp_path / "latest").symlink_to("first")
+    before = acquire.digest_of_path(store, tmp_path / "latest")
+    assert acquire.digest_of_path(store, tmp_path / "latest") == before
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to("other")
+    assert acquire.digest_of_path(store, tmp_path / "latest") == sha(b"other")

@@ -9,8 +9,9 @@ import pytest
 from ansible.module_utils.api_endpoint.artifacts import bring as artifacts
 from ansible.module_utils.api_endpoint.artifacts.store import Store
 from ansible.module_utils.api_endpoint.controller.rsync import remote_shell, send
-from ansible.module_utils.api_endpoint.digests import file_digest
+from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest
 from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.placeholders import check_folder
 from helpers import ROLE, Stub, make_virtualenv
 
 DEFAULTS = {
@@ -180,6 +181,60 @@ def test_a_file_and_a_folder_are_sent(local, tmp_path):
     assert (tmp_path / "file").read_text() == "x"
     send(source, str(tmp_path / "folder"), local, False, str(tmp_path / "busy"), print)
     assert os.readlink(tmp_path / "folder" / "link") == "sub/file"
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_what_arrives_of_a_folder_has_the_digest_that_it_had(local, tmp_path, follow):
+    """Else it would be sent and refused, each time."""
+    (tmp_path / "blobs" / "inner").mkdir(parents=True)
+    (tmp_path / "blobs" / "bbbb").write_text("weights")
+    (tmp_path / "blobs" / "inner" / "x").write_text("x")
+    (tmp_path / "blobs" / "bbbb").chmod(0o755)
+    folder = tmp_path / "source"
+    (folder / ".git").mkdir(parents=True)
+    (folder / ".git" / "objects").write_text("large")
+    (folder / "config.json").write_text("{}")
+    (folder / "latest").symlink_to("config.json")
+    (folder / os.fsdecode(b"gr\xf6\xdfe")).write_text("x")
+    os.link(folder / "config.json", folder / "same.json")
+    if follow:
+        (folder / "model.bin").symlink_to("../blobs/bbbb")
+        (folder / "inner").symlink_to(tmp_path / "blobs" / "inner")
+    assert check_folder(folder, "") is follow
+    for _ in range(2):  # again over what is there
+        send(folder, str(tmp_path / "target"), local, False, str(tmp_path / "busy"), print, follow=follow)
+        assert tree_digest(tmp_path / "target") == tree_digest(folder, follow=follow)
+    assert not (tmp_path / "target" / ".git").exists()
+    links = [path.name for path in (tmp_path / "target").iterdir() if path.is_symlink()]
+    assert links == ([] if follow else ["latest"])
+
+
+def test_a_large_file_behind_a_link_is_read_once_for_each_content(action, tmp_path, monkeypatch):
+    monkeypatch.setattr(action, "LARGE", 3)
+    (tmp_path / "folder").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name[:5].ljust(5, "x"))
+        os.utime(tmp_path / name, (1, 1))
+    link = tmp_path / "folder" / "model"
+    link.symlink_to("../first")
+    digests = action.Digests(tmp_path / "cache" / "digests.json")
+    first = digests.of(tmp_path / "folder", follow=True)
+    monkeypatch.setattr(action, "file_digest", lambda path: file_digest(path) if path.name == "second" else "read again")
+    assert digests.of(tmp_path / "folder", follow=True) == first
+    link.unlink()
+    link.symlink_to("../second")
+    assert digests.of(tmp_path / "folder", follow=True) != first
+
+
+def test_a_disk_of_the_host_that_is_full_is_named(local, tmp_path, monkeypatch):
+    rsync = tmp_path / "bin" / "rsync"
+    rsync.parent.mkdir()
+    rsync.write_text("#!/bin/sh\necho 'rsync: write failed on \"x\": No space left on device (28)' >&2\nexit 11\n")
+    rsync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{rsync.parent}:{os.environ['PATH']}")
+    (tmp_path / "source").write_text("x")
+    with pytest.raises(DeployError, match=r"The disk of the host that holds /srv/x took no more of \S+/source: .*No space"):
+        send(tmp_path / "source", "/srv/x", local, False, str(tmp_path / "busy"), print)
 
 
 def test_a_half_is_gone_on_with(local, tmp_path):

@@ -134,7 +134,9 @@ def test_one_component_alone_needs_a_live_release(host):
 
 def test_an_interrupted_build_leaves_no_release(host, monkeypatch):
     monkeypatch.setattr(release, "write_json", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
-    with pytest.raises(DeployError, match=r'failed at the step "build": The host.s disk is full: .*No space left'):
+    with pytest.raises(
+        DeployError, match=r'failed at the step "build": No space was left on the disk at /.* of the host: No space left'
+    ):
         build(host, **WHOLE)
     assert os.listdir(host / "root" / "releases") == []
 

@@ -1,10 +1,12 @@
 """Which files become an app's code."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.api_endpoint.controller.paths import local_path
+from ansible.module_utils.api_endpoint.digests import tree_digest
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import code
 from ansible.module_utils.api_endpoint.release.source import lay_out
@@ -31,6 +33,9 @@ def laid_out(tmp_path, source, subdir="model", requirements="", wsgi="wsgi:app",
     target.mkdir()
     lay_out(source, target, subdir, requirements, wsgi, list(exclude))
     return target
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'7' * 64}\nsize 104857600\n"
 
 
 def names(folder):
@@ -155,8 +160,6 @@ class TestGit:
         assert code.from_git(self.module(tmp_path, repository, "HEAD"))["revision"] != commit
 
     def test_the_same_files_have_the_same_digest_from_git_and_from_a_folder(self, tmp_path, repository):
-        from ansible.module_utils.api_endpoint.digests import tree_digest
-
         from_git = code.from_git(self.module(tmp_path, repository))["digest"]
         assert from_git == tree_digest(laid_out(tmp_path, repository))
 
@@ -168,9 +171,159 @@ class TestGit:
         with pytest.raises(DeployError, match="Check api_endpoint_git_url"):
             code.from_git(self.module(tmp_path, tmp_path / "nowhere"))
 
+    def submodule(self, repository, path, url, name="words"):
+        """Make a repository with a package beside another one, and enter it there as a submodule."""
+        inner = repository.parent / "group" / name
+        inner.mkdir(parents=True)
+        (inner / "__init__.py").write_text(f"name = '{name}'\n")
+        self.git(inner, "init", "--quiet", "--initial-branch=main")
+        self.commit(inner, name)
+        allow = ["-c", "protocol.file.allow=always"]
+        self.git(repository, *allow, "submodule", "--quiet", "add", str(inner), path)
+        self.git(repository, "config", "--file", ".gitmodules", f"submodule.{path}.url", url.format(inner=inner))
+        self.commit(repository, f"with {path}")
+        return inner
+
+    @pytest.mark.parametrize("url", ["{inner}", "file://{inner}", "../group/words", "./../group/../group/words"])
+    def test_submodules_are_fetched(self, tmp_path, repository, url):
+        self.submodule(repository, "model/words", url)
+        found = code.from_git(self.module(tmp_path, repository))
+        app = tmp_path / "root" / "code" / found["digest"] / "app"
+        assert (app / "words" / "__init__.py").read_text() == "name = 'words'\n"
+        assert os.listdir(tmp_path / "root" / "work") == []
+        assert found["digest"] == tree_digest(laid_out(tmp_path, repository))
+
+    def test_submodules_of_submodules_and_commits_that_no_branch_has(self, tmp_path, repository):
+        inner = self.submodule(repository, "model/words", "{inner}")
+        self.submodule(inner, "deep/er", "../group/letters", name="letters")
+        self.git(repository / "model" / "words", "-c", "protocol.file.allow=always", "pull", "--quiet", "origin", "main")
+        self.commit(repository, "newer words")
+        self.git(inner, "checkout", "--quiet", "--orphan", "other")
+        self.git(inner, "branch", "--delete", "--force", "main")
+        self.git(inner, "config", "uploadpack.allowAnySHA1InWant", "true")
+        (inner / "__init__.py").write_text("changed")
+        self.commit(inner, "history is another one")
+        found = code.from_git(self.module(tmp_path, repository))
+        app = tmp_path / "root" / "code" / found["digest"] / "app"
+        assert (app / "words" / "deep" / "er" / "__init__.py").read_text() == "name = 'letters'\n"
+
+    def test_with_nothing_new_no_submodule_is_asked_for(self, tmp_path, repository):
+        inner = self.submodule(repository, "model/words", "{inner}")
+        first = code.from_git(self.module(tmp_path, repository))
+        inner.rename(inner.with_name("gone"))
+        again = code.from_git(self.module(tmp_path, repository))
+        assert (again["digest"], again["changed"]) == (first["digest"], False)
+
+    @pytest.mark.parametrize(
+        ("url", "words"),
+        [
+            (
+                "/nowhere/words",
+                r"git could not read /nowhere/words: .*\nIts URL in .gitmodules is a path, which must be there",
+            ),
+            ("https://127.0.0.1:1/words", r"git could not read https://127.0.0.1:1/words: .*Correct its URL in .gitmodules"),
+            ("../missing", "git could not read .*missing"),
+            ("ext::sh -c touch% /tmp/x", "git could not read ext::sh .*not allowed"),
+            ("", r"`.gitmodules` does not say from where"),
+        ],
+    )
+    def test_a_submodule_that_cannot_be_fetched(self, tmp_path, repository, url, words):
+        self.submodule(repository, "model/words", url)
+        with pytest.raises(DeployError, match=f"(?s)The submodule model/words cannot be fetched: .*{words}"):
+            code.from_git(self.module(tmp_path, repository))
+        module = self.module(tmp_path, repository)
+        module.params["exclude"] = ["/words"]
+        assert code.from_git(module)["changed"]
+
+    def test_a_submodule_beside_the_app_may_be_missing(self, tmp_path, repository):
+        self.submodule(repository, "docs/words", "/nowhere")
+        assert code.from_git(self.module(tmp_path, repository))["changed"]
+
+    def test_a_repository_from_elsewhere_does_not_read_the_hosts(self, tmp_path, repository):
+        git = code.Git(tmp_path / "x", "https://example.org/a/b.git", None)
+        for url in (str(repository), f"file://{repository}"):
+            with pytest.raises(DeployError, match="which is none of the host"):
+                git.submodule(url, tmp_path / "place")
+
+    def test_pointers_are_refused_before_anything_is_built(self, tmp_path, repository):
+        (repository / "model" / "titles.tsv").write_text(POINTER)
+        self.commit(repository, "with a pointer")
+        with pytest.raises(DeployError, match=r"^titles.tsv: a pointer of git-lfs, .*Add git-lfs to api_endpoint_apt_pack"):
+            code.from_git(self.module(tmp_path, repository))
+        assert not (tmp_path / "root" / "code").exists()
+
+    def test_where_git_lfs_is_the_files_themselves_are_fetched(self, tmp_path, repository, monkeypatch):
+        """Of the app alone, and once. The program is a stand-in: it has one object."""
+        (repository / "model" / "titles.tsv").write_text(POINTER)
+        (repository / "training.bin").write_text(POINTER.replace("7", "8"))
+        self.commit(repository, "with pointers")
+        program = tmp_path / "bin" / "git-lfs"
+        program.parent.mkdir()
+        program.write_text(
+            f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\nmkdir -p lfs/objects/77/77\n'
+            f"echo titles >lfs/objects/77/77/{'7' * 64}\n"
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+        for _ in range(2):
+            found = code.from_git(self.module(tmp_path, repository))
+        app = tmp_path / "root" / "code" / found["digest"] / "app"
+        assert (app / "titles.tsv").read_text() == "titles\n"
+        commit = self.git(repository, "rev-parse", "HEAD")
+        assert (tmp_path / "asked").read_text() == f"fetch --include /model/titles.tsv {repository} {commit}\n"
+
+    def test_a_disk_that_is_full_is_named(self, tmp_path, repository, monkeypatch):
+        git = code.Git(tmp_path / "code.git", str(repository), None)
+        program = tmp_path / "bin" / "git"
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\necho 'fatal: write error: No space left on device' >&2\nexit 128\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent) + ":" + os.environ["PATH"])
+        with pytest.raises(DeployError, match=r"No space was left on the disk at /.* of the host: fatal: write error"):
+            git.commit("main")
+
+    def test_names_in_any_bytes(self, tmp_path, repository):
+        (repository / "model" / os.fsdecode(b"gr\xf6\xdfe.py")).write_text("")
+        self.commit(repository, "from an old system")
+        found = code.from_git(self.module(tmp_path, repository))
+        assert os.fsdecode(b"gr\xf6\xdfe.py") in os.listdir(tmp_path / "root" / "code" / found["digest"] / "app")
+
     def test_check_mode_on_a_clean_host(self, tmp_path, repository):
         assert code.from_git(self.module(tmp_path, repository, check_mode=True)) == {"changed": True, "revision": ""}
         assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "url", "whole"),
+    [
+        ("https://example.org/me/app.git", "../words.git", "https://example.org/me/words.git"),
+        ("https://example.org/me/app/", "../../you/words", "https://example.org/you/words"),
+        ("https://example.org/me/app", "./words", "https://example.org/me/app/words"),
+        ("git@example.org:me/app.git", "../words.git", "git@example.org:me/words.git"),
+        ("git@example.org:app.git", "../words.git", "git@example.org:words.git"),
+        ("ssh://git@example.org/me/app", "../words", "ssh://git@example.org/me/words"),
+        ("file:///srv/repos/sub", "../words", "file:///srv/repos/words"),
+        ("/srv/repos/sub", "../words", "/srv/repos/words"),
+    ],
+)
+def test_relative_urls_of_submodules(base, url, whole):
+    assert code.relative_url(base, url) == whole
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("https://example.org/b", "https://me:pass@example.org/b"),
+        ("https://you@example.org/b", "https://you@example.org/b"),
+        ("https://example.com/b", "https://example.com/b"),
+        ("http://example.org/b", "http://example.org/b"),
+        ("https://example.org:8443/b", "https://example.org:8443/b"),
+        ("git@example.org:b", "git@example.org:b"),
+    ],
+)
+def test_submodules_of_the_same_server_get_the_password(tmp_path, url, whole):
+    git = code.Git(tmp_path / "code.git", "https://me:pass@example.org/a", None)
+    assert git.submodule(url, tmp_path / "place").url == whole
 
 
 def test_a_path_of_the_laptop_is_found_from_the_project(tmp_path, monkeypatch):

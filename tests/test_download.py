@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -271,7 +272,7 @@ def test_a_stalled_connection_is_left(server, run):
 def test_a_file_that_is_not_there(server, run):
     text = run.fails(f"{server.url}?status=404&token=secret", match="404 Not Found")
     assert text == (
-        f"""{server.url}: the server answered 'HTTP/1.1 404 Not Found' and 'Fault 404 As "ordered".'. """
+        f"""{server.url}: the server answered 'HTTP/1.1 404 Not Found' and '404 Fault 404 As "ordered".'. """
         "Correct the URL, or publish the file there again."
     )
     assert server.stats()["total"]["requests"] == 1
@@ -409,6 +410,127 @@ def test_a_file_url_is_refused_by_curl_too(run, server):
     assert run.left == []
 
 
+@pytest.fixture
+def redirects(server, monkeypatch):
+    """A server that sends from /one/start to `location`, and has the file everywhere else; and the paths asked for."""
+    answer, found = fault_server.Handler.do_GET, SimpleNamespace(status=302, location="", paths=[])
+
+    def redirect(handler):
+        found.paths.append(handler.path)
+        if handler.path != "/one/start":
+            handler.path = f"/bytes/{SIZE}/a"
+            answer(handler)
+            return
+        handler.send_response_only(found.status)
+        handler._headers_buffer.append(b"Location: " + found.location.encode(errors="surrogateescape") + b"\r\n")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    monkeypatch.setattr(fault_server.Handler, "do_GET", redirect)
+    return found
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_every_status_of_a_redirect_is_followed(server, run, redirects, status):
+    redirects.status, redirects.location = status, "/files/m"
+    assert run(f"{server.base}/one/start").size == SIZE
+    assert redirects.paths == ["/one/start", "/files/m"]
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("/files/my model.bin", "/files/my%20model.bin"),
+        ("/files/Zürich Å.bin", "/files/Z%C3%BCrich%20%C3%85.bin"),
+        ("/files/Z\udcfcrich.bin", "/files/Z%FCrich.bin"),
+        ("/files/my%20model.bin", "/files/my%20model.bin"),
+        ("files/m", "/one/files/m"),
+        ("../files/m", "/files/m"),
+        ("?key=a b&x=%2F", "/one/start?key=a+b&x=%2F"),
+        ("//{server}/files/m", "/files/m"),
+        ("http://{server}/files/m#part", "/files/m"),
+        ("  /files/m  ", "/files/m"),
+        ('/files/"<a>|{{b}}^`', '/files/"<a>|{{b}}^`'),
+    ],
+)
+def test_redirects_as_servers_send_them(server, run, redirects, location, asked):
+    redirects.location = location.format(server=server.base.removeprefix("http://"))
+    assert run(f"{server.base}/one/start").size == SIZE
+    assert redirects.paths == ["/one/start", asked.format()]
+
+
+def test_a_url_with_letters_beyond_ascii_is_sent_as_a_redirect_to_it_is(server, run):
+    run.fails(f"{server.base}/größe und mehr", match="404 Not Found")
+    assert server.heads[0][0] == "/gr%C3%B6%C3%9Fe%20und%20mehr"
+    assert downloader._as_sent(downloader._in_bytes("https://me@zürich.example/x")) == "https://me@xn--zrich-kva.example/x"
+
+
+def test_a_redirect_that_is_no_url_is_named(server, run):
+    run.fails(f"{server.url}?redirect={quote('http://[x/')}", match=r"a redirect to 'http://\[x/': .*Correct the URL")
+
+
+def test_from_https_to_http_a_file_is_followed_only_when_its_digest_is_known():
+    with_digest, without = (downloader._Download.__new__(downloader._Download) for _ in range(2))
+    with_digest.sha256, without.sha256 = SHA256, ""
+    head = downloader._Head("HTTP/1.1 302 Found", {"location": "http://a.example/x"})
+    assert with_digest.redirected("https://a.example/", head) == "http://a.example/x"
+    with pytest.raises(downloader._TryError, match=r"from https to 'http://a\.example/x'"):
+        without.redirected("https://a.example/", head)
+    assert without.redirected("http://a.example/", head) == "http://a.example/x"
+
+
+def test_the_size_is_asked_for_as_the_file_is_fetched(server, monkeypatch):
+    """Over redirects, and without giving the headers to others."""
+    seen = []
+
+    def head(handler):
+        seen.append(handler.headers.get("X-Api-Key"))
+        handler.send_response(302 if handler.path == "/far" else 200)
+        if handler.path == "/far":
+            handler.send_header("Location", f"{other.base}/my model")
+        handler.send_header("Content-Length", "77")
+        handler.end_headers()
+
+    monkeypatch.setattr(fault_server.Handler, "do_HEAD", head)
+    with serving() as other:
+        assert downloader.asked_size(f"{server.base}/far", {"X-Api-Key": "hunter22"}) == 77
+    assert seen == ["hunter22", None]
+    assert downloader.asked_size(f"{server.base}/near", {}) == 77
+    assert downloader.asked_size("http://127.0.0.1:1/x", {}) is None
+
+
+INSTEAD = {
+    b"<!DOCTYPE html><title>Google Drive - Virus scan warning</title>": "it is a web page, not a file. .*'Google Drive",
+    b'{"message": "Not found", "code": 404}': "it is a server's error, not a file: .*Not found",
+    b"<Error><Code>AccessDenied</Code></Error>": "it is a web page, not a file. It begins 'AccessDenied'",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:7\nsize 1\n": "it is a pointer of git-lfs.*media.github",
+    b"": "it is empty",
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "knows"),
+    [*((content, knows) for content in INSTEAD if content for knows in ("nothing", "size", "digest")), (b"", "nothing")],
+)
+def test_what_comes_in_the_place_of_a_file_is_named(server, run, monkeypatch, content, knows):
+    """Whatever is known of the file: who has written down the digest of a page has a page."""
+    monkeypatch.setattr(fault_server.Handler, "do_GET", lambda handler: handler.text(200, content.decode(), "x/y"))
+    known = {
+        "nothing": {"sha256": ""},
+        "size": {"sha256": "", "size": len(content)},
+        "digest": {"sha256": hashlib.sha256(content).hexdigest()},
+    }[knows]
+    run.fails(f"{server.base}/download?id=7", match=INSTEAD[content], **known)
+    assert run.left == []
+
+
+def test_a_page_is_a_file_where_its_name_says_so(server, run, monkeypatch):
+    monkeypatch.setattr(fault_server.Handler, "do_GET", lambda handler: handler.text(200, "<!doctype html>x", "text/html"))
+    assert run(f"{server.base}/x", sha256="", name="pages/index.html").size == 16
+    run.part.unlink()
+    run.fails(f"{server.base}/x", sha256="", name="model.bin", match="it is a web page")
+
+
 def test_redirects_in_a_circle(server, run, monkeypatch):
     monkeypatch.setattr(fault_server.Handler, "faults", lambda *_a: fault_server.Faults(redirect=server.url))
     run.fails(server.url, match="redirects more than 10 times")
@@ -423,6 +545,15 @@ def test_headers_go_to_the_mirror_and_to_nobody_else(server, run):
         run(f"{server.base}/bytes/1/r?redirect={near}", headers={"X-Api-Key": secret})
         assert [head.get("X-Api-Key") for _path, head in server.heads] == [secret, secret]
         assert [head.get("X-Api-Key") for _path, head in other.heads] == [None]
+
+
+def test_a_password_in_a_url_goes_to_its_server_and_to_nobody_else(server, run):
+    with serving() as other:
+        far = quote(other.url, safe="")
+        near = quote(f"{server.base}/bytes/1/r?redirect={far}", safe="")
+        run(f"{server.base.replace('//', '//me:hunter22@')}/bytes/1/r?redirect={near}")
+        sent = [head.get("Authorization") for _path, head in (*server.heads, *other.heads)]
+    assert sent == ["Basic bWU6aHVudGVyMjI=", "Basic bWU6aHVudGVyMjI=", None]
 
 
 def test_headers_and_urls_are_in_no_list_of_processes(server, run):

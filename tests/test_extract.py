@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import signal
 import stat
 import struct
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.api_endpoint.artifacts import extract as extractor
 from ansible.module_utils.api_endpoint.artifacts.extract import Limits
+from ansible.module_utils.api_endpoint.digests import tree_digest
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.sandbox import Sandbox
 
@@ -212,8 +214,57 @@ def test_a_file_of_several_parts_one_after_the_other(box, packed):
 
 
 def test_something_else(box):
-    for data in (b"<html>Not now</html>", b"", b"\0" * 2000):
-        refused(box, data, "it is neither tar, zip, gz, bz2, xz nor zst")
+    for data in (b"some text", b"", b"\0" * 2000):
+        refused(box, data, "it is none of tar, zip, gz, bz2, xz, zst, lzma and Z. Give one of these")
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        (b"7z\xbc\xaf\x27\x1c", "it is 7z, which is not read. Open it (`7z x`) and pack it again, as one of tar, zip"),
+        (b"Rar!\x1a\x07\x01\x00", "it is rar, which is not read. Open it (`unrar x`)"),
+        (b"\x04\x22\x4d\x18", "it is lz4, which is not read. Open it (`lz4 -d`)"),
+        (b"LZIP\x01", "it is lzip, which is not read"),
+        (b"\xff\x06\x00\x00sNaPpY", "it is snappy, which is not read"),
+        (b"PK\x07\x08PK\x03\x04", "it is a part of a zip that was split, which is not read"),
+    ],
+)
+def test_formats_that_are_refused_by_name(box, first, words):
+    refused(box, first + b"x" * 600, re.escape(words))
+
+
+def test_formats_that_have_grown_old(box):
+    assert extract(box, lzma.compress(tar(member("a", b"x")), format=lzma.FORMAT_ALONE)) == {"a": b"x"}
+    # As compress(1) writes it (.Z): nine bits for each letter.
+    letters = sum(letter << 9 * number for number, letter in enumerate(b"model"))
+    assert extract(box, b"\x1f\x9d\x90" + letters.to_bytes(6, "little")) == b"model"
+
+
+def test_what_pzstd_makes(box):
+    """A frame that is to be skipped comes first."""
+    skipped = b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + b"\0" * 4
+    assert extract(box, skipped + PACKERS["zst"](tar(member("a")))) == {"a": b""}
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (93, "zstd"), (98, "ppmd"), (77, "77")])
+def test_a_zip_compressed_in_a_way_that_is_not_read(box, method, name):
+    data = bytearray(zipped(("a", b"x" * 100, 0)))
+    data[8:10] = struct.pack("<H", method)
+    at = data.index(b"PK\x01\x02") + 10
+    data[at : at + 2] = struct.pack("<H", method)
+    refused(box, bytes(data), f"the member 'a' is compressed by {name}, which is not read in a zip. Pack it with `zip -r`")
+
+
+def test_what_macos_adds_is_left_out(box):
+    junk = ["__MACOSX/a/model", "__MACOSX/._model", "._model", "a/._model", ".DS_Store", "a/.DS_Store"]
+    kept = {"a": None, "a/model": b"", "a/model._x": b""}
+    assert extract(box, tar(member("a/model"), member("a/model._x"), *map(member, junk))) == kept
+    assert extract(box, zipped(("a/model", b"", 0), *((name, b"", 0) for name in junk))) == {"a": None, "a/model": b""}
+
+
+@pytest.mark.parametrize(("name", "target"), [("a", "b"), ("a", "a"), ("d/a", "../x"), ("d", ".git/annex/objects/x")])
+def test_a_link_to_what_was_not_packed(box, name, target):
+    refused(box, tar(member("z"), link(name, target)), f"the link '{name}' points to '{target}', which is not in it")
 
 
 def test_a_target_that_exists(box):
@@ -244,10 +295,11 @@ def test_a_windows_name_that_leads_out(box):
 
 
 def test_a_name_that_is_not_utf_8(box):
-    for form in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
-        data = tar(member(os.fsdecode(b"mod\xe8le")), form=form)
-        refused(box, data, r"the name b'mod\\xe8le' is not UTF-8. Rename the file and pack it again")
-    refused(box, tar(link("a", os.fsdecode(b"mod\xe8le")), form=tarfile.GNU_FORMAT), "is not UTF-8")
+    """As Latin-1 systems pack them; the app opens what it lists."""
+    name = os.fsdecode(b"mod\xe8le")
+    for form in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT):
+        assert extract(box, tar(member(name, b"x"), link("a", name), form=form)) == {name: b"x", "a": f"-> {name}"}
+    assert len(tree_digest(box / "out")) == 64
 
 
 @pytest.mark.parametrize(
@@ -402,10 +454,12 @@ def test_a_size_below_zero(box):
 
 def test_a_decompression_that_fills_the_memory(box):
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 256 * 1024**2}]
-    reason = "takes too much memory. Compress it with xz -9 or zstd --long=27 at most"
+    reason = "takes too much memory. Compress it again, with xz -9 or zstd --long=27 at most"
     refused(box, lzma.compress(b"x", filters=filters), reason)
-    command = ["zstd", "-qc", "-1", "--long=28"]
-    refused(box, subprocess.run(command, input=MODEL, capture_output=True, check=True).stdout, reason)
+    for bits in (28, 31):
+        command = ["zstd", "-qc", "-1", f"--long={bits}"]
+        data = subprocess.run(command, input=MODEL, capture_output=True, check=True).stdout
+        refused(box, data, f"with a window of {2**bits} bytes .* Compress it again, with --long=27 at most")
 
 
 @pytest.mark.parametrize("packer", [["zstd", "--ultra", "-22", "--long=27"], ["xz", "-9"], ["bzip2", "-9"]])
@@ -496,16 +550,16 @@ class TestWatch:
         monkeypatch.setattr(extractor, "TICK_SECONDS", 0.01)
 
     def disk(self, monkeypatch, free, files):
-        found = SimpleNamespace(f_bavail=free, f_frsize=1, f_files=10**7, f_favail=files)
+        found = SimpleNamespace(f_blocks=10**9, f_bavail=free, f_frsize=1, f_files=10**7, f_favail=files)
         monkeypatch.setattr(extractor.os, "statvfs", lambda _path: found)
 
     def test_a_disk_that_fills_up(self, box, monkeypatch):
         self.disk(monkeypatch, 10**7, 10**6)
-        refused(box, tar(member("a", MODEL)), "the disk that holds .*in is full. Make room there and run again")
+        refused(box, tar(member("a", MODEL)), "the disk at /.* of the host is full. Make room there and run again")
 
     def test_inodes_that_run_out(self, box, monkeypatch):
         self.disk(monkeypatch, 10**9, 100)
-        refused(box, tar(member("a", MODEL)), "the disk that holds .*in is out of inodes")
+        refused(box, tar(member("a", MODEL)), "the disk at /.* room for 100 more files.* of the host is out of inodes")
 
     def test_no_progress(self, box, monkeypatch):
         monkeypatch.setattr(extractor, "STALL_SECONDS", 0.2)
@@ -532,11 +586,11 @@ def test_a_disk_that_is_full(box, monkeypatch):
     """For tar, and for the process that writes a single file."""
     said = "tar: a: Cannot write: No space left on device"
     monkeypatch.setattr(extractor, "TAR", ["sh", "-c", f"echo {said} >&2; exit 2", "sh"])
-    refused(box, tar(member("a", MODEL)), "the disk that holds .*in is full. Make room there")
+    refused(box, tar(member("a", MODEL)), "the disk at /.* of the host is full. Make room there")
     extraction = extractor.Extraction(put(box, MODEL), box / "out", LIMITS, "api", "any")
     with open("/dev/full", "wb") as full:
         extraction.carry(b"so little that it is written last", io.BytesIO(), full)
-    with pytest.raises(DeployError, match=r"the disk that holds .*in is full\. Make room there"):
+    with pytest.raises(DeployError, match=r"the disk at /.* of the host is full\. Make room there"):
         extraction.raise_failure()
 
 

@@ -2,11 +2,21 @@
 
 import os
 import stat
+import subprocess
+from pathlib import Path
 
 import pytest
 from ansible.module_utils.api_endpoint import files as store
-from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, value_digest, walk
-from ansible.module_utils.api_endpoint.files import BUILDING, chown_tree, is_within, replace_symlink, staged_dir, write_file
+from ansible.module_utils.api_endpoint.digests import file_digest, leads_out, tree_digest, value_digest, walk
+from ansible.module_utils.api_endpoint.files import (
+    BUILDING,
+    chown_tree,
+    is_within,
+    replace_symlink,
+    staged_dir,
+    work_folder,
+    write_file,
+)
 
 
 @pytest.fixture
@@ -71,6 +81,68 @@ def test_excluded_names_are_left_out_anywhere_and_excluded_paths_at_their_place(
     (tree / "package" / "data" / "kept").write_text("")
     found = {str(path) for path in walk(tree, ["*.ipynb", "/data"])}
     assert found == {"link", "package/__init__.py", "package/data/kept", "wsgi.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "is_out"),
+    [
+        ("a", "wsgi.py", False),
+        ("a", "package", False),
+        ("package/a", "../wsgi.py", False),
+        ("a", "nowhere", False),
+        ("a", "../outside", True),
+        ("a", "../tree/wsgi.py", True),  # it comes back, to a name that is another one on the host
+        ("a", "{root}/wsgi.py", True),
+        ("a", "package/../../outside", True),
+        ("a", ".git/annex/x", True),
+        ("a", "out/x", True),  # over another link
+    ],
+)
+def test_links_that_lead_out(tree, name, target, is_out):
+    (tree.parent / "outside").mkdir()
+    (tree / "out").symlink_to("../outside")
+    (tree / name).symlink_to(target.format(root=tree))
+    assert leads_out(tree, Path(name)) is is_out
+
+
+def test_a_tree_whose_links_are_followed_has_the_digest_of_a_copy_without_links(tree, tmp_path):
+    (tmp_path / "blobs" / "inner").mkdir(parents=True)
+    (tmp_path / "blobs" / "inner" / "weights").write_text("first")
+    (tmp_path / "blobs" / "run").write_text("#!/bin/sh")
+    (tmp_path / "blobs" / "run").chmod(0o755)
+    (tree / "folder").symlink_to("../blobs/inner")
+    (tree / "package" / "run").symlink_to(tmp_path / "blobs" / "run")
+    subprocess.run(["cp", "-rL", tree, tmp_path / "copy"], check=True)
+    followed = tree_digest(tree, follow=True)
+    assert followed == tree_digest(tmp_path / "copy")
+    assert followed != tree_digest(tree)
+    (tmp_path / "blobs" / "inner" / "weights").write_text("other")
+    assert tree_digest(tree, follow=True) != followed
+
+
+def test_names_that_are_no_utf_8(tree, tmp_path):
+    name = os.fsdecode(b"gr\xf6\xdfe")
+    (tree / name).write_text("x")
+    before = tree_digest(tree)
+    (tree / name).rename(tree / os.fsdecode(b"gr\xf6\xdfer"))
+    assert tree_digest(tree) != before
+    store.write_json(tmp_path / "notes.json", {"path": name}, 0o600)
+    assert store.read_json(tmp_path / "notes.json") == {"path": name}
+
+
+def test_a_folder_for_work_is_empty_and_leaves_nothing(tmp_path):
+    (tmp_path / "work" / "code" / "killed").mkdir(parents=True)
+
+    def fail():
+        with work_folder(tmp_path, "code") as folder:
+            assert os.listdir(folder) == []
+            assert folder == tmp_path / "work" / "code"
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert os.listdir(tmp_path / "work") == []
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The call of systemd-run by which a command runs inside the walls of its endpoint's service."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,52 @@ def test_what_a_killed_run_left_is_ended_before_it_starts_again(sandbox, monkeyp
     monkeypatch.setattr(Sandbox, "arguments", lambda _self, command: called.append("run") or command)
     assert sandbox.run(["echo", "hello"]) == Outcome(0, "hello", False)
     assert called == ["stop my-api-build.service", "reset-failed my-api-build.service", "run"]
+
+
+def test_its_temporary_folders_are_on_the_disk_of_the_endpoint(sandbox):
+    """The host's are memory on Debian 13. A tool that unpacks data gets the system's, of its own: it has no root."""
+    found = properties(replace(sandbox, root=Path("/var/lib/my-api")).arguments([]))
+    work = "BindPaths=/var/lib/my-api/work/build"
+    assert {f"{work}:/tmp", f"{work}:/var/tmp", "ReadWritePaths=/tmp /var/tmp"} < set(found)
+    assert "PrivateTmp=true" not in found
+    assert "PrivateTmp=true" in properties(sandbox.arguments([]))
+
+
+@pytest.mark.usefixtures("without_systemd")
+def test_what_it_leaves_in_a_temporary_folder_goes(sandbox, tmp_path):
+    one = replace(sandbox, root=tmp_path, limits={})
+    (one.work / "killed").mkdir(parents=True)
+    done = one.run(["sh", "-c", f"ls {one.work}; touch {one.work}/x; stat --format %a {one.work}"])
+    assert done.output == "750"
+    assert not one.work.exists()
+
+
+@pytest.mark.usefixtures("without_systemd")
+@pytest.mark.parametrize("said", ["[Errno 28] No space left on device", "Disk quota exceeded"])
+def test_a_command_that_found_no_room_is_told_with_its_disk(sandbox, tmp_path, said):
+    done = replace(sandbox, root=tmp_path, limits={}).run(["sh", "-c", f"echo pip: {said}; exit 1"])
+    assert done.output.startswith(f"pip: {said}\nIts files and its temporary files are on the disk at /")
+    assert replace(sandbox, root=tmp_path, limits={}).run(["echo", said]).output == said
+
+
+@pytest.mark.usefixtures("without_systemd")
+def test_it_is_stopped_before_it_fills_the_disk(sandbox, tmp_path, monkeypatch):
+    one = replace(sandbox, root=tmp_path, limits={})
+    started, start = [], Sandbox._start
+    monkeypatch.setattr(Sandbox, "_start", lambda *words, **more: started.append(start(*words, **more)) or started[-1])
+    monkeypatch.setattr(Sandbox, "end", lambda _self: [process.kill() for process in started])
+    monkeypatch.setattr(commands, "lacks_spare_room", lambda folder: folder == one.work)
+    with pytest.raises(
+        DeployError, match=r"on the disk at /.* of the host: sleep 60 was stopped before it filled that disk"
+    ):
+        one.run(["sleep", "60"])
+    assert not one.work.exists()
+
+
+def test_how_much_room_a_command_leaves(tmp_path, monkeypatch):
+    assert not commands.lacks_spare_room(tmp_path)
+    monkeypatch.setattr(commands, "SPARE_BYTES", 2**62)
+    assert commands.lacks_spare_room(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,14 @@ from ansible.module_utils.api_endpoint.artifacts.store import fingerprint_of_fil
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.controller.rsync import send
 from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, walk
-from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.errors import DeployError, lacks_room, says_full
+from ansible.module_utils.api_endpoint.placeholders import check_file, check_folder
 from ansible.module_utils.parsing.convert_bool import boolean
 
 LARGE = 100_000_000  # bytes of a file that takes a moment to read
 MOST = 200  # artifacts that one shell command can ask for
+PULL = "Run `{command}` in its folder."
+Local = tuple[Path, bool]  # a file or folder, and whether links in it are followed
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "api_endpoint" / "digests.json"
 
 
@@ -39,21 +42,25 @@ class Digests:
         except (OSError, ValueError):
             self.known = {}
 
-    def of(self, path: Path) -> str:
-        """Return the digest of a file or folder."""
+    def of(self, path: Path, *, follow: bool = False) -> str:
+        """Return the digest of a file, or of a folder, in which links are perhaps followed."""
         if path.is_dir():
-            return tree_digest(path)
+            return tree_digest(path, follow=follow, digest=self._of_large)
         found = path.stat()
-        stamp = [found.st_size, found.st_mtime_ns]
+        stamp = [found.st_size, found.st_mtime_ns, found.st_ino]
         entry = self.known.get(str(path))
         # A file that was written a moment ago may be written again with the same time.
-        if entry and entry[:2] == stamp:
-            return str(entry[2])
+        if entry and entry[:-1] == stamp:
+            return str(entry[-1])
         digest = file_digest(path)
         if time.time() - found.st_mtime > 2:
             self.known[str(path)] = [*stamp, digest]
             self.save()
         return digest
+
+    def _of_large(self, path: Path) -> str:
+        """Return the digest of a file in a folder: of a small one it is quicker read than looked up."""
+        return self.of(path.resolve()) if path.stat().st_size > LARGE else file_digest(path)
 
     def save(self) -> None:
         """Write the digests down; a cache that cannot be written is no error."""
@@ -126,10 +133,14 @@ class ActionModule(ActionBase):
         try:
             arguments["artifacts"], local = self._hash(arguments.get("artifacts") or [], variables)
             return self._bring(arguments, local, variables)
-        except (DeployError, OSError) as error:
+        except OSError as error:
+            place = error.filename or tempfile.gettempdir()
+            said = lacks_room(place, str(error), "this computer") if says_full(str(error)) else f"On this computer: {error}"
+            raise AnsibleActionFail(said) from None
+        except DeployError as error:
             raise AnsibleActionFail(str(error)) from error
 
-    def _bring(self, arguments: dict[str, Any], local: dict[str, Path], variables: dict[str, Any]) -> dict[str, Any]:
+    def _bring(self, arguments: dict[str, Any], local: dict[str, Local], variables: dict[str, Any]) -> dict[str, Any]:
         """Have the host bring what it lacks."""
         if not arguments.get("verify") and (there := self._look(arguments)) is not None:
             return {"changed": False, "missing": [], "uploads": {}, "artifacts": there}
@@ -139,7 +150,7 @@ class ActionModule(ActionBase):
         if not planned["missing"] and not arguments.get("verify"):
             return planned
         for dest, name in planned["uploads"].items():
-            self._send(local[dest], name, arguments)
+            self._send(*local[dest], name, arguments)
         begun = self._module(arguments, "begin", variables)
         if begun.get("failed"):
             return begun
@@ -170,12 +181,13 @@ class ActionModule(ActionBase):
         if text:
             self._display.display(f"  {time.strftime('%H:%M:%S')} {self._host}: {text}")
 
-    def _send(self, source: Path, name: str, arguments: dict[str, Any]) -> None:
-        """Send a file or folder to its half's place on the host."""
+    def _send(self, source: Path, follow: bool, name: str, arguments: dict[str, Any]) -> None:
+        """Send a file or folder, its links perhaps followed, to its half's place on the host."""
         target = f"{arguments['data_dir']}/{name}"
         self._say(f"sending {source}")
         try:
-            send(source, target, self._connection, bool(self._task.become), f"/run/{arguments['name']}.busy", self._say)
+            busy = f"/run/{arguments['name']}.busy"
+            send(source, target, self._connection, bool(self._task.become), busy, self._say, follow=follow)
         except DeployError as error:
             if "failed (exit" in str(error) or source.is_dir():
                 raise
@@ -187,18 +199,32 @@ class ActionModule(ActionBase):
             if moved["rc"] != 0:
                 raise DeployError(f"{source} could not be moved to {target}: {moved['stderr']}") from error
 
-    def _hash(self, given: list[dict[str, Any]], variables: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    @staticmethod
+    def _check(path: Path, artifact: dict[str, Any], number: int) -> bool:
+        """Raise DeployError for what is no data; return whether links must be followed, for a folder."""
+        try:
+            if path.is_dir():
+                return check_folder(path, PULL)
+            check_file(path, artifact["dest"], PULL)
+            if not (path.stat().st_size or artifact.get("sha256") or boolean(artifact.get("writable", False))):
+                raise DeployError(f"{path} is empty. If that is right, give its sha256.")
+        except DeployError as error:
+            raise DeployError(f"api_endpoint_artifacts[{number}] ({artifact['dest']}), on this computer: {error}") from error
+        return False
+
+    def _hash(self, given: list[dict[str, Any]], variables: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Local]]:
         """Return the artifacts with the digests of those on the laptop, and where these lie by dest."""
         digests = Digests()
         artifacts: list[dict[str, Any]] = []
-        local: dict[str, Path] = {}
+        local: dict[str, Local] = {}
         for number, entry in enumerate(given):
             artifact = dict(entry)
             if artifact.get("src"):
                 path = local_path(artifact["src"], variables, f"api_endpoint_artifacts[{number}].src")
                 if path.is_file() and path.stat().st_size > LARGE:
                     self._say(f"looking whether {path} is new")
-                digest = digests.of(path)
+                follow = self._check(path, artifact, number)
+                digest = digests.of(path, follow=follow)
                 expected = (artifact.get("sha256") or digest).lower()
                 if digest != expected:
                     raise DeployError(
@@ -207,9 +233,8 @@ class ActionModule(ActionBase):
                     )
                 artifact["sha256"] = digest
                 artifact["is_folder"] = path.is_dir()
-                artifact["size"] = (
-                    sum((path / file).lstat().st_size for file in walk(path)) if path.is_dir() else path.stat().st_size
-                )
-                local[os.path.normpath(artifact["dest"])] = path
+                files = [path / file for file in walk(path, follow=follow)] if path.is_dir() else [path]
+                artifact["size"] = sum((file.stat() if follow else file.lstat()).st_size for file in files)
+                local[os.path.normpath(artifact["dest"])] = (path, follow)
             artifacts.append(artifact)
         return artifacts, local

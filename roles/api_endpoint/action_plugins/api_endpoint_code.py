@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 import subprocess
 import tarfile
@@ -16,13 +17,18 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-from ansible.module_utils.api_endpoint.release.source import lay_out
+from ansible.module_utils.api_endpoint.release.source import check_content, lay_out
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.digests import tree_digest
-from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.errors import DeployError, lacks_room, says_full
 
 # Options that say what to take from the laptop; the module on the host does not need them then.
 LOCAL_OPTIONS = ("folder", "exclude", "subdir", "requirements_file", "wsgi")
+
+
+THIS = f"this computer ({platform.node()})"
+PULL = "Run `{command}` in that folder."
+UPDATE = "Run `git submodule update --init --recursive` there."
 
 
 def revision(folder: Path) -> str:
@@ -57,22 +63,36 @@ class ActionModule(ActionBase):
 
         try:
             folder = local_path(arguments.get("folder") or "", variables, "api_endpoint_app_dir")
+            subdir, exclude = arguments.get("subdir") or "", arguments.get("exclude") or []
+            for warning in check_content(folder, subdir, exclude, PULL, UPDATE):
+                self._display.warning(warning)
             with tempfile.TemporaryDirectory() as temporary:
                 laid_out = Path(temporary, "code")
                 laid_out.mkdir()
                 lay_out(
                     folder,
                     laid_out,
-                    arguments.get("subdir") or "",
+                    subdir,
                     arguments.get("requirements_file") or "",
                     arguments.get("wsgi") or "wsgi:app",
-                    arguments.get("exclude") or [],
+                    exclude,
                 )
                 result = self._send(laid_out, temporary, arguments, variables)
         except (DeployError, OSError) as error:
-            raise AnsibleActionFail(str(error)) from error
+            raise AnsibleActionFail(self._described(error)) from None  # Ansible would say the cause as well
         result["revision"] = revision(folder)
         return result
+
+    @staticmethod
+    def _described(error: Exception) -> str:
+        """Say an error of this computer in words that a user can act on."""
+        if isinstance(error, OSError) and says_full(str(error)):
+            return (
+                f"{lacks_room(tempfile.gettempdir(), str(error), THIS)}\nThe code is packed there before it is sent. Make "
+                "room, name a folder on a larger disk in the environment variable TMPDIR, or leave out what the app does "
+                "not need (api_endpoint_app_exclude)."
+            )
+        return str(error)
 
     def _send(self, laid_out: Path, temporary: str, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Ask the host whether it has this code, and send it when it has not."""
@@ -86,7 +106,7 @@ class ActionModule(ActionBase):
         if not result.pop("missing", False) or self._task.check_mode:
             return result
         packed = Path(temporary, "code.tar.gz")
-        with tarfile.open(packed, "w:gz") as tar:
+        with tarfile.open(packed, "w:gz", format=tarfile.GNU_FORMAT) as tar:
             for entry in sorted(laid_out.iterdir()):
                 tar.add(entry, arcname=entry.name)
         self._make_tmp_path()

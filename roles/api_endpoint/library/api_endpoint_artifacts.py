@@ -98,7 +98,7 @@ options:
         type: dict
         default: {}
       unpack:
-        description: Unpack it (tar, also with gz, bz2, xz or zst; zip; a single gz, bz2, xz or zst file).
+        description: Unpack it (tar, also with gz, bz2, xz, lzma, zst or Z; zip; a single compressed file).
         type: bool
         default: false
       mode:

@@ -14,6 +14,7 @@ description:
     same name selects and packs the files and sends them only when the host does not have them.
   - An entry holds C(app/), the files that become a release, and C(requirements/), the requirements file together with
     the files that it includes.
+  - Submodules come along, and the files of git-lfs where the host has its program. What only stands for a file is refused.
   - Nothing is built or run here. An entry is never changed once it has its name.
 options:
   root:

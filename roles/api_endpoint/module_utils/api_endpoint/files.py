@@ -9,6 +9,7 @@ import os
 import pwd
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def acting_as(user: str) -> Iterator[None]:
 def read_json(path: str | Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None when there is no such file."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             found: dict[str, Any] = json.load(file)
             return found
     except FileNotFoundError:
@@ -62,7 +63,7 @@ def write_file(path: str | Path, content: str, mode: int, group: str = "root") -
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(content)
             file.flush()
             os.fchown(file.fileno(), 0, grp.getgrnam(group).gr_gid)
@@ -141,6 +142,24 @@ def sync_tree(root: Path) -> None:
             finally:
                 os.close(handle)
         sync_folder(folder)
+
+
+@contextmanager
+def work_folder(root: str | Path, name: str) -> Iterator[Path]:
+    """Yield an empty folder on the disk of the endpoint, gone at the end; what a killed run left there goes first."""
+    folder = Path(root, "work", name)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    remove_tree(folder)
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder that may be deeper than Python's rmtree can go, if it is there."""
+    subprocess.run(["rm", "--recursive", "--force", "--one-file-system", "--", str(folder)], check=True)
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
+import shlex
 import subprocess
 import tempfile
 import time
@@ -13,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.errors import DeployError, disk_of, lacks_room, says_full
+from ansible.module_utils.api_endpoint.files import chown_tree, work_folder
 from ansible.module_utils.api_endpoint.systemd import systemctl
 
+SPARE_BYTES = 16 * 1024 * 1024  # that a command leaves on the disk
 EXCERPT = 6000  # characters of a command's output that a message shows at most
 UNITS = Path("/etc/systemd/system")
 # The settings of the service's unit that are walls. ProcSubset is not: compilers and test suites read /proc/cpuinfo.
@@ -51,6 +55,7 @@ class Sandbox:
     writable: tuple[str, ...] = ()  # paths that it may write, `folder` is one only when named here
     mounts: tuple[str, ...] = ()  # where it sees `folder` as well
     timeout: int | None = 600  # seconds
+    root: Path | None = None  # of the endpoint, on whose disk its temporary folders are then; else they are the host's
     secrets: Path | None = None  # file of further environment variables, which only root can read
     limits: dict[str, int] = field(default_factory=dict)  # of a process, by their names in systemd, such as AS
 
@@ -58,6 +63,11 @@ class Sandbox:
     def unit(self) -> str:
         """The name of the transient unit."""
         return f"{self.name}-{self.task}.service"
+
+    @property
+    def work(self) -> Path:
+        """The folder of its temporary files."""
+        return Path(self.root or "/", "work", self.task)
 
     def arguments(self, command: list[str]) -> list[str]:
         """Return the call of systemd-run."""
@@ -70,8 +80,8 @@ class Sandbox:
             ("RuntimeMaxSec", str(self.timeout or "infinity")),
             ("TimeoutStopSec", "5"),
             *walls(self.name),
-            # Temporary folders of its own, but not the app's, which are memory: what is built may be large.
-            ("PrivateTmp", "true"),
+            # Temporary folders of its own. The app's, and often the host's, are memory, and what is built may be large.
+            *(self._temporary() if self.root else [("PrivateTmp", "true")]),
             ("TemporaryFileSystem", "/dev/shm:size=25%,mode=1777,nosuid,nodev"),  # noqa: S108 - its own
             # Where clouds tell an instance's secrets to whoever asks from it.
             ("IPAddressDeny", "link-local"),
@@ -90,6 +100,11 @@ class Sandbox:
         # systemd would expand variables by itself, before a shell sees them.
         return [*call, *(word.replace("$", "$$") for word in command)]
 
+    def _temporary(self) -> list[tuple[str, str]]:
+        """Return the settings by which the temporary folders are on the disk of the endpoint."""
+        places = ("/tmp", "/var/tmp")  # noqa: S108 - its own
+        return [*(("BindPaths", f"{self.work}:{place}") for place in places), ("ReadWritePaths", " ".join(places))]
+
     def end(self) -> None:
         """End what a killed run has left running, with all its processes."""
         systemctl("stop", self.unit)
@@ -98,17 +113,48 @@ class Sandbox:
     def start(self, command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
         """Start a command, with the streams of Popen; all that it started ends with it."""
         self.end()
+        return self._start(command, **streams)
+
+    def _start(self, command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self.arguments(command), env={**os.environ, "LC_ALL": "C.UTF-8"}, **streams)
 
     def run(self, command: list[str]) -> Outcome:
-        """Run a command to its end."""
+        """Run a command to its end, or until it has nearly filled the disk of the endpoint."""
+        self.end()
+        if not self.root:
+            return self._run(command, None)
+        with work_folder(self.root, self.task) as work:
+            chown_tree(work, self.user, self.user)
+            return self._run(command, work)
+
+    def _run(self, command: list[str], work: Path | None) -> Outcome:
         begun = time.monotonic()
-        with tempfile.TemporaryFile() as spool:
-            status = self.start(command, stdin=subprocess.DEVNULL, stdout=spool, stderr=subprocess.STDOUT).wait()
+        with tempfile.TemporaryFile(dir=work.parent if work else None) as spool:
+            process = self._start(command, stdin=subprocess.DEVNULL, stdout=spool, stderr=subprocess.STDOUT)
+            while (status := poll(process)) is None:
+                if work and lacks_spare_room(work):
+                    self.end()
+                    process.wait()
+                    raise DeployError(lacks_room(work, f"{shlex.join(command)} was stopped before it filled that disk."))
             spool.seek(max(0, spool.seek(0, os.SEEK_END) - EXCERPT))
             output = spool.read().decode(errors="replace").strip()
+        if work and status and says_full(output):
+            output += f"\nIts files and its temporary files are on {disk_of(work)} of the host. Make room there."
         is_late = self.timeout is not None and time.monotonic() - begun >= self.timeout
         return Outcome(status, output, is_late)
+
+
+def poll(process: subprocess.Popen[bytes]) -> int | None:
+    """Return the exit status of a process; None when it has not ended within a second."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(1)
+    return None
+
+
+def lacks_spare_room(folder: Path) -> bool:
+    """Tell whether the disk of a folder has so little room left that the endpoint itself may fail."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < SPARE_BYTES
 
 
 def walls(name: str) -> list[tuple[str, str]]:

@@ -12,16 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.artifacts.download import download
+from ansible.module_utils.api_endpoint.artifacts.download import asked_size, download
 from ansible.module_utils.api_endpoint.artifacts.extract import Limits, extract
 from ansible.module_utils.api_endpoint.artifacts.store import MARGIN, Artifact, Store, extent, key_of, mib
-from ansible.module_utils.api_endpoint.digests import CHUNK, file_digest, tree_digest, value_digest
-from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.digests import CHUNK, file_digest, tree_digest, value_digest, walk
+from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import BUILDING, chown_tree, escapes, read_json, write_json
+from ansible.module_utils.api_endpoint.placeholders import check_file, pointers, refuse
 from ansible.module_utils.api_endpoint.sandbox import Sandbox, environment_of, run_command
-from ansible.module_utils.urls import open_url
 
 Say = Callable[[str], None]
+IN_ARCHIVE = "Run `{command}` where it is packed, and pack it again."
 
 
 class Progress:
@@ -68,11 +69,11 @@ def digest_of_path(store: Store, path: Path) -> str:
     known = read_json(store.folder / "paths.json") or {}
     entry = known.get(str(path))
     if not path.is_file():
-        return str(entry[2]) if entry else ""
+        return str(entry[-1]) if entry else ""
     found = path.stat()
-    stamp = [found.st_size, found.st_mtime_ns]
-    if entry and entry[:2] == stamp:
-        return str(entry[2])
+    stamp = [found.st_size, found.st_mtime_ns, found.st_ino]
+    if entry and entry[:-1] == stamp:
+        return str(entry[-1])
     digest = file_digest(path)
     if store.folder.is_dir():
         write_json(store.folder / "paths.json", {**known, str(path): [*stamp, digest]}, 0o600)
@@ -89,16 +90,6 @@ def copy(source: Path, target: Path, progress: Progress) -> str:
             done += len(chunk)
             progress(done, size)
     return found.hexdigest()
-
-
-def asked_size(url: str, headers: dict[str, str]) -> int | None:
-    """Return how many bytes a server says that a file has; None when it does not say."""
-    try:
-        with open_url(url, method="HEAD", headers=headers, timeout=20, http_agent="api_endpoint") as answer:
-            length = answer.headers.get("Content-Length", "")
-            return int(length) if length.isdecimal() else None
-    except Exception:  # an answer is a help here, no need: the download itself says what is wrong
-        return None
 
 
 class Fetch:
@@ -126,8 +117,9 @@ class Fetch:
             if not key or not self.store.has(key):
                 try:
                     key = self.make(artifact, keys, key, virtualenv, say) if artifact.command else self.bring(artifact, say)
-                except DeployError as error:
-                    raise DeployError(f"The artifact {artifact.dest!r} could not be brought: {error}") from error
+                except (DeployError, OSError) as error:
+                    reason = describe_error(error, self.store.folder)
+                    raise DeployError(f"The artifact {artifact.dest!r} could not be brought: {reason}") from error
                 fetched.append(artifact.dest)
             keys[artifact.dest] = key
         return {"keys": keys, "fetched": fetched}
@@ -177,10 +169,10 @@ class Fetch:
                 headers=artifact.headers,
                 progress=Progress(say, f"downloading {artifact.dest}"),
                 note=say,
+                name=artifact.dest,
             ).sha256
         elif artifact.path:
-            if not os.path.exists(artifact.path):
-                raise DeployError(f"it is not at {artifact.path} on the host. Copy it there.")
+            check_path(artifact)
             found = copy(Path(artifact.path), part, Progress(say, f"copying {artifact.path}"))
         elif not part.exists():
             raise DeployError(
@@ -222,6 +214,10 @@ class Fetch:
         limits = Limits(size=max(0, disk.f_bavail * disk.f_frsize - MARGIN))
         progress = Progress(say, f"unpacking {artifact.dest}")
         extract(archive, target, limits, name=self.name, user=self.user, progress=progress)
+        if target.is_dir():
+            refuse(pointers(target, walk(target)), IN_ARCHIVE)
+        else:
+            check_file(target, artifact.dest, IN_ARCHIVE)
         return target
 
     def make(self, artifact: Artifact, keys: dict[str, str], key: str, virtualenv: str, say: Say) -> str:
@@ -239,6 +235,7 @@ class Fetch:
                 Sandbox(
                     name=self.name,
                     task="make-data",
+                    root=self.root,
                     user=self.user,
                     folder=folder,
                     environment=environment_of(self.root / "state" / "home", Path(virtualenv), self.environment),
@@ -261,6 +258,22 @@ class Fetch:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return key
+
+
+def check_path(artifact: Artifact) -> None:
+    """Raise DeployError unless what an artifact is to be copied from, on the host, is a file with content of its own."""
+    path = Path(artifact.path)
+    where = f"The artifact {artifact.dest!r} should be at {path} on the host,"
+    if path.is_symlink() and not path.exists():
+        raise DeployError(f"{where} which is a link to {os.readlink(path)!r}, and nothing is there. Copy the file there.")
+    if not path.exists():
+        raise DeployError(f"{where} and is not. Copy it there.")
+    if not path.is_file():
+        kind = "a folder. Pack it (tar), give the archive and unpack: true" if path.is_dir() else "no file. Give a file"
+        raise DeployError(f"{where} and that is {kind}.")
+    check_file(path, artifact.dest, "Run `{command}` where it comes from, and copy the file itself.")
+    if not (path.stat().st_size or artifact.size == 0 or artifact.writable):
+        raise DeployError(f"{where} and is empty there. If that is right, give size: 0.")
 
 
 def derived_key(artifact: Artifact, keys: dict[str, str]) -> str:

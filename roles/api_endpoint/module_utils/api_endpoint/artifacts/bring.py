@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.artifacts.acquire import Fetch, derived_key, digest_of_path
+from ansible.module_utils.api_endpoint.artifacts.acquire import Fetch, check_path, derived_key, digest_of_path
 from ansible.module_utils.api_endpoint.artifacts.store import Artifact, Store, extent, key_of, mib
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
@@ -64,10 +64,8 @@ def plan(module: AnsibleModule, store: Store, artifacts: list[Artifact]) -> dict
     missing = [artifact for artifact in artifacts if not artifact.key or not store.has(artifact.key)]
     uploads = {artifact.dest: artifact.part for artifact in missing if artifact.src}
     for artifact in missing:
-        if artifact.path and not os.path.exists(artifact.path):
-            raise DeployError(
-                f"The artifact {artifact.dest!r} should be at {artifact.path} on the host, and is not. Copy it there."
-            )
+        if artifact.path:
+            check_path(artifact)
     needs = []
     for artifact in missing:
         part = store.folder / artifact.part
@@ -122,7 +120,7 @@ def run_module(module: AnsibleModule) -> None:
                 module.exit_json(changed=False, began=began)
         answer = background.wait(task, POLL)
     except (DeployError, OSError) as error:
-        module.fail_json(msg=describe_error(error))
+        module.fail_json(msg=describe_error(error, given["data_dir"]))
     if "text" in answer:
         module.exit_json(changed=False, text=answer["text"])
     result = answer["result"]

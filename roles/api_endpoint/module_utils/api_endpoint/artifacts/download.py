@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import html
 import os
 import re
 import select
@@ -28,11 +27,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, NoReturn, cast
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from ansible.module_utils.api_endpoint.digests import value_digest
-from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.errors import DeployError, lacks_room
 from ansible.module_utils.api_endpoint.files import read_json, write_json
+from ansible.module_utils.api_endpoint.placeholders import HEAD_BYTES, page, pointer, readable
 
 # Bytes read at a time: what a pipe holds, and little enough to stay in the processor's cache. 1 MiB is half as fast.
 PIECE = 64 * 1024
@@ -47,6 +47,17 @@ NEVER = (501, 505)
 # curl's exit statuses that another try will not fix: URL, protocol, certificate, local set-up.
 HOPELESS = {1, 2, 3, 4, 27, 48, 51, 53, 54, 58, 59, 60, 61, 66, 77, 80, 82, 83, 90, 91}
 
+BLANKS = " \t\r\n"
+PAGE_BYTES = 16 * 1024 * 1024  # what is larger is no page
+PAGE_REMEDY = (
+    "Give the URL of the file itself, which answers without a page to log in or to agree to: what `curl -L URL` prints is "
+    "what arrives here. On GitHub and Hugging Face that is the link to download (raw, resolve), not the page (blob)."
+)
+POINTER_REMEDY = (
+    "Give the URL under which the server has the file: on GitHub "
+    "https://media.githubusercontent.com/media/<owner>/<name>/<branch>/<path>, on Hugging Face /resolve/ in place of /raw/. "
+    "Or run `git lfs pull` in a clone, and give the file as src."
+)
 LATER = "Run again later, or add a mirror."
 
 Progress = Callable[[int, "int | None"], None]
@@ -137,29 +148,64 @@ class _Head:
 def _parse_head(text: bytes) -> _Head | None:
     """Return the final head in what curl wrote down, or None when it is not complete yet."""
     for block in re.split(rb"\r?\n\r?\n", text)[:-1]:
-        first, *lines = block.decode("latin-1").splitlines() or [""]
-        head = _Head(first.strip())
+        # Not str.splitlines and str.strip: a byte of a name in UTF-8 may look like the end of a line.
+        first, *lines = re.split(r"\r?\n", block.decode("latin-1"))
+        head = _Head(first.strip(BLANKS))
         for line in lines:
             name, _, value = line.partition(":")
-            head.headers[name.strip().lower()] = value.strip()
+            head.headers[name.strip(BLANKS).lower()] = value.strip(BLANKS)
         if head.status >= 200:
             return head
     return None
-
-
-def _readable(body: bytes) -> str:
-    """Return the beginning of an error page as one line of text."""
-    text = body.decode(errors="replace")
-    text = re.sub(r"(?is)<(script|style|head)\b.*?(</\1>|$)", " ", text)
-    text = html.unescape(re.sub(r"<[^>]*(>|$)", " ", text))
-    text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def shown_url(url: str) -> str:
     """Return a URL as a message may show it: without user, password and query, which may be secrets."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _as_sent(url: str, base: str = "") -> str:
+    """Return a URL, relative to another one, encoded as curl does it; each of its characters is a byte."""
+    place, mark, query = url.partition("?")
+    query = query.replace(" ", "+")
+    encoded = "".join(letter if "!" <= letter <= "~" else f"%{ord(letter):02X}" for letter in f"{place}{mark}{query}")
+    parts = urlsplit(urljoin(base, encoded))
+    login, at, server = parts.netloc.rpartition("@")
+    if "%" in server:  # a name in letters beyond ASCII
+        server = unquote(server).encode("idna").decode()
+    return urlunsplit(parts._replace(netloc=f"{login}{at}{server}", fragment=""))
+
+
+def with_login_of(known: str, url: str) -> str:
+    """Return a URL with the user and password of a known one when it is on the same server and has none."""
+    one, other = urlsplit(known), urlsplit(url)
+    login, at, server = one.netloc.rpartition("@")
+    if at and other.scheme == one.scheme and other.netloc == server:
+        return urlunsplit(other._replace(netloc=f"{login}@{server}"))
+    return url
+
+
+def asked_size(url: str, headers: Mapping[str, str]) -> int | None:
+    """Return how many bytes a server says that a file has; None when it does not say. It is a help, and never an error."""
+    first = target = _as_sent(_in_bytes(url))
+    with suppress(OSError, ValueError):
+        for _ in range(REDIRECTS + 1):
+            own = headers if _origin(target) == _origin(first) else {}
+            curl = _Curl(target, own, Policy(), is_head=True)
+            try:
+                head = curl.answer(lambda: None)
+            finally:
+                curl.close()
+            if head is None or not (300 <= head.status < 400 and "location" in head.headers):
+                return head.length if head and head.status == 200 else None
+            target = with_login_of(target, _as_sent(head.headers["location"], target))
+    return None
+
+
+def _in_bytes(url: str) -> str:
+    """Return a URL as characters that each stand for a byte of it in UTF-8."""
+    return url.encode().decode("latin-1")
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -235,7 +281,7 @@ class _Digest(threading.Thread):
 class _Curl:
     """One request."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], policy: Policy) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], policy: Policy, *, is_head: bool = False) -> None:
         """Start curl; URL and headers go through its standard input, where no list of processes shows them."""
         self.head = b""
         self.buffer = memoryview(bytearray(PIECE))
@@ -254,6 +300,7 @@ class _Curl:
             f"speed-time = {policy.stall_timeout}",
             f"speed-limit = {policy.stall_rate}",
             f'dump-header = "/dev/fd/{head_end}"',
+            *(["head", "max-time = 20"] if is_head else []),
             *(f"header = {_quoted(f'{name}: {value}' if value else f'{name};')}" for name, value in headers.items()),
         ]
         pipe = subprocess.PIPE
@@ -307,7 +354,7 @@ class _Curl:
         text, until = b"", time.monotonic() + 5
         while len(text) < EXCERPT and time.monotonic() < until and (more := self.read(tick)):
             text += more
-        return _readable(text[:EXCERPT])
+        return readable(text[:EXCERPT])
 
     def end(self) -> tuple[int, str]:
         """Return curl's exit status, and what it said when it is not 0, after the body has ended."""
@@ -328,11 +375,11 @@ class _Download:
 
     def __init__(
         self, part: Path, sha256: str, size: int | None, headers: Mapping[str, str], policy: Policy,
-        progress: Progress | None, note: Note | None,
+        progress: Progress | None, note: Note | None, name: str,
     ) -> None:  # fmt: skip
         self.part, self.side = part, part.with_name(f"{part.name}.json")
         self.sha256, self.size, self.headers, self.policy = sha256.lower(), size, dict(headers), policy
-        self._progress, self._note = progress, note
+        self._progress, self._note, self.name = progress, note, name
         self._ticked = 0.0
         self.transferred = self.restarts = 0
         self.done = False
@@ -444,6 +491,7 @@ class _Download:
     def verified(self, url: str, *, may_repeat: bool) -> Fetched:
         """Return the result if the digest is the expected one; else drop what has arrived."""
         self.total = self.offset
+        self.check_content()
         found = self.digest.result(self.offset, self.tick)
         if not self.sha256 or found == self.sha256:
             self.tick(now=True)
@@ -461,9 +509,24 @@ class _Download:
             lasting=True,
         )
 
+    def check_content(self) -> None:
+        """Refuse a page, or what only stands for a file; a page is one on purpose where the file's name says so."""
+        head = os.pread(self.file, HEAD_BYTES, 0)
+        what, _command = pointer("", head)
+        if what:
+            said, remedy = f"it is {what}, not the file itself", POINTER_REMEDY
+        elif said := page(self.name, head) if self.offset <= PAGE_BYTES else "":
+            said, remedy = f"it is {said}", PAGE_REMEDY
+        elif not (self.offset or self.sha256 or self.size == 0):
+            said, remedy = "it is empty", "If that is right, give its sha256, or size: 0."
+        else:
+            return
+        self.restart()
+        raise _TryError(said, remedy, lasting=True)
+
     def attempt(self, mirror: str) -> None:
         """Make one request, redirects followed, and take its body; return when the file is whole."""
-        url, asked = mirror, self.range_headers(mirror)
+        url, asked = _as_sent(_in_bytes(mirror)), self.range_headers(mirror)
         for _ in range(REDIRECTS + 1):
             # A redirect to somebody else does not get the headers: they may be keys.
             own = self.headers if _origin(url) == _origin(mirror) else {}
@@ -482,11 +545,22 @@ class _Download:
 
     def redirected(self, url: str, head: _Head) -> str:
         """Return where a redirect leads to, if one may follow it."""
-        target = urljoin(url, head.headers["location"])
+        try:
+            target = with_login_of(url, _as_sent(head.headers["location"], url))
+        except ValueError as error:
+            said = f"the server answered {head.line!r}, a redirect to {head.headers['location']!r}: {error}"
+            raise _TryError(said, "Correct the URL.", lasting=True) from error
         if _origin(target)[0] not in ("http", "https"):
             raise _TryError(
                 f"the server answered {head.line!r}, a redirect to {shown_url(target)!r}, which is neither http nor https",
                 "Correct the URL.",
+                lasting=True,
+            )
+        if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http" and not self.sha256:
+            raise _TryError(
+                f"the server answered {head.line!r}, a redirect from https to {shown_url(target)!r}, whose answer anybody "
+                "on the way can change",
+                "Give sha256, by which the file is known.",
                 lasting=True,
             )
         return target
@@ -632,20 +706,21 @@ def download(
     policy: Policy | None = None,
     progress: Progress | None = None,
     note: Note | None = None,
+    name: str = "",
 ) -> Fetched:
     """Download a file to `part` and return its digest, after comparing it with `sha256` (hexadecimal; empty: unknown).
 
     `urls` are mirrors of the same file, tried in this order; `size` is its expected number of bytes. `headers` go to the
     mirrors' own hosts only, not to where these redirect to, and never into a list of processes or a message. About each
     second `progress` gets the bytes that are there and the bytes of the whole file, None while it is not known; `note`
-    gets a sentence whenever something goes wrong that is tried again.
+    gets a sentence whenever something goes wrong that is tried again. Of a file whose `name` is a page's, a page is taken.
 
     What `part` holds already is continued. It stays when DeployError is raised, but for one with a wrong digest. The file
     is not synced to the disk.
     """
     target = Path(part)
     policy = policy or Policy()
-    work = _Download(target, sha256, size, headers or {}, policy, progress, note)
+    work = _Download(target, sha256, size, headers or {}, policy, progress, note, name)
     try:
         failures: list[tuple[str, _TryError]] = []
         for url in urls:
@@ -663,8 +738,8 @@ def download(
             raise
         need = f"{work.total - work.offset:,} bytes more are needed" if work.total else "the file's size is not known"
         raise DeployError(
-            f"The disk that holds {target} is full: {work.offset:,} bytes have arrived, {need}. Make room and run again: "
-            "what has arrived is kept, and the download goes on from there."
+            f"{lacks_room(target, str(error))}. It is full: {work.offset:,} bytes have arrived, {need}. Make room and run "
+            "again: what has arrived is kept, and the download goes on from there."
         ) from error
     finally:
         work.close()

@@ -10,7 +10,6 @@ out of proportion is refused, and nothing is left of it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import inspect
 import os
 import re
@@ -28,7 +27,7 @@ from typing import IO, Any, cast
 
 from ansible.module_utils.api_endpoint.artifacts.store import INODES, MARGIN
 from ansible.module_utils.api_endpoint.digests import CHUNK
-from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.errors import DeployError, disk_of, says_full
 from ansible.module_utils.api_endpoint.files import chown_tree
 from ansible.module_utils.api_endpoint.sandbox import Sandbox
 
@@ -68,6 +67,9 @@ def zip_to_tar() -> None:
                 member.type, member.mode = tarfile.DIRTYPE, 0o755
                 tar.addfile(member)
                 continue
+            if entry.compress_type not in (0, 8, 12, 14):
+                method = {9: "deflate64", 93: "zstd", 95: "xz", 98: "ppmd"}.get(entry.compress_type, entry.compress_type)
+                sys.exit(f"the member {name!r} is compressed by {method}, which is not read in a zip. Pack it with `zip -r`")
             with source.open(entry) as content:
                 if kind == stat.S_IFLNK:
                     member.type, member.linkname = tarfile.SYMTYPE, content.read(4096).decode(errors="surrogateescape")
@@ -79,19 +81,36 @@ def zip_to_tar() -> None:
 
 
 UNZIP = f"{inspect.getsource(zip_to_tar)}\nzip_to_tar()"
+ZSTD = ["zstd", "--decompress", "--stdout", "--quiet", "--no-progress", "--memory=128MB"]
 # By the first bytes of a file, the program that makes a stream of it.
 READERS: dict[bytes, list[str]] = {
     b"\x1f\x8b": ["gzip", "--decompress", "--stdout"],
+    b"\x1f\x9d": ["gzip", "--decompress", "--stdout"],  # of compress, .Z
     b"BZh": ["bzip2", "--decompress", "--stdout"],
     b"\xfd7zXZ\x00": ["xz", "--decompress", "--stdout", "--memlimit-decompress=128MiB"],
-    b"\x28\xb5\x2f\xfd": ["zstd", "--decompress", "--stdout", "--quiet", "--no-progress", "--memory=128MB"],
+    b"\x5d\x00\x00": ["xz", "--decompress", "--stdout", "--memlimit-decompress=128MiB"],  # .lzma
+    b"\x28\xb5\x2f\xfd": ZSTD,
+    b"\x50\x2a\x4d\x18": ZSTD,  # of pzstd
     b"PK\x03\x04": ["python3", "-I", "-c", UNZIP],
     b"PK\x05\x06": ["python3", "-I", "-c", UNZIP],
+}
+# By the first bytes of a file, what it is that is not read, and the command that makes something of it that is.
+OTHERS = {
+    b"7z\xbc\xaf\x27\x1c": ("7z", "7z x"),
+    b"Rar!\x1a\x07": ("rar", "unrar x"),
+    b"\x04\x22\x4d\x18": ("lz4", "lz4 -d"),
+    b"LZIP": ("lzip", "lzip -d"),
+    b"\xff\x06\x00\x00sNaPpY": ("snappy", "snzip -d"),
+    b"\x89LZO": ("lzop", "lzop -d"),
+    b"MSCF": ("cab", "cabextract"),
+    b"PK\x07\x08": ("a part of a zip that was split", "zip -s 0 --out whole.zip"),
 }
 TAR = [
     # With --ignore-zeros tar reads what follows the end as well: another tar, or an error.
     "tar", "--extract", "--file=-", "--verbose", "--quoting-style=literal", "--keep-old-files", "--ignore-zeros", "--touch",
     "--no-same-owner", "--no-same-permissions", "--delay-directory-restore",
+    # What macOS puts into archives beside the files.
+    "--exclude=__MACOSX", "--exclude=._*", "--exclude=.DS_Store",
     "--warning=no-unknown-keyword", "--warning=no-timestamp",
 ]  # fmt: skip
 SPECIAL = "the member {0!r} is neither file, folder nor link, but a device or the like"
@@ -105,7 +124,12 @@ MEANINGS = (
     (r"tar: (.*): Cannot open: (?:Not a directory|No such file)", "the member {0!r} is below a file or link"),
     (r".*File name too long", "it has a name that is too long for the file system"),
     (r"(the member .*)", "{0}"),
-    (r".*[Mm]emory", "it takes too much memory. Compress it with xz -9 or zstd --long=27 at most"),
+    (
+        r".*Window size larger than maximum : (\d+)",
+        "it takes too much memory, because it was compressed by zstd with a window of {0} bytes (--long, --ultra), and at "
+        "most 134217728 are read. Compress it again, with --long=27 at most: zstd -dc --long=31 FILE | zstd -o NEW",
+    ),
+    (r".*[Mm]emory", "it takes too much memory. Compress it again, with xz -9 or zstd --long=27 at most"),
 )
 COMPARE = "Is it whole? Compare its checksum with the one at its source"
 
@@ -162,7 +186,7 @@ class Extraction:
         self.end = b""  # its last block
         self.tools: list[Tool] = []
         self.failure: Exception | None = None
-        self.listing = tempfile.TemporaryFile()  # noqa: SIM115 - tar's list of names, one a line
+        self.listing = tempfile.TemporaryFile(dir=target.parent)  # noqa: SIM115 - tar's list of names, one a line
         self.position, self.line = 0, b""  # how far it is read, and the beginning of a line
         self.listed: Counter[str] = Counter()
         self.paths = {""}  # what is listed, and the folders above
@@ -181,7 +205,7 @@ class Extraction:
             timeout=None,
             limits={"AS": MEMORY_BYTES},
         )
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - is read when the tool has ended
+        errors = tempfile.TemporaryFile(dir=self.target.parent)  # noqa: SIM115 - is read when the tool has ended
         process = sandbox.start(command, stderr=errors, **streams)
         self.tools.append(Tool(command[0], sandbox, process, errors))
         return process
@@ -189,7 +213,7 @@ class Extraction:
     def run(self, progress: Progress) -> None:
         """Extract all of it, or raise DeployError."""
         with open(self.archive, "rb") as file:
-            magic = os.pread(file.fileno(), 8, 0)
+            magic = os.pread(file.fileno(), 16, 0)
             command = next((command for first, command in READERS.items() if magic.startswith(first)), [])
             source: IO[bytes] = file
             if command:
@@ -198,8 +222,12 @@ class Extraction:
             block = source.read(BLOCK_BYTES)
             is_archive = UNZIP in command or is_tar(block)
             if not is_archive and not command:
+                kind, opens = next((other for first, other in OTHERS.items() if magic.startswith(first)), ("", ""))
+                formats = "tar, zip, gz, bz2, xz, zst, lzma and Z"
                 raise DeployError(
-                    "it is neither tar, zip, gz, bz2, xz nor zst. Give one of these, or do not ask for unpacking"
+                    f"it is {kind}, which is not read. Open it (`{opens}`) and pack it again, as one of {formats}"
+                    if kind
+                    else f"it is none of {formats}. Give one of these, or do not ask for unpacking"
                 )
             sink: IO[bytes] = self.start_tar() if is_archive else open(self.target, "xb")  # noqa: SIM115 - carry closes it
             carrier = threading.Thread(target=self.carry, args=(block, source, sink), daemon=True)
@@ -278,11 +306,10 @@ class Extraction:
         is_cut = isinstance(self.failure, BrokenPipeError)
         for tool in reversed(self.tools) if is_cut else self.tools:
             if reason := tool.complaint():
-                is_full = os.strerror(errno.ENOSPC) in reason
-                raise DeployError(lack_of_room(self.target.parent, is_full=is_full) or reason)
+                raise DeployError(lack_of_room(self.target.parent, is_full=says_full(reason)) or reason)
         if self.failure:
-            is_full = getattr(self.failure, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
-            raise DeployError(lack_of_room(self.target.parent, is_full=is_full) or str(self.failure))
+            said = str(self.failure)
+            raise DeployError(lack_of_room(self.target.parent, is_full=says_full(said)) or said)
 
     def inspect(self) -> None:
         """Refuse what came out unless it is files, folders and links that stay inside, each listed once."""
@@ -309,6 +336,12 @@ class Extraction:
         self.limits.check_size(size, self.packed)
         if any(outside.values()):
             raise DeployError("it has a hard link to a file outside")
+        for path in (path for path, kind in found.items() if kind == stat.S_IFLNK):
+            if not (self.target / path).exists():
+                to = os.readlink(self.target / path)
+                raise DeployError(
+                    f"the link {path!r} points to {to!r}, which is not in it. Pack that too, or leave the link out"
+                )
         for path, count in self.listed.items():
             if path not in found:
                 raise DeployError(f"the member {path!r} is below a file or link")
@@ -334,11 +367,7 @@ def is_tar(block: bytes) -> bool:
 
 
 def check_letters(name: str) -> None:
-    """Refuse a name that cannot be shown or written down."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DeployError(f"the name {os.fsencode(name)!r} is not UTF-8. Rename the file and pack it again") from None
+    """Refuse a name that cannot be shown in a line. It need not be UTF-8: programs read a name by its bytes."""
     if re.search(r"[\x00-\x1f\x7f]", name):
         raise DeployError(f"the name {name!r} has control characters in it")
 
@@ -349,7 +378,10 @@ def check_link(path: str, target: str) -> None:
     parts = [part for part in target.split("/") if part not in ("", ".")]
     up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     if not parts or target.startswith("/") or ".." in parts[up:] or up > path.count("/"):
-        raise DeployError(f"the link {path!r} points to {target!r}, out of the archive or up after going down")
+        raise DeployError(
+            f"the link {path!r} points to {target!r}, out of the archive or up after going down. "
+            "`tar --dereference` packs what links point to"
+        )
 
 
 def lack_of_room(folder: Path, *, is_full: bool = False) -> str:
@@ -357,9 +389,9 @@ def lack_of_room(folder: Path, *, is_full: bool = False) -> str:
     disk = os.statvfs(folder)
     # A filesystem without a fixed number of inodes says 0 of 0.
     if disk.f_files and disk.f_favail < INODES // 2:
-        return f"the disk that holds {folder} is out of inodes (`df -i` counts them). Remove files there and run again"
+        return f"{disk_of(folder)} of the host is out of inodes (`df -i` counts them). Remove files there and run again"
     if is_full or disk.f_bavail * disk.f_frsize < MARGIN // 2:
-        return f"the disk that holds {folder} is full. Make room there and run again"
+        return f"{disk_of(folder)} of the host is full. Make room there and run again"
     return ""
 
 

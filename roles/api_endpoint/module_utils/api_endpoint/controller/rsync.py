@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
-from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.digests import ALWAYS_EXCLUDED
+from ansible.module_utils.api_endpoint.errors import DeployError, says_full
 
 EVERY = 10  # seconds between two words on how far it is
 PROGRESS = re.compile(rb"(\d+)%\s+(\S+/s)\s+(\S+)")
@@ -56,18 +57,22 @@ def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
     return command, str(option("host")), sudo
 
 
-def send(source: Path, target: str, connection: Any, become: bool, busy: str, say: Callable[[str], None]) -> None:
+def send(
+    source: Path, target: str, connection: Any, become: bool, busy: str, say: Callable[[str], None], *, follow: bool = False
+) -> None:  # fmt: skip
     """Send `source` to the absolute path `target` on the host; what is there already is not sent again.
 
-    `busy` is a file on the host that is locked meanwhile, which shows that the run is at work. Raise DeployError with
-    rsync's words when it fails, or when rsync is not to be had here.
+    With `follow`, what links in a folder point to is sent in their place. `busy` is a file on the host that is locked
+    meanwhile, which shows that the run is at work. Raise DeployError with rsync's words when it fails, or when rsync is not
+    to be had here.
     """
     if not shutil.which("rsync"):
         raise DeployError("rsync is not installed on this computer")
     shell, host, remote = remote_shell(connection, become)
     command = ["rsync", "--partial", "--inplace", "--progress", "--times"]
     if source.is_dir():
-        command += ["--recursive", "--links", "--perms", "--delete"]
+        command += ["--recursive", "--copy-links" if follow else "--links", "--perms", "--delete"]
+        command += [f"--exclude={pattern}" for pattern in ALWAYS_EXCLUDED]  # which do not count in the digest
     where = target
     if shell:
         program, _, rest = f"{remote} ".rpartition("rsync ")
@@ -95,7 +100,13 @@ def send(source: Path, target: str, connection: Any, become: bool, busy: str, sa
             percent, rate, left = (part.decode() for part in found[-1])
             say(f"sending {source.name}: {percent} %, {rate}, {left} left")
     if process.wait() != 0:
+        reason = words.decode(errors="replace").strip()
+        if says_full(reason):
+            raise DeployError(
+                f"The disk of the host that holds {target} took no more of {source}: {reason}\nMake room there (`df -h` and "
+                "`df -i` list its disks) and run again: what has arrived is kept."
+            )
         raise DeployError(
             f"Sending {source} with rsync failed (exit status {process.returncode}):\n"
-            f"{words.decode(errors='replace').strip()}\nWhat has arrived is kept: run again, and it goes on from there."
+            f"{reason}\nWhat has arrived is kept: run again, and it goes on from there."
         )

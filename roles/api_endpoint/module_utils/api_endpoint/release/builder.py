@@ -124,6 +124,7 @@ class Builder:
         sandbox = Sandbox(
             name=self.module.params["name"],
             task="build",
+            root=self.root,
             user=self.user,
             folder=folder,
             environment=environment_of(self.root / "state" / "home", virtualenv, plan["environment"]),
@@ -231,7 +232,8 @@ class Builder:
         with contextlib.suppress(OSError):  # the disk may be full, which is what the message says
             audit(self.module.params["audit_log"], self.module.params["name"], "rollout", words)
         serving = f"Release {live} goes on serving." if live else "No release is live on this host yet."
-        return f'Release {release} was not brought live. It failed at the step "build": {describe_error(error)}\n{serving}'
+        reason = describe_error(error, self.root)
+        return f'Release {release} was not brought live. It failed at the step "build": {reason}\n{serving}'
 
 
 def remove(path: Path) -> None:

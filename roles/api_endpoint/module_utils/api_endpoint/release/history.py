@@ -170,6 +170,7 @@ class History:
         if not data_is_busy:
             unneeded += [path for path in entries(data) if path.name not in artifacts and (path / "artifact.json").exists()]
             stores.append(data)
+            unneeded += (self.root / "work").glob("*")
         for store in stores:
             unneeded += store.glob(f"{BUILDING}*")
         return unneeded

@@ -263,6 +263,7 @@ class Rollout:
         sandbox = Sandbox(
             name=self.endpoint.name,
             task="warm-up",
+            root=root,
             user=self.given["user"],
             folder=self.folder(self.release),
             environment=environment_of(

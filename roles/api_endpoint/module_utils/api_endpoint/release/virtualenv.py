@@ -124,6 +124,7 @@ class Virtualenv:
         sandbox = Sandbox(
             name=self.given["name"],
             task="virtualenv",
+            root=Path(self.given["root"]),
             user=self.given["user"],
             folder=folder,
             environment={"HOME": str(home), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"},
@@ -201,5 +202,5 @@ def run_module(module: AnsibleModule) -> None:
         with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
             result = ensure(module)
     except (DeployError, OSError) as error:
-        module.fail_json(msg=describe_error(error))
+        module.fail_json(msg=describe_error(error, module.params["root"]))
     module.exit_json(**result)
