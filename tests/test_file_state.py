@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 from types import SimpleNamespace
 
@@ -227,12 +228,14 @@ def configured(act, tmp_path, monkeypatch):
     given = {
         "folder": str(folder), "files": {"nginx.conf": UNIT, "sites-available/api": f"{UNIT}server\n"},
         "links": {"sites-enabled/api": "../sites-available/api"}, "absent": ["sites-enabled/default"],
-        "pending": str(tmp_path / "pending"),
+        "socket": str(tmp_path / "run/proof.sock"), "loaded": "api-endpoint/api.loaded",
     }  # fmt: skip
     act("nginx", **given)
     assert len(act.asked) == 1
-    nginx.ensure(Stub(**given))
-    (tmp_path / "pending").unlink()
+    monkeypatch.setattr(nginx, "systemctl", lambda *_: SimpleNamespace(returncode=0))
+    nginx.ensure(Stub(**given, reload=False))
+    name = re.search("return 200 (.+);", (folder / "api-endpoint/api.loaded").read_text())[1]
+    act.program("curl", f"echo {name}")
     act.asked.clear()
     return folder, given
 
@@ -249,13 +252,27 @@ def test_a_configuration_that_is_as_it_should_be_is_left(act, configured):
         lambda folder: (folder / "sites-available" / "api").unlink(),
         lambda folder: (folder / "sites-enabled" / "api").unlink(),
         lambda folder: (folder / "sites-enabled" / "default").symlink_to("nowhere"),
-        lambda folder: (folder.parent / "pending").touch(),
+        lambda folder: (folder / "api-endpoint" / "api.loaded").write_text("return 200 another;"),
+        lambda folder: (folder / "api-endpoint" / "api.loaded").unlink(),
+        lambda folder: (folder.parent / "bin" / "curl").write_text("#!/bin/sh\nexit 7\n"),
         lambda folder: (folder / ".api-endpoint.json").unlink(),
         lambda folder: (folder / ".api-endpoint.json").write_text('{"nginx.conf": "another"}'),
         lambda folder: (folder / ".api-endpoint.json").write_text("damaged"),
         lambda folder: (folder / ".api-endpoint.json").write_text("[]"),
     ],
-    ids=["edited", "file", "link", "default site", "reload due", "no note", "old note", "damaged note", "another note"],
+    ids=[
+        "edited",
+        "file",
+        "link",
+        "default site",
+        "not loaded",
+        "no name",
+        "not running",
+        "no note",
+        "old note",
+        "damaged note",
+        "another note",
+    ],
 )
 def test_a_configuration_that_is_not_is_the_modules(act, configured, harm):
     folder, given = configured
@@ -319,7 +336,13 @@ def test_a_service_that_does_not_run_is_started(act, answer):
 def test_a_service_that_does_not_start_fails_but_for_a_dry_run(act):
     act.program("systemctl", "exit 1")
     failed = {"failed": True, "msg": "no such unit"}
-    assert act("services", names=["a"], answers=[failed]) == {"failed": True, "msg": "a: no such unit"}
+    act.program("journalctl", "true")
+    assert act("services", names=["a"], answers=[failed]) == {"failed": True, "msg": "a does not start. no such unit"}
+    act.program("journalctl", "echo 'nginx: [emerg] bind() to [::]:80 failed (98: Address already in use)'")
+    act.program("ss", """echo 'LISTEN 0 5 0.0.0.0:80 0.0.0.0:* users:(("apache2",pid=42,fd=3))'""")
+    told = act("services", names=["a"], answers=[failed])["msg"].splitlines()
+    assert told[0] == "a does not start. Port 80 is taken by apache2 (process 42). Stop it, then run this again."
+    assert told[1].startswith("nginx: [emerg] bind()")
     assert act("services", names=["a"], answers=[failed], check_mode=True) == {"changed": True, "started": ["a"]}
 
 

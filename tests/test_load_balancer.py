@@ -82,8 +82,7 @@ def test_a_port_that_somebody_else_has_is_refused():
     ours = 'LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("haproxy",pid=1,fd=5))\n'
     assert preflight.occupied(ours, 80) == []
     assert preflight.occupied(ours.replace("haproxy", "nginx"), 80) == [
-        "load_balancer_port is 80, where nginx listens on this host already. Give one of them another port. (nginx keeps a "
-        "port that an endpoint once had: remove /etc/nginx/sites-enabled/catch-all-80 and reload nginx.)"
+        "load_balancer_port is 80, where nginx listens on this host already. Give one of them another port."
     ]
 
 

@@ -1,6 +1,8 @@
 """nginx's configuration is replaced as a whole or not at all."""
 
 import os
+import re
+from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.api_endpoint.errors import DeployError
@@ -22,14 +24,31 @@ def folder(tmp_path, monkeypatch):
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(nginx, "loaded_configuration", lambda _socket: runs.get("loaded", ""))
+    monkeypatch.setattr(nginx, "systemctl", lambda *_: SimpleNamespace(returncode=int(runs.get("is") == "stopped")))
+    monkeypatch.setattr(nginx, "programs_on", lambda port: runs.get(port, []))
+    runs.clear()
     return folder
+
+
+runs: dict = {}  # what the running nginx has loaded; "is": whether it runs; the programs on a port
+
+
+def name_of(folder):
+    return re.search("return 200 (.+);", (folder / "api-endpoint/api.loaded").read_text())[1]
+
+
+def load(folder):
+    """As the handler does that reloads nginx."""
+    runs["loaded"] = name_of(folder)
 
 
 def stub(folder, check_mode=False, **files):
     wanted = {"nginx.conf": "# Managed by Ansible\n", "sites-available/api": "# Managed by Ansible\nserver\n", **files}
     return Stub(
         check_mode, folder=str(folder), files=wanted, links={"sites-enabled/api": "../sites-available/api"},
-        absent=["sites-enabled/default"], pending=str(folder.parent / "pending"),
+        absent=["sites-enabled/default"], socket=str(folder.parent / "proof/api.sock"),
+        loaded="api-endpoint/api.loaded", reload=False,
     )  # fmt: skip
 
 
@@ -49,13 +68,67 @@ def test_files_links_and_removals_and_then_nothing(folder):
     assert (folder / "sites-enabled" / "api").read_text() == "# Managed by Ansible\nserver\n"
     assert not (folder / "sites-enabled" / "default").is_symlink()
     assert (folder / "nginx.conf.before-api-endpoint").read_text() == "# Debian's\n"
-    (folder.parent / "pending").unlink()  # as the handler that reloads nginx does
+    load(folder)
     assert ensure(folder) == {"changed": False, "written": [], "pending": False, "diff": []}
 
 
 def test_a_reload_that_was_never_done_is_still_a_change(folder):
     assert ensure(folder)["changed"]
     assert ensure(folder) == {"changed": True, "written": [], "pending": True, "diff": []}
+
+
+def test_a_configuration_that_is_written_has_a_name_of_its_own(folder):
+    ensure(folder)
+    load(folder)
+    first = runs["loaded"]
+    ensure(folder)
+    assert name_of(folder) == first
+    ensure(folder, **{"sites-available/api": "# Managed by Ansible\nother\n"})
+    assert name_of(folder) != first
+    assert ensure(folder)["pending"], "the same content as before is loaded, under another name"
+    assert kept(folder).keys() == {"nginx.conf.before-api-endpoint"}
+
+
+def test_an_nginx_that_does_not_run_loads_it_when_it_is_started(folder):
+    ensure(folder)
+    runs["is"] = "stopped"
+    assert ensure(folder)["pending"] is False
+
+
+@pytest.mark.parametrize(
+    ("others", "goes"),
+    [
+        ({}, True),
+        ({"other": "    listen 8080;\n"}, False),
+        ({"other": "listen [::]:8080;"}, False),
+        ({"other": "    listen 10.0.0.1:8080 ssl;\n"}, False),
+        ({"other": "    listen 80801;\n    # listen 8080;\n"}, True),
+        ({"catch-all-8081": "listen 8080 default_server;"}, True),
+    ],
+)
+def test_a_port_that_no_site_has_any_more_goes(folder, others, goes):
+    for name, text in {"catch-all-8080": "listen 8080 default_server;", **others}.items():
+        (folder / "sites-available").mkdir(exist_ok=True)
+        (folder / "sites-available" / name).write_text(f"# Managed by Ansible\n{text}")
+        (folder / "sites-enabled" / name).symlink_to(f"../sites-available/{name}")
+    ensure(folder)
+    assert ("catch-all-8080" in os.listdir(folder / "sites-enabled")) is not goes
+    assert ("catch-all-8080" in os.listdir(folder / "sites-available")) is not goes
+    assert "other" not in others or "other" in os.listdir(folder / "sites-enabled")
+
+
+@pytest.mark.parametrize("listen", ["listen 8080;", "    listen [::]:8080;", "listen 8080 default_server;"])
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_port_that_another_program_has_is_refused_before_anything_is_written(folder, listen, check_mode):
+    """With it on the disk, nginx would not start again."""
+    site = {"sites-available/api": f"# Managed by Ansible\nserver {{\n{listen}\n}}\n"}
+    runs[8080] = ["nginx (process 1)", "python3 (process 2)"]
+    with pytest.raises(DeployError, match=r"Port 8080 is taken by python3 \(process 2\), so nginx was left as it is"):
+        ensure(folder, check_mode, **site)
+    assert (folder / "nginx.conf").read_text() == "# Debian's\n"
+    assert not (folder / "sites-available" / "api").exists()
+    runs[8080] = ["nginx (process 1)"]
+    assert ensure(folder, check_mode, **site)["changed"]
 
 
 def test_our_own_older_file_is_not_kept(folder):

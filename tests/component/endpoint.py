@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible.module_utils.api_endpoint.host.nginx import new_name
 from outcomes import PROJECT, Answer, wait_until
 from rendering import render, write_gunicorn_settings
 
@@ -249,8 +250,10 @@ def _nginx(name: str, root: Path, variables: dict) -> Iterator[Endpoint]:
         }
         names = ("nginx.conf", "site.conf", "catch_all.conf")
         main, *sites = render(*(f"{name}.j2" for name in names), **given)
-        for inner in ("cache", "conf.d", "run", "sites-enabled", "temp"):
+        for inner in ("api-endpoint", "cache", "conf.d", "run", "sites-enabled", "temp"):
             (folder / inner).mkdir()
+        for loaded, text in new_name("api-endpoint/api-endpoint.loaded").items():
+            (folder / loaded).write_text(text)
         shutil.copy(ETC / "mime.types", folder)
         (folder / "conf.d" / "temp.conf").write_text(
             "".join(
@@ -292,7 +295,11 @@ _SITE = {
     f"    listen {PORT}": "    listen 127.0.0.1:{port}",
     "/var/log/nginx/": "{folder}/",
 }
-_RUN = {"/run/api-endpoint/": "{folder}/run/"}
+_RUN = {
+    "/run/api-endpoint/": "{folder}/run/",
+    "/run/nginx-proof/": "{folder}/run/",
+    "/run/nginx-log/": "{folder}/",
+}
 
 
 def _here(text: str, folder: Path, changes: dict[str, str], port: int = 0) -> str:

@@ -15,20 +15,23 @@ from ansible.plugins.action import ActionBase
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
 from ansible.module_utils.api_endpoint.host.file_state import NOTHING, file_of, link_to, look_at
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE, digests_of
+from ansible.module_utils.api_endpoint.http import LOADED
 
 
 def question(arguments: dict[str, Any]) -> str:
-    """Return the command that looks at the files, for the mark of a reload that is due, and at what was noted of them."""
+    """Return the command that looks at the files, at which configuration nginx has loaded, and at what was noted of them."""
     folder = arguments.get("folder", "/etc/nginx")
-    names = [*arguments["files"], *arguments.get("links", {}), *arguments.get("absent", [])]
-    pending, note = shlex.quote(arguments["pending"]), shlex.quote(f"{folder}/{NOTE}")
-    return f"{look_at([f'{folder}/{name}' for name in names])}; test ! -e {pending} || echo reload; cat {note}"
+    names = [*arguments.get("files", {}), *arguments.get("links", {}), *arguments.get("absent", [])]
+    loaded, note = shlex.quote(f"{folder}/{arguments['loaded']}"), shlex.quote(f"{folder}/{NOTE}")
+    asked = f"curl --silent --noproxy '*' --max-time 5 --unix-socket {shlex.quote(arguments['socket'])} http://{LOADED}/"
+    is_loaded = f'name=$({asked}); test -n "$name" && grep -qsF "return 200 $name;" {loaded} || echo reload'
+    return f"{look_at([f'{folder}/{name}' for name in names])}; {is_loaded}; cat {note}"
 
 
 def is_as_wanted(arguments: dict[str, Any], answer: str) -> bool:
     """Tell whether the host answered that there is nothing to do."""
     wanted = [
-        *(file_of(content) for content in arguments["files"].values()),
+        *(file_of(content) for content in arguments.get("files", {}).values()),
         *(link_to(target) for target in arguments.get("links", {}).values()),
         *(NOTHING for _name in arguments.get("absent", [])),
     ]
@@ -37,7 +40,7 @@ def is_as_wanted(arguments: dict[str, Any], answer: str) -> bool:
         noted = json.loads("\n".join(lines[len(wanted) :]))
     except ValueError:
         return False
-    digests = digests_of(arguments["files"], arguments.get("links", {}))
+    digests = digests_of(arguments.get("files", {}), arguments.get("links", {}))
     is_noted = isinstance(noted, dict) and noted == {**noted, **digests}
     return lines[: len(wanted)] == wanted and is_noted
 

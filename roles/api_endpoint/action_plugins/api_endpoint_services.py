@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 from ansible.plugins.action import ActionBase
+
+# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+from ansible.module_utils.api_endpoint.http import listeners, programs_in
 
 
 class ActionModule(ActionBase):
@@ -33,8 +40,23 @@ class ActionModule(ActionBase):
             if result.get("failed"):
                 # A dry run on a clean host: the package that brings the unit is not there yet.
                 if not self._task.check_mode:
-                    return {**result, "msg": f"{unit}: {result.get('msg')}"}
+                    return {**result, "msg": f"{unit} does not start. {self._reason(unit) or result.get('msg')}"}
                 result["changed"] = True
             if result.get("changed"):
                 started.append(unit)
         return {"changed": bool(started), "started": started}
+
+    def _reason(self, unit: str) -> str:
+        """Return the last lines of a unit's journal, and who has the port that it wants."""
+
+        def shown(command: str) -> str:
+            return str(self._low_level_execute_command(command).get("stdout", "")).strip()
+
+        journal = shown(f"journalctl --unit={shlex.quote(unit)} --lines=8 --output=cat --no-pager")
+        journal = re.sub(r"\x1b\[[0-9;:]*m", "", journal)  # systemd's colours
+        ports = sorted(set(re.findall(r"bind\(\) to \S*:(\d+) failed \(98", journal)))
+        users = {port: ", ".join(programs_in(shown(shlex.join(listeners(int(port)))))) for port in ports}
+        taken = [
+            f"Port {port} is taken by {users[port] or 'another program'}. Stop it, then run this again." for port in ports
+        ]
+        return "\n".join([*taken, journal]).strip()

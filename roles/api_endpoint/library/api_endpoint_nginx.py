@@ -27,22 +27,37 @@ options:
   files:
     description: Content by path, relative to O(folder).
     type: dict
-    required: true
+    default: {}
   links:
     description: Targets of symbolic links by path, relative to O(folder).
     type: dict
     default: {}
   absent:
-    description: Paths that must not be there, relative to O(folder).
+    description:
+      - Paths that must not be there, relative to O(folder). A site C(catch-all-<port>) of a port that no other site listens
+        on goes without being named.
     type: list
     elements: str
     default: []
-  pending:
+  loaded:
     description:
-      - Absolute path of a mark that is set before anything is written, for whoever reloads nginx to remove. While it is
-        there the module reports a change, so that a run that was cut off before the reload is made up for.
+      - Path, relative to O(folder), of a file that gives the configuration a name of its own, new with each change. The
+        sites include it in a server that listens on O(socket) under the name C(loaded.invalid), and C(<path>.location) in
+        their own.
+      - While nginx says another name than the file has, or none, the module reports a change. So a reload that failed, or
+        that a run was cut off before, is made up for by the next run.
+    type: str
+    required: true
+  socket:
+    description: Absolute path of the unix socket on which nginx says which configuration it has loaded.
     type: path
     required: true
+  reload:
+    description:
+      - Have nginx load what is on the disk, unless it has. Fails, with nginx's reason, when nginx goes on with the
+        configuration that it had, because another program has its port for example.
+    type: bool
+    default: false
 author:
   - The api_endpoint authors
 """
@@ -50,11 +65,18 @@ author:
 EXAMPLES = r"""
 - name: Configure nginx
   api_endpoint_nginx:
-    pending: /run/nginx-api-endpoint.pending
+    socket: /run/nginx-proof/api-endpoint.sock
+    loaded: api-endpoint/api-endpoint.loaded
     files:
       nginx.conf: "{{ lookup('template', 'nginx.conf.j2') }}"
     absent:
       - sites-enabled/default
+
+- name: Reload nginx, unless it has loaded what is on the disk
+  api_endpoint_nginx:
+    socket: /run/nginx-proof/api-endpoint.sock
+    loaded: api-endpoint/api-endpoint.loaded
+    reload: true
 """
 
 RETURN = r"""
@@ -64,7 +86,7 @@ written:
   elements: str
   returned: always
 pending:
-  description: Whether nginx has yet to read what is on the disk.
+  description: Whether nginx had yet to load what is on the disk.
   type: bool
   returned: when there is something to do
 """
@@ -78,10 +100,12 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "folder": {"type": "path", "default": "/etc/nginx"},
-            "files": {"type": "dict", "required": True},
+            "files": {"type": "dict", "default": {}},
             "links": {"type": "dict", "default": {}},
             "absent": {"type": "list", "elements": "str", "default": []},
-            "pending": {"type": "path", "required": True},
+            "loaded": {"type": "str", "required": True},
+            "socket": {"type": "path", "required": True},
+            "reload": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

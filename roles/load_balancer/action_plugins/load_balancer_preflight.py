@@ -153,10 +153,7 @@ def occupied(text: str, port: Any) -> list[str]:
     others = sorted(set(re.findall(r'\(\("([^"]+)"', text)) - {"haproxy"})
     if not others:
         return []
-    return [
-        f"load_balancer_port is {port}, where {others[0]} listens on this host already. Give one of them another port. "
-        f"(nginx keeps a port that an endpoint once had: remove /etc/nginx/sites-enabled/catch-all-{port} and reload nginx.)"
-    ]
+    return [f"load_balancer_port is {port}, where {others[0]} listens on this host already. Give one of them another port."]
 
 
 def names_of(settings: Settings) -> list[str]:

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ask a running app, over its own socket or through nginx, whether it works."""
+"""The one prober: requests as the web proxy sends them, over a unix socket or to a port; and which answer is healthy."""
 
 from __future__ import annotations
 
 import http.client
+import re
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 MOST = 1024 * 1024  # bytes of an answer that are looked at
+LOADED = "loaded.invalid"  # the host name under which nginx says, over its proof socket, which configuration it has loaded
+STOP_IT = "where nginx belongs. Stop it, or give the endpoint another api_endpoint_port"
+LOOPBACK = ("127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -19,9 +24,12 @@ class Answer:
 
     status: int | None
     text: str
+    cause: str = ""  # why nginx gave this answer in the app's place, where it did
 
     def __str__(self) -> str:
         """Say it in words for a message."""
+        if self.cause:
+            return f"status {self.status} from nginx, not from the app. {self.cause}"
         return f"no answer ({self.text})" if self.status is None else f"status {self.status}: {self.text[:300]!r}"
 
 
@@ -45,21 +53,20 @@ def ask(
     *,
     unix_socket: str = "",
     port: int = 80,
+    address: str = LOOPBACK[0],
     timeout: float = 5.0,
     method: str = "GET",
     body: bytes | None = None,
     headers: dict[str, str] | None = None,
-    when_sent: Callable[[], None] | None = None,
+    when_sent: Callable[[socket.socket], None] | None = None,
 ) -> Answer:
-    """Send one request over a unix socket, or to 127.0.0.1:`port`, with `host` as Host header.
+    """Send one request over a unix socket, or to `address`:`port`, with `host` as Host header, as one that came by HTTPS.
 
     `timeout` is the seconds for all of it, however slowly the answer comes. `when_sent` is called between request and
-    answer.
+    answer, with the connection.
     """
     connection = (
-        _UnixConnection(unix_socket, timeout)
-        if unix_socket
-        else http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        _UnixConnection(unix_socket, timeout) if unix_socket else http.client.HTTPConnection(address, port, timeout=timeout)
     )
     late = threading.Event()
 
@@ -73,9 +80,10 @@ def ask(
         connection.connect()
         timer = threading.Timer(timeout, give_up, [connection.sock])
         timer.start()
-        connection.request(method, path, body=body, headers={"Host": host, "Connection": "close", **(headers or {})})
+        sent = {"Host": host, "Connection": "close", "X-Forwarded-Proto": "https", **(headers or {})}
+        connection.request(method, path, body=body, headers=sent)
         if when_sent:
-            when_sent()
+            when_sent(connection.sock)
         answer = connection.getresponse()
         text = answer.read(MOST).decode(errors="replace")
         return Answer(None, "timed out") if late.is_set() else Answer(answer.status, text)
@@ -88,7 +96,62 @@ def ask(
 
 
 def healthy(answer: Answer, expected: list[int]) -> bool:
-    """Tell whether an answer is one of the expected statuses or, when none is expected, any below 500."""
+    """Tell whether an answer is one of the expected statuses or, when none is expected, any of the app's below 500."""
     if answer.status is None:
         return False
-    return answer.status in expected if expected else answer.status < 500
+    return answer.status in expected if expected else answer.status < 500 and not answer.cause
+
+
+def loaded_configuration(proof_socket: str) -> str:
+    """Return the name of the configuration that nginx has loaded; empty when it does not run, or runs one without a name."""
+    answer = ask("/", LOADED, unix_socket=proof_socket, timeout=2)
+    return answer.text if answer.status == 200 and re.fullmatch("[0-9a-f]{32}", answer.text) else ""
+
+
+def listeners(port: int) -> list[str]:
+    """Return the command that shows who listens on a TCP port."""
+    return ["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes", f"sport = :{port}"]
+
+
+def programs_in(shown: str) -> list[str]:
+    """Return the programs that `listeners` has shown, with their process ids; root alone learns them all."""
+    return sorted({f"{name} (process {pid})" for name, pid in re.findall(r'"([^"]+)",pid=(\d+)', shown)})
+
+
+def programs_on(port: int) -> list[str]:
+    """Return the programs that listen on a TCP port."""
+    try:
+        return programs_in(subprocess.run(listeners(port), capture_output=True, text=True, check=False).stdout)
+    except FileNotFoundError:
+        return []
+
+
+def stranger_on(port: int, host: str, loaded: str) -> str:
+    """Say that something else than the endpoint's site of nginx answers a host name on a port; empty when it is not so.
+
+    Where nginx does not run, or does not say what it has loaded (`loaded` is empty), the programs on the port tell. Nothing
+    is said of an address on which nobody answers: a request to it says that better.
+    """
+    programs = programs_on(port)
+    others = [program for program in programs if not program.startswith("nginx ")]
+    for address in LOOPBACK if loaded else ():
+        answer = ask(f"/{loaded}", host, port=port, address=address, timeout=2)
+        is_closed = answer.status is None and answer.text != "timed out"
+        if is_closed or answer.text == loaded:
+            continue
+        if programs and not others:
+            return (
+                f"another site of nginx answers for {host} on port {port} of {address}. Run site.yml without tags, "
+                "which configures the endpoint's site. If it is that way again, remove the other site that has this name"
+            )
+        return f"{', '.join(others) or 'another program'} answers on port {port} of {address}, {STOP_IT}"
+    if not loaded and others:
+        return f"{', '.join(others)} listens on port {port}, {STOP_IT}"
+    return ""
+
+
+def ask_through_port(path: str, host: str, *, proof_socket: str, port: int, timeout: float) -> Answer:
+    """Send a health request as clients do. It has no answer when another than this endpoint's nginx would give it."""
+    if stranger := stranger_on(port, host, loaded_configuration(proof_socket)):
+        return Answer(None, stranger)
+    return ask(path, host, port=port, timeout=timeout)

@@ -5,21 +5,29 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import read_json, replace_symlink, write_file, write_json
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE, digests_of, stand_in
+from ansible.module_utils.api_endpoint.http import loaded_configuration, programs_on
+from ansible.module_utils.api_endpoint.systemd import systemctl
 from ansible.module_utils.basic import AnsibleModule
 
 FOREIGN = ".before-api-endpoint"  # ending of the file in which content from before the role is kept
 EDITED = ".edited-by-hand"  # ending of the file in which the last edit by hand is kept
-CACHES = re.compile(r"^(\s*proxy_cache_path\s+)/(?:\S*/)?", re.MULTILINE)  # up to the last part of a cache's folder
-
+# What `nginx -t` makes: caches, sockets, logs. Up to the last part of the path.
+MADE = re.compile(r"^(\s*(?:proxy_cache_path\s+|listen\s+unix:|error_log\s+))/(?:\S*/)?", re.MULTILINE)
+ERROR_LOG = Path("/var/log/nginx/error.log")
+LOAD_SECONDS = 20  # that nginx may take to load a configuration; when it cannot bind, it tries for 2.5
+LISTEN = re.compile(r"^\s*listen\s+(?:\[::\]:)?(\d+)", re.MULTILINE)  # a port on all addresses
+CATCH_ALL = "catch-all-"  # with a port: the site that answers unknown names on it
 ACCOUNT = re.compile(r"^user\s+\S+;", re.MULTILINE)  # whose nginx's workers are
 
 
@@ -71,7 +79,7 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "nginx")
         shutil.copytree(folder, copy, symlinks=True)
-        beside = {name: content and CACHES.sub(rf"\1{temporary}/", content) for name, content in wanted.items()}
+        beside = {name: content and MADE.sub(rf"\1{temporary}/", content) for name, content in wanted.items()}
         # `nginx -t` gives the folders of uploads to the account that it reads, under workers that may have another one;
         # and in a dry run that account may not be there.
         account = ACCOUNT.search(current(folder / "nginx.conf") or "")
@@ -86,6 +94,90 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
             raise DeployError(f"nginx rejects the new configuration; the old one is in place.\n{words}")
 
 
+def left_by_a_port(folder: Path, wanted: dict[str, str | None]) -> list[str]:
+    """Return what answers unknown names on a port that no site has any more: of an earlier `api_endpoint_port`."""
+    enabled = {name: current(folder / name) for name in wanted} | {
+        f"sites-enabled/{path.name}": path.read_text(encoding="utf-8", errors="replace")
+        for path in folder.glob("sites-enabled/*")
+        if path.is_file()
+    }
+    texts = [str(text) for name, text in {**enabled, **wanted}.items() if CATCH_ALL not in name]
+    left = []
+    for path in sorted(folder.glob(f"sites-enabled/{CATCH_ALL}*")):
+        port = path.name.removeprefix(CATCH_ALL)
+        is_used = any(re.search(rf"^\s*listen\s+(?:\S*:)?{port}\b", text, re.MULTILINE) for text in texts)
+        if f"sites-enabled/{path.name}" not in wanted and not is_used:
+            left += [f"sites-enabled/{path.name}", f"sites-available/{path.name}"]
+    return left
+
+
+def refuse_taken_ports(wanted: dict[str, str | None]) -> None:
+    """Raise DeployError when another program has a port of the wanted configuration: nginx would not start again."""
+    for port in sorted({int(port) for text in wanted.values() for port in LISTEN.findall(text or "")}):
+        if others := [program for program in programs_on(port) if not program.startswith("nginx ")]:
+            raise DeployError(
+                f"Port {port} is taken by {', '.join(others)}, so nginx was left as it is. Stop that program, or give the "
+                "endpoint another api_endpoint_port. Then run this again."
+            )
+
+
+def new_name(loaded: str) -> dict[str, str | None]:
+    """Return the files that give a configuration a name of its own, by which nginx can say which one it has loaded.
+
+    The first is for a server that says the name to whoever asks; the second for one that others must not ask for it.
+    """
+    name = secrets.token_hex(16)
+    head = "# Managed by Ansible (role api_endpoint). New with each change: nginx says by it which configuration it runs.\n"
+    location = f"location = /{name} {{\n    access_log off;\n    return 200 {name};\n}}\n"
+    return {loaded: f"{head}return 200 {name};\n", f"{loaded}.location": head + location}
+
+
+def is_pending(loaded: Path, socket: Path) -> bool:
+    """Tell whether nginx runs another configuration than the one on the disk, which it loads when it is started."""
+    name = loaded_configuration(str(socket))
+    if name and f"return 200 {name};" in (current(loaded) or ""):
+        return False
+    return systemctl("is-active", "--quiet", "nginx.service").returncode == 0
+
+
+def load(loaded: Path, socket: Path) -> None:
+    """Have nginx load what is on the disk; raise DeployError, with nginx's reason, when it goes on with what it had."""
+    begin = ERROR_LOG.stat().st_size if ERROR_LOG.exists() else 0
+    done = systemctl("reload", "nginx.service")
+    deadline, reasons = time.monotonic() + LOAD_SECONDS, done.stderr.strip().splitlines()
+    while done.returncode == 0 and is_pending(loaded, socket):
+        reasons = emergencies(begin)
+        if time.monotonic() > deadline or any("still could not bind()" in line for line in reasons):
+            break
+        time.sleep(0.1)
+    else:
+        if done.returncode == 0:
+            return
+    ports = sorted({int(port) for port in re.findall(r"bind\(\) to \S*:(\d+) failed", "\n".join(reasons))})
+    users = [f"Port {port} is taken by {', '.join(programs_on(port)) or 'an unknown program'}." for port in ports]
+    raise DeployError(
+        "\n".join(
+            [
+                "nginx did not load the new configuration; it goes on with the one before.",
+                *users,
+                "Remove the cause, then run this again: nginx is reloaded then.",
+                *(reasons or ["(nginx logged no reason)"]),
+            ]
+        )
+    )
+
+
+def emergencies(begin: int) -> list[str]:
+    """Return the reasons that nginx has logged since `begin` for not going on, each once."""
+    try:
+        with ERROR_LOG.open("rb") as file:
+            file.seek(begin)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError as error:
+        return [f"({ERROR_LOG} is not readable: {error})"]
+    return list(dict.fromkeys(line.partition("[emerg] ")[2].partition(": ")[2] for line in lines if "[emerg]" in line))
+
+
 def ensure(module: AnsibleModule) -> dict[str, object]:
     """Bring the files to what is wanted."""
     folder = Path(module.params["folder"])
@@ -95,28 +187,36 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
         **{name: stand_in(target) for name, target in links.items()},
         **dict.fromkeys(module.params["absent"]),
     }
+    wanted |= dict.fromkeys(left_by_a_port(folder, wanted))
     before = {name: current(folder / name) for name in wanted}
     changes = {name: content for name, content in wanted.items() if content != before[name]}
     installed = shutil.which("nginx") is not None and folder.is_dir()
     if changes and installed:
-        judge(folder, changes, links)
+        refuse_taken_ports(changes)
+        judge(folder, new_name(module.params["loaded"]) | changes, links)
     noted: dict[str, str] = read_json(folder / NOTE) or {}
     kept = {name: kept_as(name, before[name], content, noted) for name, content in changes.items()}
-    pending = Path(module.params["pending"])
+    loaded = folder / module.params["loaded"]
     if changes and not module.check_mode:
-        pending.touch()
         for name in changes:
             if kept[name]:
                 keep(folder, name, kept[name])
                 module.warn(f"{folder / name} was not the role's own; it is kept as {folder / kept[name]}.")
-        apply(folder, changes, links)
+        # Its name first: cut off after it, the next run sees that nginx has not loaded what is on the disk.
+        apply(folder, new_name(module.params["loaded"]) | changes, links)
     digests = digests_of(module.params["files"], links)
     if {**noted, **digests} != noted and installed and not module.check_mode:
         write_json(folder / NOTE, {**noted, **digests}, 0o644)
+    socket = Path(module.params["socket"])
+    if not module.check_mode:
+        socket.parent.mkdir(mode=0o700, exist_ok=True)
+    pending = installed and is_pending(loaded, socket)
+    if pending and module.params["reload"] and not module.check_mode:
+        load(loaded, socket)
     return {
-        "changed": bool(changes) or pending.exists(),
+        "changed": bool(changes) or pending,
         "written": sorted(changes),
-        "pending": pending.exists(),
+        "pending": pending,
         "diff": [
             {
                 "before_header": str(folder / name),
