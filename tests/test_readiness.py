@@ -8,17 +8,18 @@ import socket
 import time
 
 import pytest
-from ansible.module_utils.api_endpoint.http import Answer
+from ansible.module_utils.api_endpoint.http import Answer, healthy
 from ansible.module_utils.api_endpoint.release import readiness
 from ansible.module_utils.api_endpoint.release.readiness import (
     ReadinessCheck,
     ReleaseRejectedError,
     Request,
     _state,
+    explain,
     resume,
     suspend,
 )
-from helpers import Clock
+from helpers import ROLE, Clock
 from outcomes import wait_until
 
 
@@ -100,7 +101,9 @@ def test_a_version_that_answers_is_proven_and_all_its_workers_run_on(tmp_path, v
 def test_one_bad_worker_of_three_is_found(tmp_path, version, position):
     pids = version(*({"/data": 500} if number == position else {} for number in range(3)))
     subject = proof(tmp_path, pids, [{"path": "/data"}])
-    with pytest.raises(ReleaseRejectedError, match=rf"GET /data put to worker {pids[position]}: status 500") as told:
+    with pytest.raises(
+        ReleaseRejectedError, match=rf"GET /data put to worker {pids[position]} over its socket: status 500"
+    ) as told:
         subject.every_worker_answers()
     assert told.value.step == "smoke"
 
@@ -109,7 +112,7 @@ def test_a_worker_that_hangs_on_its_data_is_found(tmp_path, version):
     pids = version({"/data": "hang"})
     # Its health request is repeated when a busy machine does not answer that soon.
     subject = proof(tmp_path, pids, [{"path": "/data"}], health_timeout=0.5)
-    with pytest.raises(ReleaseRejectedError, match=rf"/data put to worker {pids[0]}: no answer \(timed out\)"):
+    with pytest.raises(ReleaseRejectedError, match=rf"worker {pids[0]} over its socket: no answer \(timed out\)"):
         subject.every_worker_answers()
 
 
@@ -117,7 +120,7 @@ def test_a_worker_whose_health_fails_is_found(tmp_path, version, monkeypatch):
     monkeypatch.setattr(readiness, "SETTLE", 0.1)
     pids = version({}, {"/": 503})
     subject = proof(tmp_path, pids, start_timeout=0)
-    with pytest.raises(ReleaseRejectedError, match=rf"GET / put to worker {pids[1]}: status 503"):
+    with pytest.raises(ReleaseRejectedError, match=rf"GET / put to worker {pids[1]} over its socket: status 503"):
         subject.every_worker_answers()
 
 
@@ -246,3 +249,43 @@ def test_headers_and_method_arrive(tmp_path, version):
     smoke = {"path": "/x", "method": "post", "body": {"a": 1}, "headers": {"X-Key": "k"}}
     for text in ("X-Key: k", "POST /x HTTP/1.1", "Host: api.example", "Content-Length: 8"):
         proof(tmp_path, pids, [{**smoke, "text": text}]).every_worker_answers()
+
+
+# As nginx 1.26 writes them; older ones let some of it pass (tests/component/test_proof.py has a real one).
+@pytest.mark.parametrize(
+    ("status", "said", "told"),
+    [
+        (502, 'sent duplicate header line: "Content-Length: 1", previous value: "Content-Length: 2" while reading', "twice"),
+        (502, 'sent "Content-Length" and "Transfer-Encoding" headers at the same time while reading', "both headers"),
+        (502, 'sent invalid "Content-Length" header: "Content-Length: many" while reading', "is no number"),
+        (502, 'sent invalid header: "A\\x20..." while reading', "does not allow"),
+        (502, 'sent unknown "Transfer-Encoding": "gzip" while reading', "chunked alone"),
+        (502, "sent too big header while reading", "larger, all together"),
+        (504, "timed out (110: Connection timed out) while reading", "api_endpoint_proxy_timeout"),
+        (502, "said something new while reading", "nginx's reason: upstream said something new"),
+    ],
+)
+def test_nginx_reasons_are_explained(status, said, told):
+    line = "2026/12/01 09:43:09 [{}] 20#20: *146 upstream {} response header from upstream, client: unix:, server: x"
+    log = f"{line.format('error', said)}\n{line.format('warn', 'sent duplicate header line, ignored')}\n"
+    explained = explain(log, Answer(status, "nginx's own"))
+    assert f"nginx's reason: upstream {said} response header from upstream" in explained
+    assert told in explained
+    assert "client" not in explained
+    assert explain(log, Answer(200, "the app's own")) == ""
+    assert explain("", Answer(status, "the app's own")) == ""
+
+
+def test_what_nginx_says_in_the_apps_place_is_no_health():
+    """It would be, by its status: any below 500."""
+    text = '{"error": {"status": 405, "message": "That method is not allowed here."}}'
+    cause = explain("", Answer(405, text))
+    assert "api_endpoint_methods" in cause
+    assert healthy(Answer(405, text), [])
+    assert not healthy(Answer(405, text, cause), [])
+    assert healthy(Answer(405, text, cause), [405])
+
+
+def test_what_nginx_refuses_is_known_by_its_own_words():
+    conf = (ROLE / "templates" / "nginx.conf.j2").read_text()
+    assert [words for words in readiness.REFUSALS if f' "{words}";' not in conf] == []

@@ -111,6 +111,8 @@ def host(tmp_path, monkeypatch):
         return False
 
     class ReadinessCheck:
+        way = "through nginx"
+
         def __init__(self, _plan, socket, *_functions) -> None:
             self.slot = socket.split("/")[-2]
 

@@ -116,6 +116,18 @@ def test_last_words_are_the_last_and_not_those_before_the_start(tmp_path):
     assert "rotated" in Endpoint("no-such-endpoint", tmp_path).log_tail("blue", str(log), 10**6)
 
 
+def test_what_an_earlier_release_writes_at_its_end_is_not_of_this_start(tmp_path):
+    """Both slots have one log. The processes of the other release may be gone by the time that it is read."""
+    log = tmp_path / "error.log"
+    now = "[2026-12-01 10:00:00 +0000]"
+    log.write_text(f"{now} [10] [INFO] Starting\n{now} [11] [INFO] Booting\n")
+    offset = log.stat().st_size
+    with log.open("a") as file:
+        file.write(f"{now} [20] [INFO] new\n{now} [11] [ERROR] old\nTraceback of old\n{now} [21] [ERROR] new\n")
+    words = Endpoint("no-such-endpoint", tmp_path).log_tail("blue", str(log), offset)
+    assert words.startswith(f"--- {log}\n{now} [20] [INFO] new\n{now} [21] [ERROR] new\n--- journal")
+
+
 @pytest.mark.parametrize("kind", ["gone", "link", "pipe"])
 def test_a_log_that_is_none_does_not_stop_anybody(tmp_path, kind):
     log = tmp_path / "error.log"

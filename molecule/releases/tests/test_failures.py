@@ -89,7 +89,7 @@ def test_an_app_that_is_healthy_and_hangs_on_its_data(api, deploy, new_app):
     app = new_app("lost-thread")
     app.replace("flask_config.yaml", "DATABASE: plain", "DATABASE: in_a_thread")
     assert_refused(
-        api, deploy, app, "smoke", r"GET /data put to worker \d+: no answer \(timed out\)",
+        api, deploy, app, "smoke", r"GET /data put to worker \d+ through nginx: no answer \(timed out\)",
         health_timeout=2, graceful_timeout=2,
     )  # fmt: skip
 

@@ -212,6 +212,10 @@ seconds:
   description: Seconds from the start of the slot until it was proven.
   type: float
   returned: when a slot was started
+proof:
+  description: The way of the requests that proved it, C(through nginx) or C(over its socket).
+  type: str
+  returned: when a slot was started
 removed:
   description: Ids of the releases that were removed because they are no longer kept.
   type: list

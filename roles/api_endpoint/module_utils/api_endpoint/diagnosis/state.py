@@ -9,7 +9,6 @@ import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from ansible.module_utils.api_endpoint.diagnosis.findings import CAUSE, RISK
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import read_json
 from ansible.module_utils.api_endpoint.http import Answer, ask, healthy
+from ansible.module_utils.api_endpoint.release.health import health_through_nginx
 from ansible.module_utils.api_endpoint.release.secrets import place
-from ansible.module_utils.api_endpoint.release.slots import SLOTS, Endpoint
+from ansible.module_utils.api_endpoint.release.slots import SLOTS, Endpoint, lines_since
 from ansible.module_utils.api_endpoint.systemd import systemctl
 from ansible.module_utils.api_endpoint.traffic.access_log import open_log
 
@@ -27,7 +27,7 @@ PATIENCE = 3.0  # seconds for a command that should answer at once
 LOG = 200_000  # bytes at the end of a log that are looked at
 STATE = (
     "LoadState", "ActiveState", "SubState", "Result", "NRestarts", "UnitFileState", "ExecMainStatus", "MainPID",
-    "TimeoutStartUSec", "InactiveExitTimestampMonotonic",
+    "TimeoutStartUSec",
 )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ class EndpointState:
     def through_nginx(self) -> Answer:
         """The answer that clients get."""
         name, port = self.given["server_name"], self.given["port"]
-        return ask(self.health["path"], name, port=port, timeout=self.health["timeout"] + 1)
+        return health_through_nginx(self.endpoint, self.health, name, port, self.health["timeout"] + 1)
 
     @property
     def is_healthy(self) -> bool:
@@ -227,20 +227,12 @@ class EndpointState:
     @cached_property
     def started_at(self) -> float:
         """When the service was started last (epoch)."""
-        started = int(self.state.get("InactiveExitTimestampMonotonic") or 0) / 1e6
-        return time.time() - time.monotonic() + started
+        return self.endpoint.started_at(self.slot)
 
     @cached_property
     def log(self) -> list[str]:
         """The lines of gunicorn's error log since the service was started; lines without a time belong to the one before."""
-        found, is_new = [], False
-        for line in tail(self.given["error_log"]).splitlines():
-            if stamp := re.match(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4})\]", line):
-                when = datetime.strptime(stamp[1], "%Y-%m-%d %H:%M:%S %z").timestamp()
-                is_new = when >= int(self.started_at) - 1
-            if is_new:
-                found.append(line)
-        return found
+        return lines_since(tail(self.given["error_log"]).splitlines(), self.started_at - 1)
 
     @cached_property
     def log_tail(self) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
-from ansible.module_utils.api_endpoint.http import ask, healthy
-from ansible.module_utils.api_endpoint.release.health import health_of
+from ansible.module_utils.api_endpoint.http import healthy
+from ansible.module_utils.api_endpoint.release.health import health_of, health_through_nginx
 from ansible.module_utils.api_endpoint.release.history import History
 from ansible.module_utils.api_endpoint.release.slots import Endpoint
 from ansible.module_utils.api_endpoint.traffic.access_log import ACCESS_LOG, Budget, is_health, percentile, recent
@@ -46,7 +46,8 @@ def traffic(log: Path, given: dict[str, Any]) -> dict[str, Any]:
 def state(endpoint: Endpoint, release: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return how the live release is."""
     asked = {**given, **health_of(endpoint, release)}
-    answer = ask(asked["path"], given["server_name"], port=given["port"], timeout=max(given["timeout"], asked["timeout"]))
+    timeout = max(given["timeout"], asked["timeout"])
+    answer = health_through_nginx(endpoint, asked, given["server_name"], given["port"], timeout)
     is_healthy = healthy(answer, asked["status"])
     # Absent when the folder is on a volume that is not there.
     disks = [path for path in (endpoint.root, given["data_dir"], ACCESS_LOG.parent) if os.path.exists(path)]

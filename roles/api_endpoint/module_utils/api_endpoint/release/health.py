@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ask the live release through nginx, as a client would."""
+"""Check the live release's health through nginx, as clients reach it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import read_json
-from ansible.module_utils.api_endpoint.http import ask, healthy
+from ansible.module_utils.api_endpoint.http import Answer, ask_through_port, healthy
 from ansible.module_utils.api_endpoint.release.slots import Endpoint
 from ansible.module_utils.basic import AnsibleModule
 
@@ -22,6 +22,13 @@ def health_of(endpoint: Endpoint, release: str) -> dict[str, Any]:
     return dict(plan.get("health", {}))
 
 
+def health_through_nginx(endpoint: Endpoint, request: dict[str, Any], server_name: str, port: int, timeout: float) -> Answer:
+    """Send one health request as clients do."""
+    return ask_through_port(
+        request["path"], server_name, proof_socket=endpoint.proof_socket, port=port, timeout=timeout
+    )  # fmt: skip
+
+
 def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, Any]:
     """Ask until it is healthy, and return the status and the release; raise DeployError with the last log lines."""
     slot = endpoint.live_slot
@@ -30,7 +37,7 @@ def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, An
     timeout = max(SHORTEST, asked["timeout"])
     deadline = time.monotonic() + timeout
     while True:
-        answer = ask(asked["path"], given["server_name"], port=given["port"], timeout=timeout)
+        answer = health_through_nginx(endpoint, asked, given["server_name"], given["port"], timeout)
         if healthy(answer, asked["status"]):
             return {"status": answer.status, "release": release}
         if time.monotonic() > deadline:
@@ -42,7 +49,7 @@ def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, An
     raise DeployError(
         f"GET {asked['path']} through nginx on port {given['port']}: {answer}; "
         f"expected: {asked['status'] or 'any status below 500'}.\n"
-        f"{endpoint.last_words(slot, given['error_log'])}\n"
+        f"{endpoint.log_tail(slot, given['error_log'])}\n"
         f"--- /var/log/nginx/error.log\n{nginx.strip() or '(nothing)'}"
     )
 

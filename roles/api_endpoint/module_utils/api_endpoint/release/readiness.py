@@ -1,24 +1,56 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Find out whether a version works before it gets a request: every worker of it is asked, one by one."""
+"""Find out whether a version works before it gets a request: as the public will reach it, and each of its workers.
+
+The requests take the public's way, through nginx, over the socket that leads to the version that is being proven. Where
+nginx has no such socket (a configuration of an earlier version of the role, or none yet) they go to the version's own.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import select
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.http import Answer, ask, healthy
-from ansible.module_utils.api_endpoint.release.slots import queued
+from ansible.module_utils.api_endpoint.release.slots import accepted
 
 POLL = 0.1  # seconds between two looks
 SETTLE = 10.0  # seconds at least that workers get to be all there once the first one answers
+
+# What nginx logs when it answers 502 or 504 in the app's place: what that means, and what to do about it.
+CAUSES = {
+    "upstream sent too big header": "the headers of the answer are larger, all together, than nginx takes (4 KB). Send "
+    "fewer or shorter ones; large values are often in Set-Cookie, Link and Content-Security-Policy",
+    "upstream sent invalid header": "a header of the answer has a name or a value that HTTP does not allow. Correct it",
+    "upstream sent duplicate header line": "the answer has a header twice that may be there once. Set it once",
+    'upstream sent "Content-Length" and "Transfer-Encoding"': "the answer has both headers. Leave both to the server",
+    'upstream sent unknown "Transfer-Encoding"': "nginx knows chunked alone. Leave that header to the server",
+    'upstream sent invalid "Content-Length"': "that header is no number. Leave it to the server",
+    "upstream prematurely closed connection": "the worker ended, or dropped the connection, before it answered. See its log",
+    "Connection reset by peer": "the worker ended, or dropped the connection, before it had answered. See its log",
+    "Resource temporarily unavailable": "the version takes no connections: its queue is full. See its log",
+    "upstream timed out": "the app takes longer than api_endpoint_proxy_timeout. Make it faster, or allow more",
+    "connect() to": "nothing takes connections on the version's socket. See its log",
+}
+# What nginx refuses by itself: its words (nginx.conf.j2), and what to do about it.
+REFUSALS = {
+    "That method is not allowed here.": "nginx refuses the method: add it to api_endpoint_methods",
+    "The request's body is too large.": "nginx refuses the body: allow more with api_endpoint_max_body_size",
+    "The request's URL is too long.": "nginx refuses the URL: it is too long",
+    "The request's headers are too large.": "nginx refuses the request's headers: they are too large",
+}
+# Headers of a request that a failed answer has nothing to do with.
+USUAL = {"accept", "authorization", "content-type", "cookie"}
 
 
 class ReleaseRejectedError(DeployError):
@@ -64,10 +96,27 @@ class Request:
     def mismatch(self, answer: Answer) -> str:
         """Say what is wrong with an answer; empty when nothing is."""
         if answer.status is None or not healthy(answer, self.status):
-            return f"{answer}; expected: status {' or '.join(map(str, self.status))}"
+            return f"{answer}; expected: status {' or '.join(map(str, self.status))}{self._dropped()}"
         if self.text not in answer.text:
-            return f"{answer}; expected: a text with {self.text!r}"
+            return f"{answer}; expected: a text with {self.text!r}{self._dropped()}"
         return ""
+
+    def _dropped(self) -> str:
+        """Say which headers nginx may not have passed on."""
+        own = [name for name in self.headers if name.lower() not in USUAL]
+        return f" (nginx passes on {', '.join(own)} only if api_endpoint_request_headers has it)" if own else ""
+
+
+def explain(log: str, answer: Answer) -> str:
+    """Say why nginx gave an answer in the app's place, by what it logged meanwhile; empty when it did not."""
+    for words, meaning in REFUSALS.items():
+        if f'"message": "{words}"' in answer.text:
+            return meaning
+    if answer.status not in (502, 504):
+        return ""
+    logged = re.findall(r"(?m)\[(?:error|crit|alert|emerg)\] [^:]*: (?:\*\d+ )?(.*?)(?:, client: .*)?$", log)
+    found = [f"{line}. That means: {meaning}" for line in logged for sign, meaning in CAUSES.items() if sign in line]
+    return f"nginx's reason: {(found or logged)[-1]}" if logged else ""
 
 
 def _state(pid: int) -> str:
@@ -107,29 +156,45 @@ class ReadinessCheck:
         socket: str,
         workers: Callable[[], list[int]],
         died: Callable[[], str],
+        nginx: str = "",
+        nginx_log: Path = Path(os.devnull),
     ) -> None:
         self.plan = plan
         self.socket = socket
         self.workers = workers
         self.died = died  # says how the version stopped by itself; empty while it runs
+        self.nginx = nginx  # the socket by which nginx leads to the version; empty when there is none
+        self.nginx_log = nginx_log
         self.smoke = [Request.from_plan(given) for given in plan.get("smoke", [])]
 
     def health(self, timeout: float | None = None) -> Answer:
         """Send one health request."""
         return self.ask(Request(self.plan["health"]["path"], "GET", None, {}, [], ""), timeout)
 
-    def ask(self, request: Request, timeout: float | None = None, when_sent: Callable[[], None] | None = None) -> Answer:
-        """Send one request to the version's own socket, as nginx would."""
-        return ask(
+    @property
+    def way(self) -> str:
+        """How the requests go, for a message."""
+        return "through nginx" if self.nginx else "over its socket"
+
+    def ask(
+        self, request: Request, timeout: float | None = None, when_sent: Callable[[socket.socket], None] | None = None
+    ) -> Answer:
+        """Send one request to the version, as the public will."""
+        begin = self.nginx_log.stat().st_size if self.nginx_log.is_file() else 0
+        answer = ask(
             request.path,
             self.plan["server_name"],
-            unix_socket=self.socket,
+            unix_socket=self.nginx or self.socket,
             timeout=timeout or self.plan["health"]["timeout"],
             method=request.method,
             body=request.body,
-            headers={"X-Forwarded-Proto": "https", **request.headers},
+            headers=request.headers,
             when_sent=when_sent,
         )
+        if not self.nginx or answer.status is None or answer.status < 400:
+            return answer
+        log = self.nginx_log.read_bytes()[begin:].decode(errors="replace") if self.nginx_log.is_file() else ""
+        return replace(answer, cause=explain(log, answer))
 
     def ask_worker(self, pid: int, workers: list[int], request: Request) -> Answer:
         """Send one request that a certain worker answers: the others are held still until it has taken the connection."""
@@ -137,16 +202,17 @@ class ReadinessCheck:
         # gunicorn replaces a worker that holds still for longer than its time-out.
         patience = min(self.plan["health"]["timeout"], self.plan.get("timeout", 30) / 2)
 
-        def taken() -> None:
+        def taken(connection: socket.socket) -> None:
+            # Through nginx, the connection to the version comes some time after the request was sent.
             deadline = time.monotonic() + patience
-            while queued(self.socket, pid):
+            while not (select.select([connection], [], [], 0.01)[0] or accepted(self.socket, pid) - before):
                 if time.monotonic() > deadline:
                     raise TimeoutError("timed out")
-                time.sleep(0.01)
             resume(others)
 
         try:
             suspend(others)
+            before = accepted(self.socket, pid)
             return self.ask(request, when_sent=taken)
         finally:
             resume(others)
@@ -155,11 +221,12 @@ class ReadinessCheck:
         """Ask the health path until it answers as expected; raise ReleaseRejectedError when it does not in time."""
         health = self.plan["health"]
         deadline = time.monotonic() + self.plan["start_timeout"]
-        answer = Answer(None, "not asked yet")
+        answer = Answer(None, "it has made no socket yet")
         while True:
             if died := self.died():
                 raise ReleaseRejectedError("start", died)
-            answer = self.health(min(health["timeout"], max(0.5, deadline - time.monotonic())))
+            if os.path.exists(self.socket):
+                answer = self.health(min(health["timeout"], max(0.5, deadline - time.monotonic())))
             if healthy(answer, health["status"]):
                 return
             if time.monotonic() > deadline:
@@ -167,7 +234,7 @@ class ReadinessCheck:
                 raise ReleaseRejectedError(
                     "start" if answer.status is None else "health",
                     f"it was not healthy within api_endpoint_start_timeout = {self.plan['start_timeout']} s. "
-                    f"GET {health['path']} over its socket: {answer}; expected: status {expected}",
+                    f"GET {health['path']} {self.way}: {answer}; expected: status {expected}",
                 )
             time.sleep(POLL)
 
@@ -207,7 +274,7 @@ class ReadinessCheck:
             if died := self.died():
                 raise ReleaseRejectedError("health", died)
             if time.monotonic() > deadline:
-                raise ReleaseRejectedError("health", f"GET {health['path']} put to worker {pid}: {answer}")
+                raise ReleaseRejectedError("health", f"GET {health['path']} put to worker {pid} {self.way}: {answer}")
             time.sleep(POLL)
         for request in self.smoke:
             answer = self.ask_worker(pid, workers, request)
@@ -217,7 +284,7 @@ class ReadinessCheck:
             if mismatch:
                 limit = f" within api_endpoint_health_timeout = {health['timeout']} s" if answer.status is None else ""
                 raise ReleaseRejectedError(
-                    "smoke", f"{request.method} {request.path} put to worker {pid}: {mismatch}{limit}"
+                    "smoke", f"{request.method} {request.path} put to worker {pid} {self.way}: {mismatch}{limit}"
                 )
         return True
 
@@ -227,4 +294,6 @@ class ReadinessCheck:
         if died := self.died():
             raise ReleaseRejectedError("switch", died)
         if not healthy(answer, self.plan["health"]["status"]):
-            raise ReleaseRejectedError("switch", f"GET {self.plan['health']['path']} just before the switch: {answer}")
+            raise ReleaseRejectedError(
+                "switch", f"GET {self.plan['health']['path']} {self.way}, just before the switch: {answer}"
+            )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Put a release together and bring it live: start it, prove it, switch to it, ask it through nginx."""
+"""Put a release together and bring it live: start it, prove it through nginx, switch to it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import read_json, replace_symlink, write_file
+from ansible.module_utils.api_endpoint.http import loaded_configuration
 from ansible.module_utils.api_endpoint.jobs import Background, detached
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
@@ -153,7 +154,7 @@ class Rollout:
         # A rollback removes nothing: its author may want to look at the release that was wrong.
         removed = [] if self.given["rollback"] else self.collect()
         self.audit("live", strategy=strategy, seconds=str(seconds))
-        return {"strategy": strategy, "why": why, "seconds": seconds, "removed": removed}
+        return {"strategy": strategy, "why": why, "seconds": seconds, "removed": removed, "proof": proof.way}
 
     def restore_link(self) -> None:
         """Make the link `live` where somebody has removed it, so that the release that serves gets its requests back."""
@@ -232,12 +233,14 @@ class Rollout:
         error_log = Path(self.given["error_log"])
         self.offset = error_log.stat().st_size if error_log.exists() else 0
         self.started = time.time()
-        unit = self.endpoint.unit_of(slot)
+        unit, endpoint = self.endpoint.unit_of(slot), self.endpoint
+        replace_symlink(endpoint.candidate, endpoint.socket_of(slot))
         systemctl("reset-failed", unit)
         must("start", "--no-block", unit)
         proof = ReadinessCheck(
-            plan, self.endpoint.socket_of(slot), lambda: self.endpoint.workers(slot), lambda: self.how_it_stopped(slot)
-        )
+            plan, endpoint.socket_of(slot), lambda: endpoint.workers(slot), lambda: self.how_it_stopped(slot),
+            endpoint.proof_socket if loaded_configuration(endpoint.proof_socket) else "", endpoint.proof_log,
+        )  # fmt: skip
         proof.wait_until_healthy()
         return proof
 
@@ -553,6 +556,11 @@ def bring(module: AnsibleModule) -> dict[str, Any]:
         return {**built, "previous": Rollout(module).previous, "components": built.get("diff", {}).get("after", {})}
     told = Rollout(module).run() if module.check_mode else detached(Rollout(module).run)
     differences = [result["diff"] for result in (built, told) if "diff" in result]
+    if told.get("proof") == "over its socket" and not module.params["old_unit"]:
+        module.warn(
+            "nginx on this host does not run, or runs a configuration of an earlier version of the role: the release was "
+            "proven over its own socket, not through nginx. Run site.yml without tags, which configures nginx."
+        )
     return {**built, **told, "changed": built["changed"] or told["changed"], "diff": differences}
 
 

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import stat
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.systemd import systemctl
 
 SLOTS = ("blue", "green")
+CONNECTED = "03"  # the state of a connected socket in /proc/net/unix
+LOOK_BACK = 200_000  # bytes of a log that are read at most
 EXCERPT = 6000  # characters of a log that a message shows at most
 
 
@@ -30,6 +34,18 @@ def queued(socket_path: str, pid: int = 0) -> int:
     except FileNotFoundError:
         return 0
     return sum(int(line.split()[2]) for line in shown.splitlines() if len(line.split()) > 4)
+
+
+def accepted(socket_path: str, pid: int) -> set[str]:
+    """Return the connections that were accepted on a unix socket and are open, in our network and in that of a process.
+
+    One that waits to be accepted belongs to nobody yet: it has no number.
+    """
+    shown = [_read("/proc/self/net/unix")] + (
+        [_read(f"/proc/{pid}/net/unix")] if _network(pid) != _network(os.getpid()) else []
+    )
+    lines = [line.split() for text in shown for line in text.decode(errors="replace").splitlines()]
+    return {line[6] for line in lines if line[7:] == [socket_path] and line[5] == CONNECTED and line[6] != "0"}
 
 
 def _network(pid: int) -> str:
@@ -124,6 +140,21 @@ class Endpoint:
         """Return the path of a slot's socket."""
         return f"/run/{self.name}/{slot}/gunicorn.sock"
 
+    @property
+    def candidate(self) -> Path:
+        """The link through which nginx reaches the version that is being proven."""
+        return self.root / "candidate.sock"
+
+    @property
+    def proof_socket(self) -> str:
+        """The socket, for root alone, on which nginx leads to the version that is being proven."""
+        return f"/run/nginx-proof/{self.name}.sock"
+
+    @property
+    def proof_log(self) -> Path:
+        """What nginx logs of the requests to that version."""
+        return Path(f"/run/nginx-log/{self.name}-proof.log")
+
     def link_of(self, slot: str) -> Path:
         """Return the link through which nginx reaches a slot, when it is live."""
         return self.root / "slots" / slot / "gunicorn.sock"
@@ -202,15 +233,32 @@ class Endpoint:
         children = _read(f"/proc/{main}/task/{main}/children").split() if main else []
         return sorted(int(pid) for pid in children if is_worker(int(pid)))
 
+    def _processes(self, slot: str) -> list[int]:
+        """Return the process ids of a slot's main process and its children."""
+        main = self.main_process(slot)
+        children = _read(f"/proc/{main}/task/{main}/children").split() if main else []
+        return [main, *map(int, children)] if main else []
+
     def memory(self, slot: str) -> int:
         """Return the bytes of memory that a slot's processes use."""
         return memory_of(self.main_process(slot))
 
+    def started_at(self, slot: str) -> float:
+        """Return when a slot was started last (epoch); 0 when it never was since the host's start."""
+        started = int(self.properties(slot, "InactiveExitTimestampMonotonic").get("InactiveExitTimestampMonotonic") or 0)
+        return time.time() - time.monotonic() + started / 1e6 if started else 0
+
     def log_tail(self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = 40) -> str:
-        """Return the last lines of a slot: of gunicorn's error log from `offset` on, of the journal since a time (epoch)."""
+        """Return the last lines that a slot has logged since a time (epoch), its last start when none is given.
+
+        gunicorn's error log is both slots': it is read from `offset` on, without the lines of processes that wrote before,
+        or are the other slot's.
+        """
+        since = since or self.started_at(slot)
+        others = {pid for other in SLOTS if other != slot for pid in self._processes(other)}
         subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
         # Both together would give the first lines since then, on older versions.
-        extent = f"--since=@{int(since)}" if since else f"--lines={lines}"
+        extent = f"--since=@{since:.6f}" if since else f"--lines={lines}"
         journal = subprocess.run(
             ["journalctl", "--unit", self.unit_of(slot), extent, "--output=cat", "--no-pager"],
             capture_output=True,
@@ -222,12 +270,43 @@ class Endpoint:
             with open(os.open(error_log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise OSError("it is no file")
-                file.seek(0, os.SEEK_END)
-                file.seek(max(offset if offset <= file.tell() else 0, file.tell() - EXCERPT))
-                written = file.read().decode(errors="replace")
+                end = file.seek(0, os.SEEK_END)
+                begin = offset if offset <= end else 0
+                file.seek(max(0, begin - LOOK_BACK))
+                others |= _writers(file.read(begin - file.tell()).decode(errors="replace").splitlines())
+                file.seek(max(begin, end - LOOK_BACK))
+                written = "\n".join(lines_since(file.read().decode(errors="replace").splitlines(), since, others))
         except OSError as error:
             written = f"(not readable: {error})"
         return f"--- {error_log}\n{_end(written, lines)}\n--- journal of {self.unit_of(slot)}\n{_end(journal, lines)}"
+
+
+def lines_since(written: list[str], since: float, others: set[int] | None = None) -> list[str]:
+    """Return the lines of gunicorn's error log that were written since a time (epoch), but for those of some processes.
+
+    A process that wrote before is of an earlier start, which may have ended since then. A line without a time belongs to the
+    one before.
+    """
+    others = _writers(written, int(since)) | (others or set())
+    found, is_wanted = [], True
+    for line in written:
+        if (time_and_writer := _stamp(line)) is not None:
+            is_wanted = time_and_writer[0] >= int(since) and time_and_writer[1] not in others
+        if is_wanted:
+            found.append(line)
+    return found
+
+
+def _writers(written: list[str], before: float = math.inf) -> set[int]:
+    """Return the processes that wrote lines of gunicorn's error log before a time (epoch)."""
+    stamps = [stamp for line in written if (stamp := _stamp(line)) is not None]
+    return {writer for when, writer in stamps if when < before}
+
+
+def _stamp(line: str) -> tuple[float, int] | None:
+    """Return the time (epoch) and the process id at the begin of a line, 0 for none; None when it has no time."""
+    found = re.match(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4})\] (?:\[(\d+)\])?", line)
+    return (datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S %z").timestamp(), int(found[2] or 0)) if found else None
 
 
 def _read(path: str) -> bytes:

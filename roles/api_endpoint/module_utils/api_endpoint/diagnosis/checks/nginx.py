@@ -10,6 +10,7 @@ from pathlib import Path
 from ansible.module_utils.api_endpoint.diagnosis.findings import CAUSE, RISK, SYMPTOM, Finding
 from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, properties, run_command, tail
 from ansible.module_utils.api_endpoint.files import read_json
+from ansible.module_utils.api_endpoint.host.nginx import is_pending
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE
 
 FOLDER = Path("/etc/nginx")
@@ -49,10 +50,11 @@ def _end(pid: str) -> str:
     return f"sudo systemctl disable --now {unit}" if unit.endswith(".service") else f"sudo kill {pid}"
 
 
-def configuration(_patient: EndpointState) -> Iterator[Finding]:
-    """Find a configuration that nginx rejects: it goes on with the old one, until it has to start."""
+def configuration(observed: EndpointState) -> Iterator[Finding]:
+    """Find a configuration that nginx rejects, or has not loaded: it goes on with the old one."""
     # In a /run of its own: nginx's test leaves an empty file for its process id there, and makes folders of caches.
-    rc, words = run_command("unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /run && exec nginx -t -q")
+    test = "mount -t tmpfs tmpfs /run && mkdir /run/nginx-log /run/nginx-proof && exec nginx -t -q"
+    rc, words = run_command("unshare", "--mount", "sh", "-c", test)
     if rc == 127:
         yield Finding(CAUSE, "nginx is not installed.", [words], ["ansible-playbook -i inventory site.yml"])
     elif rc != 0:
@@ -65,6 +67,11 @@ def configuration(_patient: EndpointState) -> Iterator[Finding]:
             words.splitlines(),
             [fix, "sudo systemctl restart nginx"],
         )
+    elif is_pending(FOLDER / "api-endpoint" / f"{observed.name}.loaded", Path(observed.endpoint.proof_socket)):
+        yield Finding(
+            observed.severity, "nginx has not loaded the configuration that is on the disk: it runs on an earlier one.",
+            [line for line in tail("/var/log/nginx/error.log").splitlines() if "[emerg]" in line][-5:], [RUN],
+        )  # fmt: skip
 
 
 def _is_the_roles(path: str) -> bool:
