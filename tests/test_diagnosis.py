@@ -23,7 +23,6 @@ from ansible.module_utils.api_endpoint.diagnosis.findings import (
     summary,
 )
 from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run_command, sandbox_of, tail
-from ansible.module_utils.api_endpoint.http import Answer
 from ansible.module_utils.api_endpoint.release.secrets import quote, unquote
 
 VALUES = ["s3cr3t-value", 'with "quotes" & more', "two\nlines-of-it", "a+b/c=="]
@@ -229,21 +228,22 @@ def test_rights_name_what_is_closed_first(tmp_path, monkeypatch):
     assert f"may not use {release}/package," in next(checks.app.rights(observed(tmp_path))).what
 
 
-def test_pytorch_is_named_when_the_app_hangs(tmp_path, monkeypatch):
-    release = tmp_path / "root/releases/0123456789ab"
-    (release / "p3env/lib/python3.11/site-packages/torch").mkdir(parents=True)
-    (tmp_path / "root/slots/blue").mkdir(parents=True)
-    (tmp_path / "root/slots/blue/release").symlink_to("../../releases/0123456789ab")
-    settings = release / "gunicorn.conf.py"
-    settings.write_text("workers = 4\npreload_app = True\n")
-    monkeypatch.setattr(EndpointState, "is_active", True)
-    found = list(checks.app.pytorch(observed(tmp_path)))
-    assert [finding.kind for finding in found] == [CAUSE]
-    assert found[0].remedy[0].endswith("-e api_endpoint_preload=false")
-    monkeypatch.setattr(EndpointState, "over_socket", Answer(200, "ready"))
-    assert [finding.kind for finding in checks.app.pytorch(observed(tmp_path))] == [NOTE]
-    settings.write_text("workers = 4\npreload_app = False\n")
-    assert list(checks.app.pytorch(observed(tmp_path))) == []
+def test_the_log_of_this_start_leads_to_the_setting(tmp_path, monkeypatch):
+    error = "OSError: [Errno 97] Address family not supported by protocol"
+    note = "Loaded in each worker, since a fork would share or lose: the thread 'refresher'. More."
+    monkeypatch.setattr(EndpointState, "log", ["Traceback (most recent call last):", "  File x", error, note])
+    monkeypatch.setattr(checks.app, "read_start", lambda *_given: 2 * "Dropped a log line: Read-only file system\n")
+    for answers, kind in ((True, RISK), (False, CAUSE)):
+        monkeypatch.setattr(EndpointState, "answers", answers)
+        found = {finding.evidence[0]: finding for finding in checks.app.hints(observed(tmp_path))}
+        assert {line: finding.kind for line, finding in found.items()} == {
+            error: kind, note: NOTE, "Read-only file system": kind,
+        }  # fmt: skip
+        assert found[error].remedy == [
+            "ansible-playbook -i inventory site.yml --tags app "
+            "-e '{api_endpoint_service_settings: {RestrictAddressFamilies: AF_NETLINK}}'"
+        ]
+        assert found["Read-only file system"].what.startswith("2 log lines were lost.")
 
 
 def test_a_volume_that_is_not_mounted(tmp_path):

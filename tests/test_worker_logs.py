@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from logging.handlers import RotatingFileHandler
 from types import SimpleNamespace
 
 import api_endpoint_worker
@@ -19,7 +20,12 @@ ENVIRON = {"REQUEST_METHOD": "GET", "RAW_URI": "/a?b=c", "PATH_INFO": "/a", "SER
 @pytest.fixture(autouse=True)
 def _logging_is_as_it_was(monkeypatch):
     """What protect_logs() changes is changed back."""
-    for owner, name in ((logging.Handler, "handleError"), (logging.FileHandler, "emit"), (Logger, "reopen_files")):
+    for owner, name in (
+        (logging.Handler, "handleError"),
+        (logging.FileHandler, "emit"),
+        (logging.FileHandler, "__init__"),
+        (Logger, "reopen_files"),
+    ):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     yield
     for name in ("gunicorn.error", "gunicorn.access"):
@@ -125,6 +131,34 @@ def test_of_each_rotation_that_fails_it_is_said(logs, tmp_path, capsys):
         assert capsys.readouterr().err.count("Cannot open the log") == 1
         (tmp_path / "error.log").rmdir()
         log.error("back")
+
+
+def test_the_apps_own_log_is_rotated_where_it_lies(tmp_path):
+    """The release, which is read-only, has a link to it."""
+    api_endpoint_worker.protect_logs(query_strings=True)
+    release, state = tmp_path / "release", tmp_path / "state/app/app.log"
+    release.mkdir()
+    state.mkdir(parents=True)
+    (release / "app.log").symlink_to(state / "app.log")
+    release.chmod(0o500)
+    handler = RotatingFileHandler(release / "app.log", maxBytes=2000, backupCount=2)
+    for number in range(100):
+        handler.handle(logging.makeLogRecord({"msg": f"line {number} {'x' * 80}"}))
+    handler.close()
+    release.chmod(0o700)
+    assert sorted(path.name for path in state.iterdir()) == ["app.log", "app.log.1", "app.log.2"]
+    assert [path.name for path in release.iterdir()] == ["app.log"]
+    assert (state / "app.log").read_text().splitlines()[-1].startswith("line 99 ")
+
+
+def test_a_log_by_another_link_is_opened_as_python_does(tmp_path):
+    api_endpoint_worker.protect_logs(query_strings=True)
+    (tmp_path / "there").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for path in (tmp_path / "link", "/dev/stdout"):
+        handler = logging.FileHandler(path)
+        assert handler.baseFilename == str(path)
+        handler.close()
 
 
 def complaint(text, *words):

@@ -353,6 +353,7 @@ def protect_logs(query_strings: bool) -> None:
     """
     logging.Handler.handleError = drop_line  # type: ignore[assignment,method-assign]
     logging.FileHandler.emit = write_or_drop  # type: ignore[assignment,method-assign]
+    logging.FileHandler.__init__ = open_where_it_lies  # type: ignore[assignment,method-assign]
     Logger.reopen_files = reopen_files
     errors = logging.getLogger("gunicorn.error")
     errors.addFilter(hide_malformed_request)
@@ -377,6 +378,16 @@ def drop_line(_handler: logging.Handler, _record: logging.LogRecord | None) -> N
 def reason(error: BaseException | None) -> str:
     """Return why something failed, without the line that it failed with."""
     return getattr(error, "strerror", None) or type(error).__name__
+
+
+make_handler = logging.FileHandler.__init__
+
+
+def open_where_it_lies(handler: logging.FileHandler, filename: Any, *args: Any, **kwargs: Any) -> None:
+    """Open a log of the app's where it lies. The release has a link to it, in a folder in which it cannot be rotated."""
+    if os.path.islink(filename) and "/state/app/" in os.readlink(filename):
+        filename = os.path.realpath(filename)
+    make_handler(handler, filename, *args, **kwargs)
 
 
 write_line = logging.FileHandler.emit

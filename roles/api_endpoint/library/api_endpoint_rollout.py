@@ -216,6 +216,13 @@ proof:
   description: The way of the requests that proved it, C(through nginx) or C(over its socket).
   type: str
   returned: when a slot was started
+notes:
+  description:
+    - What the started version's log tells, with the setting that helps. That the app is loaded in each worker, since it
+      would not survive a fork; what the sandbox has refused; how many lines of logs were lost.
+  type: list
+  elements: str
+  returned: when a slot was started
 removed:
   description: Ids of the releases that were removed because they are no longer kept.
   type: list

@@ -22,7 +22,7 @@ from ansible.module_utils.api_endpoint.systemd import systemctl
 SPARE_BYTES = 16 * 1024 * 1024  # that a command leaves on the disk
 EXCERPT = 6000  # characters of a command's output that a message shows at most
 UNITS = Path("/etc/systemd/system")
-# The settings of the service's unit that are walls. ProcSubset is not: compilers and test suites read /proc/cpuinfo.
+# The settings of the service's unit that are walls.
 WALL = re.compile(
     r"^((?:Protect|Private|Restrict|SystemCall|SocketBind)\w*|NoNewPrivileges|LockPersonality|RemoveIPC|CapabilityBoundingSet"
     r"|InaccessiblePaths|ReadOnlyPaths|LimitCORE)=(.*)$",

@@ -31,7 +31,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("disks that the next boot would not mount", start.mounts),
     ("whether gunicorn would start again, in its sandbox", start.gunicorn),
     ("the virtualenv, against what was installed", start.packages),
-    ("PyTorch that was loaded before the workers were made", app.pytorch),
+    ("what the app's log says of the fork, of threads and of the sandbox", app.hints),
     ("whether the service is on, now and at the next boot", app.switched_on),
     ("the service's socket", app.socket),
     ("who listens on the port", nginx.port),

@@ -18,6 +18,7 @@ from ansible.module_utils.api_endpoint.jobs import Background, detached
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
 from ansible.module_utils.api_endpoint.release.health import ask_through_nginx
+from ansible.module_utils.api_endpoint.release.hints import find_hints, read_start
 from ansible.module_utils.api_endpoint.release.history import RELEASE, History, audit, discard, unable, went_by
 from ansible.module_utils.api_endpoint.release.readiness import ReadinessCheck, ReleaseRejectedError
 from ansible.module_utils.api_endpoint.release.secrets import place, setting
@@ -151,10 +152,13 @@ class Rollout:
                 self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
             self.stop_and_disable(self.live)
         self.resume_requests()
+        notes = self.notes()
         # A rollback removes nothing: its author may want to look at the release that was wrong.
         removed = [] if self.given["rollback"] else self.collect()
         self.audit("live", strategy=strategy, seconds=str(seconds))
-        return {"strategy": strategy, "why": why, "seconds": seconds, "removed": removed, "proof": proof.way}
+        return {
+            "strategy": strategy, "why": why, "seconds": seconds, "removed": removed, "proof": proof.way, "notes": notes,
+        }  # fmt: skip
 
     def restore_link(self) -> None:
         """Make the link `live` where somebody has removed it, so that the release that serves gets its requests back."""
@@ -389,6 +393,13 @@ class Rollout:
             self.cancel_fallback()
         self.endpoint.resume_flag.unlink(missing_ok=True)
 
+    def notes(self) -> list[str]:
+        """Return what the new version's log tells of the fork, of threads and of the sandbox, with what helps."""
+        with contextlib.suppress(OSError):  # without a journal
+            text = read_start(self.endpoint.unit_of(self.slot), str(self.given["error_log"]), self.offset, self.started)
+            return [str(hint) for hint in find_hints(text)]
+        return []
+
     # --- when it does not work
 
     def failed(self, error: Exception) -> str:
@@ -401,7 +412,8 @@ class Rollout:
             return f"Release {self.release} is live, but what follows the switch failed: {reason}. Run again to finish it."
         words = ""
         if self.started:
-            words = "\n" + self.endpoint.log_tail(self.slot, str(self.given["error_log"]), self.offset, self.started)
+            words = "".join(f"\n{note}" for note in self.notes()) + "\n"
+            words += self.endpoint.log_tail(self.slot, str(self.given["error_log"]), self.offset, self.started)
         self.attempt(lambda: self.stop_and_disable(self.slot))
         serving = self.restore_live()
         self.attempt(lambda: self.history.has_failed(self.release, step, reason))

@@ -16,6 +16,7 @@ from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run
 from ansible.module_utils.api_endpoint.digests import file_digest, value_digest, walk
 from ansible.module_utils.api_endpoint.files import acting_as
 from ansible.module_utils.api_endpoint.interpreter import python_changed
+from ansible.module_utils.api_endpoint.release.hints import find_hints, read_start
 from ansible.module_utils.api_endpoint.release.slots import SLOTS, queued
 
 SITE = "ansible-playbook -i inventory site.yml"
@@ -217,6 +218,8 @@ def start_timeout(observed: EndpointState) -> Iterator[Finding]:
 
 
 def _preloads(observed: EndpointState) -> bool:
+    if any("Loaded in each worker" in line for line in observed.log):
+        return False
     try:
         return "\npreload_app = True" in (observed.folder / "gunicorn.conf.py").read_text(encoding="utf-8")
     except OSError:
@@ -246,18 +249,16 @@ def loads(observed: EndpointState) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def pytorch(observed: EndpointState) -> Iterator[Finding]:
-    """Find PyTorch loaded too early: its threads do not survive the making of workers, which wait for them for ever."""
-    torch = next((observed.folder / "p3env").resolve().glob("lib/python3*/site-packages/torch"), None)
-    if torch and _preloads(observed):
-        hangs = observed.is_active and observed.over_socket.status is None
+def hints(observed: EndpointState) -> Iterator[Finding]:
+    """Find what the log of this start tells of the fork, of threads and of the sandbox, and the setting that helps."""
+    journal = read_start(observed.unit, os.devnull, 0, observed.started_at)
+    for hint in find_hints("\n".join([*observed.log, journal])):
         yield Finding(
-            CAUSE if hangs else NOTE,
-            "PyTorch is loaded before the workers are made, which may make them hang"
-            + (", and the app takes requests and does not answer." if hangs else "; they do not now."),
-            [str(torch), f"{observed.folder}/gunicorn.conf.py: preload_app = True"],
-            [f"{SITE} --tags app -e api_endpoint_preload=false"],
-        )  # fmt: skip
+            observed.severity if hint.is_fault else NOTE,
+            f"{hint.what or hint.line.partition(', since')[0]}." + (f" {hint.advice}." if hint.advice else ""),
+            [hint.line],
+            [f"{SITE} --tags app -e '{{{hint.setting}}}'"] if hint.setting else [],
+        )
 
 
 def switched_on(observed: EndpointState) -> Iterator[Finding]:
