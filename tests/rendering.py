@@ -58,6 +58,7 @@ def render(*names: str, role: str = "api_endpoint", registered: dict | None = No
 
 
 def write_gunicorn_settings(folder: Path, more: str = "", **variables) -> None:
-    """Write gunicorn's settings into a folder, as a release has them: two files. `more` are lines of Python."""
+    """Write gunicorn's settings into a folder, as a release has them: three files. `more` are lines of Python."""
     (folder / "gunicorn.conf.py").write_text(render("gunicorn.conf.py.j2", **variables) + more)
-    shutil.copy(ROLE / "files" / "api_endpoint_worker.py", folder)
+    for name in ("api_endpoint_worker.py", "api_endpoint_forks.py"):
+        shutil.copy(ROLE / "files" / name, folder)

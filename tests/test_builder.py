@@ -62,12 +62,30 @@ def test_a_release_has_all_its_parts(host):
     assert module.warnings == ["The app's own gunicorn.conf.py is not used: that file is written from the role's variables."]
 
 
-@pytest.mark.parametrize("name", ["api_endpoint_worker.py", "api_endpoint_worker"])
+@pytest.mark.parametrize("name", ["api_endpoint_worker.py", "api_endpoint_worker", "api_endpoint_forks.py"])
 def test_a_module_of_the_apps_that_has_the_name_of_the_roles_is_refused(host, name):
     (host / "root" / "code" / "c1" / "app" / name).mkdir()
-    with pytest.raises(DeployError, match=rf"The app's folder has {name}\. api_endpoint_worker is the role's own module"):
+    own = name.removesuffix(".py")
+    with pytest.raises(DeployError, match=rf"The app's folder has {name}\. {own} is the role's own module"):
         build(host, **WHOLE)
     assert os.listdir(host / "root" / "releases") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "writable_paths", "is_said"),
+    [
+        ("os.replace(new, STATE)", ["state.json"], True),
+        ("with NamedTemporaryFile(dir=HERE):", ["state.json"], True),
+        ("os.replace(new, STATE)", ["state/"], False),
+        ("text.replace('a', 'b')", ["state.json"], False),
+    ],
+)
+def test_an_app_that_replaces_files_and_may_write_a_single_one_is_warned_about(host, code, writable_paths, is_said):
+    (host / "root" / "code" / "c1" / "app" / "wsgi.py").write_text(code)
+    _, module = build(host, **{**WHOLE, "writable_paths": writable_paths})
+    assert [warning.partition(",")[0] for warning in module.warnings if "writable_paths" in warning] == (
+        [f"wsgi.py has {code.removeprefix('with ').partition('(')[0]}"] if is_said else []
+    )
 
 
 def test_equal_inputs_are_the_same_release(host):

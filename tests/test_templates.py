@@ -50,10 +50,21 @@ def test_gunicorns_settings(defaults):
     assert settings["workers"] == 4
     assert settings["threads"] == 16
     assert settings["preload_app"] is True
+    assert "watch(may_replace=True)" in defaults["gunicorn.conf.py.j2"]
     assert settings["control_socket_disable"] is True
     assert "%(h)s" not in settings["access_log_format"]
     assert "%(a)s" not in settings["access_log_format"]
     assert "bind" not in settings
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_preload_is_auto_true_or_false(render, as_text):
+    for given, said in (("auto", "may_replace=True"), (True, "may_replace=False"), (False, "")):
+        text = render("gunicorn.conf.py.j2", api_endpoint_preload=str(given) if as_text else given)
+        settings = settings_of(text)
+        assert settings["preload_app"] is bool(given)
+        assert ("on_starting" in settings, "post_fork" in settings) == (bool(given), bool(given))
+        assert said in text if given else "watch(" not in text
 
 
 def test_a_preloaded_model_is_kept_from_the_garbage_collector(render, defaults):
@@ -110,7 +121,6 @@ def test_what_a_profile_adds(render, defaults):
     assert "OMP_NUM_THREADS" not in defaults["service.conf.j2"]
     unit, gunicorn = render("service.conf.j2", "gunicorn.conf.py.j2", api_endpoint_profile="pytorch")
     assert 'Environment="OMP_NUM_THREADS=1"' in unit
-    assert "ProcSubset=all" in unit
     assert "MemoryDenyWriteExecute" not in unit
     assert settings_of(gunicorn)["preload_app"] is False
     assert "MemoryDenyWriteExecute=true" in render("service.conf.j2", api_endpoint_profile="fasttext")

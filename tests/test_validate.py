@@ -51,37 +51,6 @@ def test_no_profile_has_a_problem(profile):
     assert found(**PROFILES[profile]) == []
 
 
-@pytest.mark.parametrize(
-    ("changes", "is_refused"),
-    [
-        ({}, True),
-        ({"api_endpoint_profile": "sklearn"}, True),
-        ({"api_endpoint_profile": "fasttext"}, False),
-        ({"api_endpoint_preload": "no"}, False),
-        ({"api_endpoint_gunicorn_settings": {"preload_app": False}}, False),
-        ({"api_endpoint_worker_class": "threads"}, False),
-        ({"api_endpoint_worker_class": "threads", "api_endpoint_gunicorn_settings": {"worker_class": "gevent"}}, True),
-        ({"__api_endpoint_environment": {"OMP_NUM_THREADS": 1}}, False),
-        ({"__api_endpoint_environment": {}}, True),
-    ],
-)
-def test_openmp_that_would_hang_after_a_fork_is_refused(changes, is_refused):
-    given = {
-        "api_endpoint_profile": "pytorch",
-        "api_endpoint_preload": True,
-        "api_endpoint_worker_class": "sync",
-        "__api_endpoint_environment": {"OMP_NUM_THREADS": "2"},
-    }
-    given |= changes
-    problems_found = found(**given)
-    assert len(problems_found) == is_refused
-    threads = given["__api_endpoint_environment"].get("OMP_NUM_THREADS")
-    library = "scikit-learn" if given["api_endpoint_profile"] == "sklearn" else "PyTorch"
-    for problem in problems_found:
-        for words in (f"OMP_NUM_THREADS {threads!r}", library, "Leave", "api_endpoint_preload off"):
-            assert words in problem
-
-
 def test_numbers_may_come_as_text():
     assert found(api_endpoint_port="9000", api_endpoint_workers="2") == []
 

@@ -14,11 +14,6 @@ WRONG = {
     "api_endpoint_artifacts": [{"dest": "../x", "src": "app/lid.176.ftz"}, {"dest": "m"}],
     "api_endpoint_app_dir": "docs",
     "api_endpoint_worker": 3,
-    # The environment is checked as the profile leaves it.
-    "api_endpoint_profile": "pytorch",
-    "api_endpoint_environment": {"OMP_NUM_THREADS": 4},
-    "api_endpoint_preload": True,
-    "api_endpoint_worker_class": "sync",
     "ansible_facts": {"distribution": "Ubuntu", "distribution_major_version": "24"},
 }
 SAID = [
@@ -29,7 +24,6 @@ SAID = [
     ["has no source", "exactly one source"],
     ["api_endpoint_app_dir is 'docs'", "wsgi.py"],
     ["api_endpoint_worker is set", "Did you mean api_endpoint_workers?"],
-    ["OMP_NUM_THREADS 4", "PyTorch", "api_endpoint_preload off"],
     ["Ubuntu 24", "Debian 12 or 13"],
 ]
 

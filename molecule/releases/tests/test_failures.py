@@ -85,20 +85,14 @@ def test_a_health_route_that_says_500(api, deploy, new_app):
     assert_next_good_run_goes_live(api, deploy, new_app("health-repaired"))
 
 
-def test_an_app_that_is_healthy_and_hangs_on_its_data(api, deploy, new_app):
+def test_an_app_whose_thread_would_not_survive_a_fork(api, deploy, new_app):
     app = new_app("lost-thread")
     app.replace("flask_config.yaml", "DATABASE: plain", "DATABASE: in_a_thread")
     assert_refused(
-        api, deploy, app, "smoke", r"GET /data put to worker \d+ through nginx: no answer \(timed out\)",
-        health_timeout=2, graceful_timeout=2,
-    )  # fmt: skip
-
-
-@pytest.mark.full
-def test_an_app_whose_threads_do_not_survive_a_fork_goes_live_without_preload(api, deploy, new_app):
-    app = new_app("own-thread")
-    app.replace("flask_config.yaml", "DATABASE: plain", "DATABASE: in_a_thread")
-    assert_next_good_run_goes_live(api, deploy, app, preload=False)
+        api, deploy, app, "start", r"Refused to fork with api_endpoint_preload: true, .* the thread ", preload=True
+    )
+    # Left to itself, the role has each worker load it.
+    assert_next_good_run_goes_live(api, deploy, app)
 
 
 @pytest.mark.full

@@ -30,7 +30,7 @@ SET_UP = "this host was set up"
 OLD_SITE = "site of the old template: "
 OLD_UNIT = "unit of the old template: "
 THERE = "there: "
-DERIVED = ["__api_endpoint_environment", "__api_endpoint_usual_headers"]  # of what the rules look at
+DERIVED = ["__api_endpoint_usual_headers"]  # of what the rules look at
 
 
 def argument_spec() -> dict[str, Any]:

@@ -77,8 +77,6 @@ OWN_HEADERS = {
 NO_KEYS = re.compile(r"(authorization|cookie|range|if-.*)", re.I)
 LEAST_CACHE = 8 * 2**20  # bytes
 CACHE_OPTIONS = ["key", "paths", "size", "stale", "ttl"]
-# Profiles whose libraries compute with threads of OpenMP's, and how these are called.
-OPENMP = {"sklearn": "scikit-learn", "pytorch": "PyTorch"}
 
 # Least and most of every number, and what it counts.
 RANGES = {
@@ -128,23 +126,6 @@ def ranges(settings: Settings) -> list[str]:
             f"Make it {handled} or more."
         )
     return found
-
-
-def forks(settings: Settings) -> list[str]:
-    """Check that a library which is loaded before the fork works after it."""
-    own = settings.get("api_endpoint_gunicorn_settings") or {}
-    profile = settings.get("api_endpoint_profile")
-    preload = own.get("preload_app", settings.get("api_endpoint_preload"))
-    worker_class = own.get("worker_class", settings.get("api_endpoint_worker_class"))
-    threads = (settings.get("__api_endpoint_environment") or {}).get("OMP_NUM_THREADS")
-    # Threads of the role's own worker make OpenMP's threads anew; others answer in the one that was forked.
-    if profile not in OPENMP or preload not in TRUE or worker_class == "threads" or str(threads) == "1":
-        return []
-    return [
-        f"api_endpoint_environment has OMP_NUM_THREADS {threads!r}, with api_endpoint_preload on and workers of the class "
-        f"{worker_class}: what {OPENMP[profile]} computes while the app is loaded starts threads that the workers do not "
-        "have: they can hang at their first answer. Leave OMP_NUM_THREADS at 1, or turn api_endpoint_preload off."
-    ]
 
 
 def patterns(settings: Settings) -> list[str]:
@@ -584,7 +565,6 @@ def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str, rollb
         *server_names(settings),
         *patterns(settings),
         *ranges(settings),
-        *forks(settings),
         *requests(settings),
         *browsers(settings),
         *cache(settings),

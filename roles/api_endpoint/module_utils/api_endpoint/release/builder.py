@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
 COMPONENTS = ("code", "virtualenv", "artifacts", "settings", "writable_paths", "secrets")
-WORKER = "api_endpoint_worker"  # the module that gunicorn.conf.py imports
+OWN_MODULES = ("api_endpoint_worker", "api_endpoint_forks")  # those that gunicorn.conf.py imports
+# Code that puts one file in the place of another; names that are methods of other things too are left out.
+REPLACES = re.compile(r"\b(?:os\.replace|os\.rename|shutil\.move|atomic_write|NamedTemporaryFile)\b")
 RESERVED = ("release.json", "rollout.json", "gunicorn.conf.py", "service.conf", "p3env")
 
 
@@ -80,9 +83,9 @@ class Builder:
     def write(self, folder: Path, record: dict[str, Any]) -> None:
         """Write the release into an empty folder."""
         code = self.root / "code" / self.components["code"] / "app"
-        if taken := [path.name for path in code.iterdir() if path.name.partition(".")[0] == WORKER]:
+        if taken := [path for path in code.iterdir() if path.name.partition(".")[0] in OWN_MODULES]:
             raise DeployError(
-                f"The app's folder has {taken[0]}. {WORKER} is the role's own module, which each release gets. "
+                f"The app's folder has {taken[0].name}. {taken[0].stem} is the role's own module, which each release gets. "
                 "Rename the app's."
             )
         shutil.copytree(code, folder, symlinks=True, dirs_exist_ok=True)
@@ -94,6 +97,7 @@ class Builder:
             self.link(folder, artifact["dest"], self.place_of(artifact))
         for path in self.components["writable_paths"]:
             self.link(folder, os.path.normpath(path), self.state(folder, path))
+        self.warn_of_replaced_files(folder)
         self.write_settings(folder, record)
         if commands := self.plan()["build_commands"]:
             chown_tree(folder, self.user, self.user)
@@ -101,6 +105,18 @@ class Builder:
             # Whatever the commands did to them, root reads these.
             self.write_settings(folder, record)
         chown_tree(folder, "root", self.user)
+
+    def warn_of_replaced_files(self, folder: Path) -> None:
+        """Warn when the app may write a single file, and its code replaces files: the folder around it is read-only."""
+        files = [path for path in self.components["writable_paths"] if not (folder / path).is_dir()]
+        for source in sorted(folder.rglob("*.py")) if files else ():
+            if source.is_file() and (found := REPLACES.search(source.read_text(encoding="utf-8", errors="replace"))):
+                self.module.warn(
+                    f"{source.relative_to(folder)} has {found[0]}, and api_endpoint_writable_paths the file {files[0]}. The "
+                    "app can write into that file, and can put no other in its place. If it does, let it keep the file in a "
+                    "folder, and name the folder, with a slash at its end."
+                )
+                return
 
     def write_settings(self, folder: Path, record: dict[str, Any]) -> None:
         """Write the files of the release that the role, not the app, decides on."""
