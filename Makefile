@@ -81,7 +81,7 @@ bench: .venv/.dev ## Measure against what there is to compare with, into docs/pe
 bench-test: .venv/.dev ## The same in minutes, to see that it works; what it measures means nothing
 	@tools/bench.sh --short
 
-import-template: .venv/.deploy ## A vars file of a clone of the old template: make import-template CLONE=../my-old-api
+import-template: .venv/.deploy ## An endpoint of a clone of the old template: make import-template CLONE=../my-old-api
 	@tools/import_template.py "$(CLONE)" $(OPTIONS)
 
 readme: .venv/.dev ## Regenerate the READMEs' tables of variables from the argument specs

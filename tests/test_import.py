@@ -1,8 +1,10 @@
 """Vars files made of clones of the old template: tests/old_templates has both."""
 
+import ast
 import subprocess
 import sys
 from dataclasses import replace
+from fnmatch import fnmatch
 
 import pytest
 import yaml
@@ -16,10 +18,16 @@ from test_validate import FACTS, SPECS, good
 sys.path.insert(0, str(PROJECT / "tools"))
 
 import import_template
+from old_template import identity
+from old_template.clone import Clone
 from old_template.code import App
+from old_template.data import NO_LINE
+from old_template.layout import Layout
 from old_template.notes import Notes
+from old_template.packages import Packages
 from old_template.settings import Reader, directives
-from old_template.shell import Found, Script
+from old_template.shell import Found, Script, Source
+from old_template.values import UNKNOWN, Module
 
 FOLDER = PROJECT / "tests" / "old_templates"
 SHAPES = sorted(path.stem for path in FOLDER.glob("*.yml"))
@@ -142,7 +150,11 @@ def test_nothing_of_a_clone_is_run_or_evaluated(tmp_path):
 
 def followed(text, files=()):
     found, notes = Found(), Notes()
-    Script(found, notes, lambda path: [file for file in files if f"{file}/".startswith(f"{path}/")]).follow(text, "setup.sh")
+
+    def in_clone(path):
+        return [file for file in files if fnmatch(file, path) or f"{file}/".startswith(f"{path}/")]
+
+    Script(found, notes, in_clone).follow(text, "setup.sh")
     return found, [(note.line, note.why) for note in notes.found]
 
 
@@ -159,10 +171,17 @@ def followed(text, files=()):
         ("wget -O /d/a https://x.example/a\nrm /d/a", set()),
         ("wget -O /d/a https://x.example/a \\\n  --no-verbose\ncp /d/a /d/b", {"/d/a", "/d/b"}),
         ("sudo wget -O /d/a https://x.example/a >/dev/null 2>&1", {"/d/a"}),
+        ("wget -O /d/a https://x.example/a\nln -s /d/a /etc/api-endpoint", {"/d/a", "/etc/api-endpoint/a"}),
+        ("git clone https://x.example/r.git /c\ncp -r /c/model/. /etc/api-endpoint", {"/etc/api-endpoint/a.py"}),
+        ("git clone https://x.example/r.git /c\ncp -r /c/model /etc/api-endpoint", {"/etc/api-endpoint/model/a.py"}),
+        ("git clone https://x.example/r.git /c\ncp -r /c/model /etc/new", {"/etc/new/a.py"}),
+        ("git clone https://x.example/r.git /c\nrsync -a /c/model/ /etc/api-endpoint", {"/etc/api-endpoint/a.py"}),
+        ("git clone https://x.example/r.git /c\nrsync -a /c/model /etc/api-endpoint/", {"/etc/api-endpoint/model/a.py"}),
+        ("gdown --id 7 -O /d/a", {"/d/a"}),
     ],
 )  # fmt: skip
 def test_the_place_where_a_file_ends(text, files):
-    found, notes = followed(text)
+    found, notes = followed(text, ["model/a.py"])
     assert set(found.files) == files
     assert notes == []
 
@@ -189,6 +208,33 @@ def test_a_line_that_cannot_be_followed_is_noted(text, line, words):
     assert any(number == line and words in why for number, why in notes), notes
 
 
+@pytest.mark.parametrize(
+    ("steps", "files", "artifacts", "words"),
+    [
+        (
+            "cp -r ${TMP_PATH}/${REPO_LBL}/tools ${ETC_PATH}",
+            {"tools/a.py": "", "tools/__init__.py": ""},
+            [{"dest": "tools", "src": "tools"}],
+            "New code in git",
+        ),
+        ("cp -r ${TMP_PATH}/${REPO_LBL}/model/tools ${ETC_PATH}", {"model/tools/a.py": ""}, [], ""),
+        ("cp -r ${TMP_PATH}/${REPO_LBL}/lists/. ${ETC_PATH}", {"lists/a": ""}, [{"dest": "a", "src": "lists/a"}], ""),
+        ("cp ${TMP_PATH}/${REPO_LBL}/conf/a.yaml ${ETC_PATH}", {"conf/a.yaml": ""},
+         [{"dest": "a.yaml", "src": "conf/a.yaml"}], ""),
+        ("cd /tmp\nwget https://x.example/n.tar.gz\ntar xf n.tar.gz -C /opt", {}, [], "Unpacked in /opt"),
+        ("cd /tmp\nwget https://x.example/n.tar.gz\ntar xf n.tar.gz -C ${ETC_PATH}", {}, [], "Unpacked in /etc/api"),
+        ("scp me@x.example:n.tar.gz /tmp\ntar xf /tmp/n.tar.gz -C ${ETC_PATH}/net", {},
+         [{"dest": "net", "path": "/tmp/n.tar.gz", "unpack": True}], ""),
+    ],
+)  # fmt: skip
+def test_what_a_script_copies_and_unpacks(steps, files, artifacts, words, tmp_path):
+    clone = clone_of("plain", tmp_path, steps=f"{steps}\n", files=files)
+    text = imported(clone, tmp_path)
+    made = yaml.safe_load(text)["api_endpoint_artifacts"]
+    assert made == [{**one, "src": str(clone / one["src"])} if "src" in one else one for one in artifacts]
+    assert words in text
+
+
 def test_packages():
     found, notes = followed(
         "apt install -y a b\npip3 install x==1 --extra-index-url https://i.example/ -U\npython3 -m pip install y"
@@ -206,6 +252,13 @@ def test_the_unit_overrides_the_settings_file():
     reader.service("[Service]\nExecStart=/x/gunicorn -w 7 --preload \\\n  web:application\nMemoryMax=2G\n", "model.service")
     assert reader.gunicorn == {"workers": 7, "timeout": 5, "preload_app": True, "wsgi_app": "web:application"}
     assert reader.variables == {"api_endpoint_memory_limit": "2G"}
+
+
+@pytest.mark.parametrize("setting", ["pythonpath = '/etc/api-endpoint/lib,/usr/lib'", "raw_env = ['PYTHONPATH=/x']"])
+def test_where_gunicorn_imports_from(setting, tmp_path):
+    variables = yaml.safe_load(imported(clone_of("plain", tmp_path, gunicorn=f"{setting}\n"), tmp_path))
+    expected = {"pythonpath": "lib"} if "lib" in setting else {}
+    assert variables.get("api_endpoint_gunicorn_settings", {}) == expected
 
 
 def test_the_sites_of_nginx_are_read_word_by_word():
@@ -226,16 +279,394 @@ def test_the_sites_of_nginx_are_read_word_by_word():
     assert [note.text for note in reader.notes.found] == ["add_header X a; b"]
 
 
-def test_files_that_the_app_writes_beside_its_code():
-    app = App("api-endpoint", Notes())
-    app.read(
-        "import os, sqlite3\n"
-        "open(os.path.join(folder, 'a.txt'), 'w')\nopen('/etc/api-endpoint/b.txt', mode='ab')\nopen(folder / 'c', 'r')\n"
-        "os.makedirs('queue', exist_ok=True)\nopen(name, 'w')\nopen(f'{name}.txt', 'w')\n"
-        "sqlite3.connect(os.path.join(folder, 'd.sqlite')).execute('INSERT INTO t VALUES (1)')\n",
-        "wsgi.py",
-        is_wsgi=True,
+# --- what the code does with files
+
+HERE = "import os\nfrom pathlib import Path\nHERE = os.path.dirname(__file__)\n"
+# Each brings a.bin, as people write it.
+DOWNLOADS = """\
+urlretrieve('https://x.example/a.bin', '/etc/api-endpoint/a.bin')
+---
+urllib.request.urlretrieve(url='https://x.example/a.bin', filename=os.path.join(HERE, '.', 'a.bin'))
+---
+URL = 'https://x.example/a.bin'
+TO = HERE + '/a.bin'
+def load():
+    urlretrieve(URL, TO)
+---
+BASE = 'https://x.example'
+urlretrieve(f'{BASE}/a.bin', Path(__file__).resolve().parent / 'a.bin')
+---
+urlretrieve('https://x.example/%s' % 'a.bin', Path(HERE).joinpath('a.bin'))
+---
+urlretrieve('https://x.example/{}'.format('a.bin'), 'a.bin')
+---
+def bring(url, name='a.bin'):
+    urlretrieve(url, os.path.join(HERE, name))
+bring('https://x.example/a.bin')
+---
+for url, to in [('https://x.example/a.bin', 'a.bin')]:
+    urlretrieve(url, to)
+---
+ALL = {'a.bin': 'https://x.example/a.bin'}
+for to, url in ALL.items():
+    urlretrieve(url, to)
+---
+[urlretrieve(f'https://x.example/{to}', os.path.join(HERE, to)) for to in ('a.bin',)]
+---
+SET = {'url': 'https://x.example/a.bin'}
+urlretrieve(SET['url'], 'a.bin')
+---
+class Model:
+    def __init__(self):
+        self.to = 'a.bin'
+    def load(self):
+        urlretrieve('https://x.example/a.bin', self.to)
+---
+def place(name):
+    return os.path.join(HERE, name)
+urlretrieve('https://x.example/a.bin', place('a.bin'))
+---
+urlretrieve('https://x.example/a.bin', os.environ.get('TO', 'a.bin'))
+---
+answer = requests.get('https://x.example/a.bin')
+with open('a.bin', 'wb') as file:
+    file.write(answer.content)
+---
+with requests.get('https://x.example/a.bin', stream=True) as answer, open('a.bin', 'wb') as file:
+    for part in answer.iter_content(9):
+        file.write(part)
+---
+open('a.bin', 'wb').write(requests.get('https://x.example/a.bin').content)
+---
+Path(HERE, 'a.bin').write_bytes(requests.get('https://x.example/a.bin').content)
+---
+answer = requests.get('https://x.example/a.bin', stream=True)
+with open('a.bin', 'wb') as file:
+    shutil.copyfileobj(answer.raw, file)
+---
+with urlopen('https://x.example/a.bin') as answer:
+    data = answer.read()
+with open('a.bin', 'wb') as file:
+    file.write(data)
+---
+wget.download('https://x.example/a.bin', out='a.bin')
+---
+torch.hub.download_url_to_file('https://x.example/a.bin', 'a.bin')
+---
+os.system('wget -q -O a.bin https://x.example/a.bin')
+---
+subprocess.run(['curl', '-o', os.path.join(HERE, 'a.bin'), 'https://x.example/a.bin'], check=True)
+"""
+
+
+def files_of(texts, tmp_path):
+    """Return what modules do with files, with paths as they are in a release where they are the app's."""
+    for name, text in ({"wsgi.py": texts} if isinstance(texts, str) else texts).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    clone = Clone(tmp_path)
+    layout = Layout(clone, Found(), "", "")
+    work = import_template.Import(clone, data_from_host=False)
+    app = App(layout, work.notes, lambda line: work.brought_by(line, layout.cwd))
+    app.read({name: clone.text(name) for name in layout.modules()})
+    assert not [note for note in work.notes.found if "no Python" in note.why]
+    return app.files
+
+
+def inside(paths):
+    return {path.removeprefix("/etc/api-endpoint/") for path in paths}
+
+
+@pytest.mark.parametrize("text", DOWNLOADS.split("---\n"))
+def test_what_the_code_downloads(text, tmp_path):
+    files = files_of(HERE + text, tmp_path)
+    urls = {path: download.url for path, download in files.downloads.items()}
+    assert urls == {"/etc/api-endpoint/a.bin": "https://x.example/a.bin"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import gdown\ngdown.download(id='7', output='a.bin')",
+        "import gdown\ngdown.download('https://drive.google.com/uc?id=7', 'a.bin')",
+        "import os\nos.system(\"gdown 'https://drive.google.com/uc?id=7' -O a.bin\")",
+    ],
+)
+def test_what_the_code_downloads_by_a_program_of_its_own(text, tmp_path):
+    (download,) = files_of(text, tmp_path).downloads.values()
+    assert download.command == "gdown 'https://drive.google.com/uc?id=7' -O"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "urlretrieve(config['url'], 'a.bin')",
+        "def bring(url):\n    urlretrieve(url, 'a.bin')",
+        "urlretrieve(f'https://x.example/{version()}.bin', 'a.bin')",
+    ],
+)
+def test_a_download_whose_address_is_not_known_is_something_that_the_app_writes(text, tmp_path):
+    files = files_of(text, tmp_path)
+    assert (files.downloads, inside(files.written)) == ({}, {"a.bin"})
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "written", "databases"),
+    [
+        ("open('/extrastorage/a.bin', 'rb')", {"/extrastorage/a.bin"}, set(), set()),
+        ("import gzip\ngzip.open(os.path.join(HERE, 'a.gz'), 'rt')", {"a.gz"}, set(), set()),
+        ("import fasttext\nfasttext.load_model(os.path.join(HERE, 'a.bin'))", {"a.bin"}, set(), set()),
+        ("import pandas as pd\npd.read_csv(Path(HERE) / 'a.csv', sep='x')", {"a.csv"}, set(), set()),
+        ("INDEX.load(os.path.join('/', 'extrastorage', 'a.ann'))", {"/extrastorage/a.ann"}, set(), set()),
+        ("(Path(HERE) / 'a.txt').read_text()", set(), set(), set()),
+        ("json.load(open('a.json'))\nspacy.load('en_core')\nhub.load('https://x.example/a.bin')", {"a.json"}, set(), set()),
+        ("open(os.path.join(HERE, 'a.txt'), 'w')\nopen('b.txt', mode='ab')", set(), {"a.txt", "b.txt"}, set()),
+        ("os.makedirs('queue', exist_ok=True)\nPath('logs').mkdir()", set(), {"queue/"}, set()),
+        ("open(os.path.join(HERE, 'jobs', f'{name}.json'), 'w')", set(), {"jobs/"}, set()),
+        ("from logging.handlers import RotatingFileHandler\nRotatingFileHandler('logs/a.log')", set(), {"logs/"}, set()),
+        ("import joblib\njoblib.dump(model, os.path.join(HERE, 'm.joblib'))", set(), {"m.joblib"}, set()),
+        ("from sqlitedict import SqliteDict\nSqliteDict('a.db')\nSqliteDict('b.db', flag='r')", {"b.db"}, set(), {"a.db"}),
+        ("import sqlite3\nsqlite3.connect('a.db').execute('SELECT 1')", {"a.db"}, set(), set()),
+        ("import sqlite3\nsqlite3.connect('a.db').execute('INSERT INTO t VALUES (1)')", set(), set(), {"a.db"}),
+        ("app.config['X'] = 'sqlite:////etc/api-endpoint/a.db'", set(), set(), {"a.db"}),
+        ("import persistqueue\npersistqueue.SQLiteQueue('jobs')", set(), {"jobs/"}, set()),
+    ],
+)  # fmt: skip
+def test_what_the_code_reads_and_writes(text, read, written, databases, tmp_path):
+    files = files_of(HERE + text, tmp_path)
+    assert (inside(files.read), inside(files.written), inside(files.databases)) == (read, written, databases)
+
+
+ZIP = "https://x.example/net.zip"
+
+
+@pytest.mark.parametrize(
+    ("code", "artifacts", "writable"),
+    [
+        (
+            f"if not os.path.exists('data'):\n    os.mkdir('data')\n    urlretrieve('{ZIP}', 'data/net.zip')",
+            [{"dest": "data/net.zip", "url": ZIP, "allow_unverified": True}],
+            [],
+        ),
+        (f"urlretrieve('{ZIP}', 'net.zip')", [], ["net.zip"]),
+        (
+            f"if not os.path.exists('net'):\n    urlretrieve('{ZIP}', 'n.zip')\n    ZipFile('n.zip').extractall('net')",
+            [{"dest": "net", "url": ZIP, "allow_unverified": True, "unpack": True}],
+            [],
+        ),
+        (
+            f"if not os.path.exists('net'):\n    urlretrieve('{ZIP}', 'n.zip')\n    unpack_archive('n.zip')\nopen('net/a')",
+            [
+                {"dest": "archives/n.zip", "url": ZIP, "allow_unverified": True},
+                {
+                    "dest": "net",
+                    "command": "mkdir -p unpacked && python -m zipfile -e archives/n.zip unpacked && mv unpacked/net net",
+                    "inputs": ["archives/n.zip"],
+                },
+            ],
+            [],
+        ),
+        (f"urlretrieve('{ZIP}', 'net/n.zip')\nZipFile('net/n.zip').extractall('net')", [], ["net/"]),
+        ("SqliteDict('a.db')", [{"dest": "a.db", "path": "/etc/api-endpoint/a.db", "writable": True}], []),
+        ("if os.path.exists('extra.tsv'):\n    open('extra.tsv')", [], []),
+        ("if not os.path.exists('a.ann'):\n    index.on_disk_build('a.ann')\nindex.load('a.ann')", [], ["a.ann"]),
+        ("open('a.json', 'w')\nopen('a.json')", [], ["a.json"]),
+        ("os.environ['HF_HOME'] = '/etc/api-endpoint'\nAutoModel.from_pretrained('o/m')", [], ["hub/", "xet/"]),
+        ("open('/proc/cpuinfo')\nopen('/etc/hosts')\nopen('/tmp/x', 'w')", [], []),
+        ("open('/srv/models/m.bin')", [{"dest": "m.bin", "path": "/srv/models/m.bin"}], []),
+    ],
+)
+def test_what_becomes_of_the_files_of_the_code(code, artifacts, writable, tmp_path):
+    clone = clone_of("plain", tmp_path, app=f"\n\n{code}\n", steps="", variables="", files={})
+    variables = yaml.safe_load(imported(clone, tmp_path))
+    assert variables["api_endpoint_artifacts"] == artifacts
+    assert variables.get("api_endpoint_writable_paths", []) == writable
+    assert refused(variables) == []
+
+
+def test_paths_that_another_module_of_the_app_gives(tmp_path):
+    settings = "import os\nDATA = os.path.join(os.path.dirname(__file__), 'data')\n"
+    for text in ("from settings import DATA", "import settings\nDATA = settings.DATA"):
+        files = files_of({"wsgi.py": f"{text}\nopen(DATA + '/a.tsv')\n", "settings.py": settings}, tmp_path)
+        assert inside(files.read) == {"data/a.tsv"}
+
+
+def test_models_and_where_they_are_kept(tmp_path):
+    files = files_of(
+        "import os\nos.environ['HF_HOME'] = '/etc/api-endpoint'\nfrom transformers import AutoModel, pipeline\n"
+        "AutoModel.from_pretrained('org/one', cache_dir='models')\npipeline('qa', model='org/two')\n"
+        "from sentence_transformers import SentenceTransformer\nSentenceTransformer('three')\n"
+        "AutoModel.from_pretrained(os.path.join(os.path.dirname(__file__), 'own'))\n"
+        "AutoModel.from_pretrained('./own')\n",
+        tmp_path,
     )
-    assert app.written == {"a.txt", "b.txt", "queue/"}
-    assert app.opened_for_writing == {"d.sqlite"}
-    assert [note.line for note in app.notes.found] == [6, 7]
+    assert set(files.models) == {"org/one", "org/two", "sentence-transformers/three"}
+    assert files.caches == {"/etc/api-endpoint": {"HF_HOME"}, "/etc/api-endpoint/models": set()}
+    assert inside(files.read) == {"own"}
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("Path(__file__).parents[1] / 'a'", "/a"),
+        ("Path(__file__).with_name('a')", "/b/a"),
+        ("os.path.join(os.getcwd(), 'a')", "/cwd/a"),
+        ("x or 'a'", "a"),
+        ("'a' if x else 'b'", "a"),
+        ("f'a-{x}'", f"a-{UNKNOWN}"),
+        ("'a' + x", f"a{UNKNOWN}"),
+        ("['a', 'b'][1]", "b"),
+        ("{'a': 1}['b']", None),
+        ("call(x)", None),
+        ("LOOP", None),
+    ],
+)
+def test_what_an_expression_stands_for(expression, value):
+    module = Module(ast.parse(f"LOOP = LOOP\nvalue = {expression}"), "/b/wsgi.py", "/cwd")
+    assert module.value(module.tree.body[1].value) == value
+
+
+# --- packages
+
+FLASK_1 = ["Werkzeug<2.1", "Jinja2<3.1", "itsdangerous<2.1"]
+FASTTEXT = ['fasttext>=0.9.2; python_version < "3.13"', 'fasttext-community; python_version >= "3.13"']
+
+
+@pytest.mark.parametrize(
+    ("requirements", "constraints", "packages", "exclude"),
+    [
+        ("flask==1.1.2", FLASK_1, [], []),
+        ("Flask ~= 1.0  # old", FLASK_1, [], []),
+        ("Flask<2", FLASK_1, [], []),
+        ("Flask==1.1.2\nWerkzeug==1.0.1\nJinja2==2.11.3", ["itsdangerous<2.1", "MarkupSafe<2.1"], [], []),
+        ("Flask==2.1.2", ["Werkzeug<3"], [], []),
+        ("Flask==2.1.2\nwerkzeug==2.1.2", [], [], []),
+        ("Flask\nFlask-Cors==3.0.8\nflask>=1", [], [], []),
+        ("PyYAML==5.4", [], ["PyYAML>=6.0.1"], []),
+        ("PyYAML==6.0", [], ["PyYAML>=6.0.1"], []),
+        ("PyYAML==5.1.2\nPyYAML>=5", [], [], []),
+        ("requests==2.24.0", [], ["requests>=2.26"], []),
+        ("uWSGI==2.0.19.1", [], [], ["uwsgi"]),
+        ("hydra-core==1.1.1", [], ["hydra-core>=1.3"], []),
+        ("fasttext==0.9.2", ['numpy<2; python_version < "3.13"'], FASTTEXT, []),
+        ("fasttext\nnumpy<2.0", [], FASTTEXT, []),
+        ("-r more/base.txt", [], ["PyYAML>=6.0.1"], []),
+        ("--index-url https://x.example\n-e .\nnot a requirement\n", [], [], []),
+    ],
+)
+def test_pins_that_no_longer_install(requirements, constraints, packages, exclude, tmp_path):
+    (tmp_path / "requirements.txt").write_text(requirements)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "base.txt").write_text("-r ../requirements.txt\nPyYAML==5.4\n")
+    found = Found()
+    variables = Packages(found, Layout(Clone(tmp_path), found, "", ""), Notes()).variables("")
+    assert variables.get("api_endpoint_pip_constraints", []) == constraints
+    assert variables.get("api_endpoint_pip_packages", []) == packages
+    assert variables.get("api_endpoint_pip_exclude", []) == exclude
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("tensorflow==2.9.1", "Debian 12 or 13"),
+        ("pandas<2.0.0", "Debian 13"),
+        ("tensorflow>=2", ""),
+        ("numpy", ""),
+    ],
+)
+def test_a_pin_without_a_build_is_noted(line, words, tmp_path):
+    (tmp_path / "requirements.txt").write_text(line)
+    notes = Notes()
+    Packages(Found(), Layout(Clone(tmp_path), Found(), "", ""), notes).variables("")
+    assert [words in note.why for note in notes.found] == [True] * bool(words)
+
+
+# --- layout and identity
+
+
+@pytest.mark.parametrize(
+    ("copied", "chdir", "given", "expected"),
+    [
+        ({"/etc/a/wsgi.py": "model/wsgi.py"}, "", "wsgi:app", ("model", "wsgi", "")),
+        ({"/etc/a/wsgi.py": "wsgi.py"}, "/etc/a/", "wsgi:app", ("", "wsgi", "")),
+        ({"/etc/a/wsgi.py": "model/wsgi.py"}, "", "/etc/a/wsgi:app", ("model", "wsgi", "")),
+        ({"/etc/a/pkg/wsgi.py": "pkg/wsgi.py"}, "/etc/a/pkg", "wsgi:app", ("", "pkg.wsgi", "pkg")),
+        ({"/etc/a/pkg/wsgi.py": "src/pkg/wsgi.py"}, "/etc/a/pkg", "wsgi:app", ("src", "pkg.wsgi", "pkg")),
+        ({"/etc/a/pkg/wsgi.py": "pkg/wsgi.py"}, "", "pkg.wsgi:app", ("", "pkg.wsgi", "")),
+        ({"/etc/a/wsgi.py": "pkg/wsgi.py", "/etc/a/pkg/wsgi.py": "pkg/wsgi.py"}, "/etc/a/pkg", "", ("", "pkg.wsgi", "pkg")),
+        ({"/etc/a/run.py": "pkg/run.py"}, "", "run:app", ("pkg", "run", "")),
+        ({}, "", "", ("model", "wsgi", "")),
+        ("/etc/a", "", "", ("", "model.wsgi", "")),
+        ("/etc/a", "/etc/a/model", "wsgi:app", ("", "model.wsgi", "model")),
+    ],
+)
+def test_where_the_code_lies(copied, chdir, given, expected, tmp_path):
+    copied, clone = ({}, copied) if isinstance(copied, str) else (copied, "/tmp/a")
+    for name in copied.values() or ["model/wsgi.py"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    found = Found(variables={"APP_LBL": "a"}, clone=clone)
+    found.files = {path: Source(NO_LINE, inside=name) for path, name in copied.items()}
+    layout = Layout(Clone(tmp_path), found, chdir, given)
+    assert (layout.subdir, layout.module, layout.start) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "asked"),
+    [
+        ("section-ranker.wmcloud.org", ["rank-sections"], False),
+        ("titles.wmcloud.org", ["main", "https://git.example.org/me/titles-api.git"], False),
+        ("mwparserfromhtml.wmcloud.org", ["html-parsing"], False),
+        ("wordparser.wmcloud.org", ["main", "wordparser"], False),
+        ("misalignment.wmcloud.org", ["quality-article", "/api/v1/quality"], True),
+        ("search-api.wmcloud.org", ["ref-check"], True),
+    ],
+)
+def test_the_name_of_another_app_is_asked_about(name, words, asked):
+    notes = Notes()
+    identity.ask_for_names([name], words, notes)
+    assert [note.text for note in notes.found] == [name] * asked
+
+
+@pytest.mark.parametrize(
+    ("head", "scripted", "known", "taken"),
+    [
+        ("topics", "topics", [], "topics"),
+        ("topics", "words", [], "topics"),
+        ("main", "words", [], "words"),
+        ("main", "words", ["main", "words"], "words"),
+        ("main", "words", ["main", "topics"], "main"),
+        ("main", "", [], "main"),
+        ("", "", [], "HEAD"),
+    ],
+)
+def test_the_branch_is_the_one_that_was_read(head, scripted, known, taken, tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text(f"ref: refs/heads/{head}\n" if head else "0123\n")
+    (tmp_path / ".git" / "packed-refs").write_text("".join(f"0123 refs/remotes/origin/{name}\n" for name in known))
+    notes = Notes()
+    _, branch = identity.source(Clone(tmp_path), Found(branch=scripted), notes)
+    assert branch == taken
+    assert len(notes.found) == (scripted not in ("", head))
+
+
+# --- the endpoint's folder
+
+
+def test_it_makes_an_endpoint_like_a_new_one(tmp_path, capsys):
+    clone = clone_of("several", tmp_path)
+    assert import_template.main([str(clone), "--endpoints", str(tmp_path / "endpoints")]) == 0
+    endpoint = tmp_path / "endpoints" / "several-api"
+    inventory = yaml.safe_load((endpoint / "inventory.yml").read_text())
+    assert list(inventory["api_endpoints"]["hosts"]) == ["several-api"]
+    variables = yaml.safe_load((endpoint / "host_vars" / "several-api.yml").read_text())
+    assert refused(variables | {"api_endpoint_artifacts": []}) == []
+    (own,) = [one for one in variables["api_endpoint_artifacts"] if "src" in one]
+    assert own == {"dest": "resources/stopwords.txt", "src": "{{ inventory_dir }}/files/resources/stopwords.txt"}
+    assert (endpoint / "files" / "resources" / "stopwords.txt").read_text() == "the\n"
+    assert f"-i {endpoint}/inventory.yml" in capsys.readouterr().out
+    assert list((tmp_path / "endpoints").iterdir()) == [endpoint]
+    subprocess.run(["yamllint", "--strict", "-c", PROJECT / ".yamllint", endpoint], cwd=PROJECT, check=True)
+    with pytest.raises(SystemExit):
+        import_template.main([str(clone), "--endpoints", str(tmp_path / "endpoints")])
+    assert "is not overwritten" in capsys.readouterr().err

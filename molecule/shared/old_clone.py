@@ -52,8 +52,7 @@ pip install -r ${TMP_PATH}/${REPO_LBL}/requirements.txt
 echo "Setting up ownership..."
 chown -R www-data:www-data ${ETC_PATH} ${SRV_PATH} ${LOG_PATH} ${LIB_PATH}
 @settings@
-cp ${TMP_PATH}/${REPO_LBL}/@folder@wsgi.py ${ETC_PATH}
-cp ${TMP_PATH}/${REPO_LBL}/@folder@flask_config.yaml ${ETC_PATH}
+@code@
 cp ${TMP_PATH}/${REPO_LBL}/@folder@config/model.service /etc/systemd/system/
 cp ${TMP_PATH}/${REPO_LBL}/@folder@config/model.nginx /etc/nginx/sites-available/model
 if [[ -f "/etc/nginx/sites-enabled/model" ]]; then
@@ -65,6 +64,11 @@ systemctl enable model.service
 systemctl daemon-reload
 systemctl restart model.service
 systemctl restart nginx
+"""
+
+CODE = """\
+cp ${TMP_PATH}/${REPO_LBL}/@folder@wsgi.py ${ETC_PATH}
+cp ${TMP_PATH}/${REPO_LBL}/@folder@flask_config.yaml ${ETC_PATH}
 """
 
 WORKERS = """\
@@ -152,6 +156,7 @@ class OldClone:
     variables: str = ""
     apt: str = ""
     steps: str = ""  # after the requirements: more packages, the data
+    copied: str = CODE
     before_start: str = ""  # when all is in place
     # The server of the app
     installed: str = "gunicorn"  # as pip calls it
@@ -165,6 +170,11 @@ class OldClone:
     app: str = ""  # lines of wsgi.py
     requirements: str = "Flask\nFlask-Cors\nPyYAML\n"
     files: dict[str, str] = field(default_factory=dict)  # more of them, by their path
+
+    @property
+    def code(self) -> str:
+        """The lines of the script that copy the app."""
+        return self.text(self.copied)
 
     @property
     def settings(self) -> str:

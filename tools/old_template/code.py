@@ -1,61 +1,68 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Looks at an app's Python for what the role must know: absolute paths, what it writes, headers that it reads, threads."""
+"""Looks at an app's Python for what the role must know: what it imports and answers, headers, variables, absolute paths."""
 
 from __future__ import annotations
 
 import ast
-import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from old_template.files import FileReader, Files
+from old_template.layout import BESIDE, VOLUME, Layout
 from old_template.notes import Notes
+from old_template.shell import Source
+from old_template.values import Module, dotted
 
 ABSOLUTE = re.compile(r"/(etc|srv|extrastorage|mnt|data|home|opt|var|tmp)(/[\w.{}-]+)*/?")
-CACHES = {
-    "TRANSFORMERS_CACHE",
-    "HF_HOME",
-    "SENTENCE_TRANSFORMERS_HOME",
-    "TORCH_HOME",
-    "NLTK_DATA",
-    "XDG_CACHE_HOME",
-    "TFHUB_CACHE_DIR",
-}
-WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE) (INTO|OR|FROM|\w+ SET)\b", re.I)
 USUAL = {
     "accept", "accept-language", "authorization", "content-type", "cookie", "origin", "referer", "x-api-key", "x-request-id",
 }  # fmt: skip
 CALLERS = {"user-agent", "x-forwarded-for", "x-real-ip", "api-user-agent"}
+CALLER = "It asks who called, which it no longer learns. See api_endpoint_forward_user_agent and -_client_address."
 
 
 class App:
     """What was seen in an app's code."""
 
-    def __init__(self, name: str, notes: Notes) -> None:
-        self.etc = f"/etc/{name}"
-        self.notes = notes
-        self.mounts: set[str] = set()
+    def __init__(self, layout: Layout, notes: Notes, follow: Callable[[str], dict[str, Source]]) -> None:
+        self.layout, self.notes = layout, notes
         self.headers: set[str] = set()
-        self.opened_for_writing: set[str] = set()  # databases beside the code that are opened so that they must be writable
-        self.written: set[str] = set()  # paths beside the code that it writes
         self.imports: set[str] = set()
         self.routes: list[str] = []
         self.names: set[str] = set()  # at the top of the WSGI module
-        self.file = ""
-        self.lines: list[str] = []
+        self.variables: dict[str, None] = {}  # of the environment, which it reads
+        self.files = Files()
+        self.modules: dict[str, Module] = {}  # by the end of their path, without .py
+        self.reader = FileReader(self.files, layout.root, BESIDE + layout.cwd.removeprefix(layout.root), follow)
+        self.file, self.lines = "", [""]
 
-    def read(self, text: str, file: str, *, is_wsgi: bool) -> None:
-        """Look at one module."""
-        self.file, self.lines = file, text.splitlines()
-        try:
-            tree = ast.parse(text)
-        except SyntaxError as error:
-            self.notes.add(file, error.lineno or 1, str(error.text or ""), "This is no Python that can be read.")
-            return
-        if is_wsgi:
-            targets = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
-            self.names |= {target.id for target in targets if isinstance(target, ast.Name)}
-        for node in ast.walk(tree):
-            self.look(node)
+    def read(self, texts: dict[str, str]) -> None:
+        """Look at all modules of the app."""
+        for file, text in texts.items():
+            try:
+                tree = ast.parse(text)
+            except (SyntaxError, ValueError) as error:
+                number = getattr(error, "lineno", None) or 1
+                said = str(getattr(error, "text", "") or "")
+                self.notes.add(file, number, said, "This is no Python that can be read.")
+                continue
+            self.modules[file] = Module(tree, self.layout.beside(file), self.reader.cwd, self.elsewhere)
+        for file, module in self.modules.items():
+            self.file, self.lines = file, texts[file].splitlines() or [""]
+            if file == self.layout.wsgi:
+                targets = (target for node in module.tree.body if isinstance(node, ast.Assign) for target in node.targets)
+                self.names |= {target.id for target in targets if isinstance(target, ast.Name)}
+            for node in ast.walk(module.tree):
+                self.look(node)
+            self.reader.look(module, file, self.lines)
+
+    def elsewhere(self, name: str, attribute: str) -> Any:
+        """Return what a name of another module of the app stands for."""
+        ending = "/" + name.lstrip(".").replace(".", "/")
+        module = next((one for file, one in self.modules.items() if f"/{file.removesuffix('.py')}".endswith(ending)), None)
+        given = module.assigned.get(module.tree, {}).get(attribute, []) if module else []
+        return module.value(given[-1][1]) if module and given else None
 
     def look(self, node: ast.AST) -> None:
         """Look at one part of the code."""
@@ -81,56 +88,24 @@ class App:
 
     def path(self, text: str, node: ast.AST) -> None:
         """Note an absolute path."""
-        if not ABSOLUTE.fullmatch(text) or f"{text}/".startswith(f"{self.etc}/"):
+        top = "/".join(text.split("/")[:2])
+        if not ABSOLUTE.fullmatch(text) or f"{text}/".startswith(f"{self.layout.root}/"):
             return
-        top = "/" + text.split("/")[1]
-        if top == "/extrastorage":
-            self.mounts.add(top)
+        if top == VOLUME:
+            self.layout.mounts.add(top)
         elif top in ("/mnt", "/data", "/srv", "/home", "/opt"):
             self.note(
                 node, "A folder of the host. Bring what it reads there as an artifact, with the folder as a release mount."
             )
 
-    def beside(self, path: str) -> str:
-        """Return a path relative to the app's folder; nothing for one that is elsewhere."""
-        inside = path.removeprefix(f"{self.etc}/")
-        return "" if inside.startswith(("/", "..")) else inside
-
-    def writes(self, path: str, node: ast.AST) -> None:
-        """Note what the app writes beside its code."""
-        if path:
-            self.written.add(path)
-        else:
-            self.note(node, "It writes here. What lies beside the code is read-only now: see api_endpoint_writable_paths.")
-
     def call(self, node: ast.Call) -> None:
         """Look at a call."""
         name = dotted(node.func)
-        last = name.rpartition(".")[2]
-        first = self.beside(literal(node.args[0])) if node.args else ""
-        if last == "open" and any(letter in mode_of(node) for letter in "wax+"):
-            self.writes(first, node)
-        elif last == "SqliteDict" and flag_of(node) != "r":
-            if first:
-                self.opened_for_writing.add(first)
-            else:
-                self.note(node, "It opens this so that it must be writable: writable: true on the artifact.")
-        elif name == "sqlite3.connect" and first and WRITES.search("\n".join(self.lines)):
-            self.opened_for_writing.add(first)
-        elif name == "sqlite3.connect":
-            self.note(node, "SQLite. If it writes there: writable: true on the artifact, or api_endpoint_writable_paths.")
-        elif last in ("SQLiteQueue", "FIFOSQLiteQueue", "Queue", "SQLiteAckQueue", "PDict") and "persistqueue" in name:
-            self.note(node, "A queue on the disk: give its folder as api_endpoint_writable_paths.")
-        elif last in ("makedirs", "mkdir"):
-            self.writes(first and f"{first}/", node)
-        elif last == "urlretrieve":
-            self.writes(self.beside(literal(node.args[1])) if len(node.args) > 1 else "", node)
-        elif last == "Thread":
-            self.note(node, "A thread. If it starts when the app is imported: api_endpoint_preload: false.")
-        elif last in ("get", "getlist") and name.endswith("headers.get") and name.startswith("request."):
+        first = next(iter(texts(node.args[0])), "") if node.args and isinstance(node.args[0], ast.Constant) else ""
+        if name in ("request.headers.get", "request.headers.getlist"):
             self.header(first, node)
-        elif last in ("get", "getenv") and name in ("os.environ.get", "os.getenv") and first:
-            self.note(node, "An environment variable: api_endpoint_environment, or api_endpoint_secrets.")
+        elif name in ("os.environ.get", "os.getenv") and first:
+            self.variables[first] = None
 
     def subscript(self, node: ast.Subscript) -> None:
         """Look at what is taken by name."""
@@ -138,56 +113,17 @@ class App:
         key = node.slice.value if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str) else ""
         if name == "request.headers" and key:
             self.header(key, node)
-        elif name == "os.environ" and key in CACHES and isinstance(node.ctx, ast.Store):
-            self.note(
-                node,
-                "It keeps what it downloads there, read-only now: point it to a folder of api_endpoint_writable_paths.",
-            )
         elif name == "os.environ" and key and isinstance(node.ctx, ast.Load):
-            self.note(node, "An environment variable: api_endpoint_environment, or api_endpoint_secrets.")
+            self.variables[key] = None
 
     def header(self, name: str, node: ast.AST) -> None:
         """Note a request header that the app reads."""
         if name.lower() in CALLERS:
-            self.note(
-                node,
-                "It asks who called, which it no longer learns. See api_endpoint_forward_user_agent and -_client_address.",
-            )
+            self.note(node, CALLER)
         elif name and name.lower() not in USUAL:
             self.headers.add(name)
-
-
-def dotted(node: ast.expr) -> str:
-    """Return a name with its dots; empty for anything else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
 
 
 def texts(node: ast.expr) -> Iterator[str]:
     """Return the plain texts in an expression."""
     return (part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str))
-
-
-def literal(node: ast.expr) -> str:
-    """Return a path that is plain text, or what plain text joins to a folder: os.path.join(folder, "resources", "x")."""
-    if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else ""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-        return posixpath.normpath(posixpath.join(literal(node.left), literal(node.right))) if literal(node.right) else ""
-    if isinstance(node, ast.Call) and dotted(node.func) in ("os.path.join", "path.join") and len(node.args) > 1:
-        parts = [literal(part) for part in node.args[1:]]
-        return posixpath.join(literal(node.args[0]), *parts) if all(parts) else ""
-    return ""
-
-
-def mode_of(node: ast.Call) -> str:
-    """Return the mode in which a file is opened."""
-    given = [keyword.value for keyword in node.keywords if keyword.arg == "mode"] + node.args[1:2]
-    return str(given[0].value) if given and isinstance(given[0], ast.Constant) else ""
-
-
-def flag_of(node: ast.Call) -> str:
-    """Return how a SqliteDict is opened."""
-    given = [keyword.value for keyword in node.keywords if keyword.arg == "flag"]
-    return str(given[0].value) if given and isinstance(given[0], ast.Constant) else "c"

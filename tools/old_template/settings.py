@@ -17,27 +17,31 @@ Given = Callable[[str, Any], bool]  # takes a setting by gunicorn's name; tells 
 NUMBERS = ("workers", "threads", "timeout", "graceful_timeout", "max_requests")
 # What the role does in its own way.
 NEEDLESS_GUNICORN = {
-    "chdir", "bind", "umask", "accesslog", "errorlog", "loglevel", "access_log_format", "capture_output", "user",
-    "group", "pidfile", "proc_name", "daemon", "pythonpath", "worker_tmp_dir", "forwarded_allow_ips", "reload",
+    "bind", "umask", "accesslog", "errorlog", "loglevel", "access_log_format", "capture_output", "user",
+    "group", "pidfile", "proc_name", "daemon", "worker_tmp_dir", "forwarded_allow_ips", "reload",
     "max_requests_jitter",
 }  # fmt: skip
 NEEDLESS_UWSGI = {
     "master", "socket", "chmod-socket", "chown-socket", "vacuum", "die-on-term", "plugins", "plugin", "virtualenv",
     "home", "venv", "logto", "uid", "gid", "enable-threads", "need-app", "log-format", "disable-logging",
-    "procname-prefix", "chdir", "pidfile", "single-interpreter", "thunder-lock", "strict", "file", "wsgi-file",
+    "procname-prefix", "pidfile", "single-interpreter", "thunder-lock", "strict", "file", "wsgi-file",
     "logger", "log-date", "log-maxsize", "manage-script-name",
 }  # fmt: skip
 NEEDLESS_SERVICE = {
     "Description", "After", "Requires", "Wants", "User", "Group", "Restart", "RestartSec", "StandardError",
-    "StandardOutput", "NotifyAccess", "KillSignal", "KillMode", "WantedBy", "Type", "WorkingDirectory",
+    "StandardOutput", "NotifyAccess", "KillSignal", "KillMode", "WantedBy", "Type",
     "TimeoutStopSec", "PIDFile", "ExecReload", "ExecStop", "SyslogIdentifier", "Documentation", "RuntimeDirectory",
     "StartLimitInterval", "StartLimitBurst",
 }  # fmt: skip
 NEEDLESS_NGINX = {
     "log_format", "access_log", "error_log", "include", "proxy_set_header", "proxy_http_version", "proxy_redirect",
-    "uwsgi_pass", "proxy_buffering", "proxy_connect_timeout", "proxy_send_timeout", "server_tokens",
+    "uwsgi_pass", "proxy_connect_timeout", "proxy_send_timeout", "server_tokens",
     "keepalive_timeout", "sendfile", "uwsgi_param", "proxy_pass", "charset", "default_type",
 }  # fmt: skip
+BUFFERING = (
+    "The role passes an answer on as the app makes it. One that goes on for longer than api_endpoint_timeout is cut off: "
+    "raise that, and api_endpoint_proxy_timeout."
+)
 SHORT = {"-w": "--workers", "-k": "--worker-class", "-t": "--timeout", "-c": "--config", "-b": "--bind", "-e": "--env"}
 
 
@@ -49,7 +53,7 @@ class Reader:
         self.gunicorn: Settings = {}
         self.variables: Settings = {}
         self.environment: dict[str, str] = {}
-        self.is_uwsgi = False
+        self.chdir = ""
 
     # --- gunicorn.conf.py
 
@@ -82,6 +86,8 @@ class Reader:
             return
         if name == "raw_env":
             self.environment |= pairs(value)
+        elif name == "chdir":
+            self.chdir = str(value)
         else:
             self.gunicorn[name] = value
 
@@ -89,7 +95,6 @@ class Reader:
 
     def uwsgi_ini(self, text: str, file: str) -> None:
         """Read uWSGI's settings, as gunicorn calls them."""
-        self.is_uwsgi = True
         names = {
             "processes": "workers",
             "workers": "workers",
@@ -106,14 +111,16 @@ class Reader:
                 self.gunicorn["preload_app"] = value not in ("true", "1")
             elif name == "env" and "=" in value:
                 self.environment |= pairs([value])
+            elif name == "chdir":
+                self.chdir = value
+            elif name in ("pythonpath", "python-path", "pp"):
+                self.gunicorn["pythonpath"] = value
             elif name in ("module", "wsgi"):
                 module = value
             elif name == "callable":
                 module = f"{module.partition(':')[0] or 'wsgi'}:{value}"
             elif name not in NEEDLESS_UWSGI and not line.startswith("["):
                 self.notes.add(file, number, line, "This setting of uWSGI has no counterpart that is known.")
-        # uWSGI, unlike gunicorn, loads the app before it makes its workers unless it is told otherwise.
-        self.gunicorn.setdefault("preload_app", True)
         if module:
             self.gunicorn["wsgi_app"] = module if ":" in module else f"{module}:application"
 
@@ -125,6 +132,8 @@ class Reader:
             name, _, value = (part.strip() for part in line.partition("="))
             if name == "ExecStart":
                 self.command_line(value, file, number)
+            elif name in ("WorkingDirectory", "chdir"):
+                self.chdir = self.chdir or value
             elif name == "Environment":
                 self.environment |= pairs(shlex.split(value))
             elif name in ("MemoryMax", "MemoryLimit"):
@@ -155,6 +164,8 @@ class Reader:
                 name = flag[2:].replace("-", "_")
                 if name == "env" and "=" in given:
                     self.environment |= pairs([given])
+                elif name == "chdir":
+                    self.chdir = given
                 elif name not in NEEDLESS_GUNICORN | {"config", "access_logfile", "error_logfile", "log_level"}:
                     self.gunicorn[name] = int(given) if given.isdigit() else given
             elif ":" in word:
@@ -189,6 +200,8 @@ class Reader:
             self.variables["api_endpoint_cors_origins"] = [values[1]]
         elif name == "proxy_pass" and not values[0].startswith("http://unix:"):
             return "The API is not behind a socket here. The role makes one of its own."
+        elif name == "proxy_buffering":
+            return BUFFERING if values == ["off"] else ""
         elif not (is_cors or name in NEEDLESS_NGINX or (name, values) in (("location", ["/"]), ("server", []))):
             return "The role writes nginx's site itself, and has nothing like this."
         return ""

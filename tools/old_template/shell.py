@@ -11,45 +11,55 @@ import itertools
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
+from old_template.lines import DOLLAR, Line, split, unrolled
 from old_template.notes import Notes
 
 # What the role does by itself, or what has no meaning for it.
 NEEDLESS = {
     "echo", "printf", "chown", "chmod", "set", "exit", "deactivate", "source", ".", "true", "export", "sleep", "rmdir",
-    "touch", "unlink", "ln", "ls", "pwd", "date", "hash", "wait", "shopt", "read", ":",
+    "touch", "unlink", "ls", "pwd", "date", "hash", "wait", "shopt", "read", ":",
 }  # fmt: skip
 OWN_SERVICES = {"model", "model.service", "nginx", "nginx.service", "model.socket"}
 VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.S)
 PLACEHOLDER = re.compile(r"<[^>]*>|\.\.\.$|^\.+$|example\.org/path")
-DOLLAR = "\ue000"  # a dollar sign that starts no variable
-DOUBLED = re.compile(r"\s\d?>&\d\b")  # one output sent after another
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 
 
 @dataclass(frozen=True)
-class Line:
-    """A command with the place where it stands; words still have their variables."""
+class Archive:
+    """An archive that is unpacked, with the options of tar that choose its members or change their paths."""
 
-    file: str
-    number: int
-    text: str
-    words: tuple[str, ...]
-    conditional: bool = False
+    path: str
+    source: Source
+    line: Line
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return posixpath.basename(self.path)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a file on the host comes from: a URL, or a path within the clone; neither when people have put it there."""
+    """Where a file on the host comes from: a URL, or a path within the clone; neither when people have put it there.
+
+    What was unpacked comes from its archives, together: all of it, or after some steps there one member.
+    """
 
     line: Line
     url: str = ""
     inside: str = ""
     unpack: bool = False
+    command: str = ""  # downloads it, with its path as the last word
+    archives: tuple[Archive, ...] = ()
+    steps: tuple[str, ...] = ()
+    member: str = "."
 
 
 @dataclass
@@ -59,6 +69,7 @@ class Found:
     variables: dict[str, str] = field(default_factory=dict)
     repository: str = ""
     branch: str = ""
+    clone: str = ""  # where it is on the host
     apt: list[str] = field(default_factory=list)
     pip: list[str] = field(default_factory=list)
     index_url: str = ""
@@ -68,112 +79,9 @@ class Found:
         default_factory=list
     )  # programs of the app, with the paths they have on the host
     files: dict[str, Source] = field(default_factory=dict)
-    folders: set[str] = field(default_factory=lambda: {"/", "/etc", "/srv"})
-
-
-def split(text: str, file: str, notes: Notes) -> Iterator[Line]:
-    """Return the commands of a script, one by one."""
-    number, held, started = 0, "", 1
-    for raw in text.splitlines():
-        number += 1
-        started = started if held else number
-        held += raw
-        if raw.endswith("\\") and not raw.lstrip().startswith("#"):
-            held = held[:-1] + " "
-            continue
-        lexer = shlex.shlex(sealed(DOUBLED.sub(" ", held)), posix=True, punctuation_chars=";&|()")
-        lexer.whitespace_split = True
-        lexer.commenters = ""
-        try:
-            words = list(without_comment(list(lexer)))
-        except ValueError:
-            # Perhaps a text that goes on in the next line.
-            if held.count("\n") < 20 and not re.match(r"\s*#", held):
-                held += "\n"
-                continue
-            words = []
-        for command in between(words, {";", "&&", "\n", ";;"}):
-            yield Line(file, started, " ".join(held.split()), tuple(command))
-        held = ""
-    if held.strip():
-        notes.add(file, started, held[:200], "A quote that has no end: what follows was not read.")
-
-
-def sealed(text: str) -> str:
-    """Return a text whose dollar signs in single quotes are no variables; shlex does not tell which quotes a word had."""
-    quote, done = "", []
-    for letter in text:
-        if letter in "\"'" and quote in ("", letter):
-            quote = "" if quote else letter
-        done.append(DOLLAR if letter == "$" and quote == "'" else letter)
-    return "".join(done)
-
-
-def without_comment(words: list[str]) -> Iterator[str]:
-    """Return the words before a comment."""
-    return itertools.takewhile(lambda word: not word.startswith("#"), words)
-
-
-def between(words: list[str], separators: set[str]) -> Iterator[list[str]]:
-    """Return the parts between separators, but for empty ones."""
-    part: list[str] = []
-    for word in [*words, ";"]:
-        if word in separators:
-            if part:
-                yield part
-            part = []
-        else:
-            part.append(word)
-
-
-def unrolled(lines: list[Line], notes: Notes) -> list[Line]:
-    """Return the commands with loops over plain words written out, and those marked that depend on a condition."""
-    done: list[Line] = []
-    depth = 0
-    index = 0
-    while index < len(lines):
-        line = lines[index]
-        word = line.words[0]
-        if word == "for" and line.words[2:3] == ("in",):
-            end = closing(lines, index, "for", "done")
-            body = [strip(inner, "do") for inner in lines[index + 1 : end]]
-            body = [inner for inner in body if inner.words]
-            for value in line.words[3:]:
-                setting = Line(line.file, line.number, line.text, (f"{line.words[1]}={value}",), depth > 0)
-                done += [setting, *unrolled(body, notes)]
-            index = end
-        elif word in ("while", "until", "case", "function", "for", "select") or line.words[1:2] == ("()",):
-            ends = "}" if word == "function" or line.words[1:2] == ("()",) else {"case": "esac"}.get(word, "done")
-            end = closing(lines, index, word, ends)
-            notes.add(line.file, line.number, line.text, "This is not followed. Translate what it does by hand.")
-            index = end
-        elif word in ("if", "elif", "else", "then", "fi", "[[", "["):
-            depth += {"if": 1, "fi": -1}.get(word, 0)
-            rest = strip(line, "then", "else")
-            if word in ("then", "else") and rest.words:
-                done.append(replace(rest, conditional=True))
-        else:
-            done.append(replace(line, conditional=depth > 0))
-        index += 1
-    return done
-
-
-def strip(line: Line, *leading: str) -> Line:
-    """Return a command without a word of the grammar before it."""
-    return replace(line, words=line.words[1:]) if line.words[0] in leading else line
-
-
-def closing(lines: list[Line], index: int, opening: str, end: str) -> int:
-    """Return where a block ends; the last line when it does not."""
-    depth = 0
-    for number in range(index, len(lines)):
-        words = lines[number].words
-        depth += (words[0] == opening) + (words[:2] == ("do", opening))
-        if words[0] == end:
-            depth -= 1
-            if depth == 0:
-                return number
-    return len(lines) - 1
+    unknown: set[str] = field(default_factory=set)  # paths of files of which nothing else is known
+    unpacked: dict[str, Source] = field(default_factory=dict)  # folders, with the archives that were unpacked there
+    folders: set[str] = field(default_factory=lambda: {"/", "/etc", "/srv", "/extrastorage"})
 
 
 class Script:
@@ -186,7 +94,6 @@ class Script:
         self.cwd = "/root"
         self.services: set[str] = set()  # those that were noted already
         self.doubtful: set[str] = set()  # files that were noted already
-        self.clone = ""  # where the clone is on the host
         self.folders = found.folders
 
     def follow(self, text: str, file: str) -> None:
@@ -268,14 +175,14 @@ class Script:
             self.unknown(line, "Of git only `clone` is followed.")
             return
         options, plain = options_of(words[1:], {"--branch", "-b", "--depth", "-c", "--config", "--origin", "-o"})
-        if not plain or (self.found.repository and self.clone):
+        if not plain or (self.found.repository and self.found.clone):
             self.unknown(line, "A second repository. Bring it as part of the app's own, or as a requirement.")
             return
         self.found.repository = self.found.repository or plain[0]
         self.found.branch = self.found.branch or options.get("--branch", options.get("-b", ""))
         base = posixpath.basename(plain[0]).removesuffix(".git")
-        self.clone = self.path(plain[1] if len(plain) > 1 else base)
-        self.folders.add(self.clone)
+        self.found.clone = self.path(plain[1] if len(plain) > 1 else base)
+        self.folders.add(self.found.clone)
 
     def do_wget(self, line: Line, words: list[str]) -> None:
         """Note a download."""
@@ -297,6 +204,16 @@ class Script:
             name = posixpath.basename(urlsplit(url).path)
             self.fetched(line, url, options.get("-o", options.get("--output", name)))
 
+    def do_gdown(self, line: Line, words: list[str]) -> None:
+        """Note a download from Google Drive."""
+        options, plain = options_of(words, {"-O", "--output", "--id"})
+        target = options.get("-O", options.get("--output", ""))
+        given = [options["--id"]] if "--id" in options else plain
+        if not target or not given:
+            self.unknown(line, "Where this goes is not known. Add the artifact by hand.")
+            return
+        self.found.files[self.path(target)] = Source(line, command=shlex.join(["gdown", *given[:1], "-O"]))
+
     def fetched(self, line: Line, url: str, target: str) -> None:
         """Note that a URL is at a path."""
         if not url.startswith(("http://", "https://")) or PLACEHOLDER.search(url):
@@ -313,7 +230,7 @@ class Script:
         """Follow copies to another place."""
         self.carry(line, words, stays=True)
 
-    do_install = do_cp
+    do_install = do_ln = do_cp
 
     def do_scp(self, line: Line, words: list[str]) -> None:
         """Note files that come from another computer, which only people can reach."""
@@ -322,36 +239,65 @@ class Script:
         for given in plain[:-1]:
             target = self.path(plain[-1])
             name = posixpath.basename(given.rpartition(":")[2])
-            self.found.files[posixpath.join(target, name) if target in self.folders else target] = Source(line)
+            is_folder = target in {*self.folders, *self.etc_folders()} or plain[-1].endswith("/")
+            self.found.files[posixpath.join(target, name) if is_folder else target] = Source(line)
 
-    do_rsync = do_scp
+    def do_rsync(self, line: Line, words: list[str]) -> None:
+        """Follow copies within the host; what comes from elsewhere only people can reach."""
+        plain = [word for word in words if not word.startswith("-")]
+        if any(":" in word for word in plain):
+            self.do_scp(line, words)
+        else:
+            self.carry(line, [f"{word}." if word.endswith("/") else word for word in plain[:-1]] + plain[-1:], stays=True)
 
     def carry(self, line: Line, words: list[str], *, stays: bool) -> None:
         """Note where files are from now on."""
         plain = [word for word in words if not word.startswith("-")]
         if len(plain) < 2:
             return
-        *given, target = (self.path(word) for word in plain)
-        is_folder = len(given) > 1 or target in self.folders or plain[-1].endswith("/") or "*" in given[0]
+        # The content of a folder, however its name begins.
+        *given, target = (self.path(f"{word[:-1]}*" if word.endswith("/.") else word) for word in plain)
+        is_known = target in {*self.folders, *self.etc_folders()}
+        is_folder = len(given) > 1 or is_known or plain[-1].endswith("/") or "*" in given[0]
         for path in given:
             known = self.known_at(path, line)
-            if not known and path not in self.doubtful and not target.startswith(("/etc/nginx", "/etc/systemd")):
-                self.unknown(line, f"Where {path} comes from is not known here.")
+            if not known and self.taken_out(line, path, target, is_folder=is_folder):
+                continue
+            if not known and not target.startswith(("/etc/nginx", "/etc/systemd")):
+                self.found.unknown.add(posixpath.join(target, posixpath.basename(path)) if is_folder else target)
+                if path not in self.doubtful:
+                    self.unknown(line, f"Where {path} comes from is not known here.")
             for place, source in known.items():
                 relative = posixpath.relpath(place, path if "*" not in path else posixpath.dirname(path))
                 base = posixpath.basename(path) if "*" not in path else ""
-                inner = posixpath.join(base, relative) if is_folder or relative != "." else "."
+                inner = posixpath.join(base, relative) if is_folder else relative
                 self.found.files[posixpath.normpath(posixpath.join(target, inner))] = source
                 if not stays:
                     self.found.files.pop(place, None)
 
     def known_at(self, path: str, line: Line) -> dict[str, Source]:
         """Return the files that are at a path, below it, or that a pattern names."""
-        if self.clone and f"{path}/".startswith(f"{self.clone}/"):
-            inside = posixpath.relpath(path, self.clone)
-            return {posixpath.join(self.clone, name): Source(line, inside=name) for name in self.in_clone(inside)}
+        if self.found.clone and f"{path}/".startswith(f"{self.found.clone}/"):
+            inside = posixpath.relpath(path, self.found.clone)
+            return {posixpath.join(self.found.clone, name): Source(line, inside=name) for name in self.in_clone(inside)}
         form = re.compile(re.escape(path).replace(r"\*", "[^/]*") + r"(/.*)?")
         return {place: source for place, source in self.found.files.items() if form.fullmatch(place)}
+
+    def taken_out(self, line: Line, path: str, target: str, *, is_folder: bool) -> bool:
+        """Note that something of an unpacked archive goes elsewhere; tell whether it is of one."""
+        folder = next((one for one in self.found.unpacked if f"{path}/".startswith(f"{one}/")), "")
+        if not folder:
+            return False
+        source, member = self.found.unpacked[folder], posixpath.relpath(path, folder)
+        if f"{target}/".startswith(f"{folder}/"):
+            step = shlex.join(["mv", member, posixpath.relpath(target, folder)])
+            self.found.unpacked[folder] = replace(source, steps=(*source.steps, step))
+        elif member == "*":
+            self.found.unpacked[target] = replace(source, line=line)
+        else:
+            place = posixpath.join(target, posixpath.basename(path)) if is_folder else target
+            self.found.files[place] = replace(source, line=line, member=member)
+        return True
 
     # --- unpacking
 
@@ -375,19 +321,20 @@ class Script:
     def do_tar(self, line: Line, words: list[str]) -> None:
         """Note that an archive is unpacked into a folder."""
         options, plain = options_of(words, {"-C", "--directory", "-f", "--file"})
-        given = [word for word in plain if word.endswith(ARCHIVES)] + [options.get("-f", "")]
-        self.unpacked(line, given[0], options.get("-C", options.get("--directory", ".")))
+        given = [word for word in plain if word.endswith(ARCHIVES)] + [options.get("-f", options.get("--file", ""))]
+        choosing = tuple(word for word in words if word.startswith(("--exclude", "--strip-components", "--wildcards")))
+        self.unpacked(line, given[0], options.get("-C", options.get("--directory", ".")), choosing)
 
-    def unpacked(self, line: Line, archive: str, target: str) -> None:
-        """Note that the content of an archive is a folder."""
+    def unpacked(self, line: Line, archive: str, target: str, options: tuple[str, ...] = ()) -> None:
+        """Note that the content of an archive is in a folder, perhaps with that of others."""
         path, folder = self.path(archive), self.path(target)
-        source = self.found.files.pop(path, None)
+        source = self.found.files.get(path)
         if source is None:
             self.unknown(line, f"Where {path} comes from is not known here.")
-        elif any(f"{folder}/".startswith(f"{known}/") and folder != known for known in self.etc_folders()):
-            self.found.files[folder] = replace(source, unpack=True)
-        else:
-            self.unknown(line, "This unpacks among other files. Give the archive a folder of its own: unpack: true.")
+            return
+        known = self.found.unpacked.get(folder, Source(line))
+        packed = Archive(path, source, line, options)
+        self.found.unpacked[folder] = replace(known, archives=(*known.archives, packed))
 
     def etc_folders(self) -> list[str]:
         """Return the folders below which the app finds its files."""
@@ -425,7 +372,7 @@ class Script:
         requirements = options.get("-r", options.get("--requirement", ""))
         self.found.extra_indexes += several
         if requirements:
-            inside = posixpath.relpath(self.path(requirements), self.clone) if self.clone else ""
+            inside = posixpath.relpath(self.path(requirements), self.found.clone) if self.found.clone else ""
             self.found.requirements.append(inside)
             self.found.index_url = self.found.index_url or index
         elif index:
