@@ -1,6 +1,7 @@
 """What the import makes of an app of the old template is all that the app needs."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -16,8 +17,10 @@ pathlib.Path("/extrastorage").mkdir(exist_ok=True)
 pathlib.Path("/extrastorage/old.txt").write_text("old")
 for name in ("words", "names", "labels"):
     pathlib.Path(f"{name}.txt").write_text(name)
-tarfile.open("words.tar.xz", "w:xz").add("words.txt")
-zipfile.ZipFile("names.zip", "w").write("names.txt")
+with tarfile.open("words.tar.xz", "w:xz") as archive:
+    archive.add("words.txt")
+with zipfile.ZipFile("names.zip", "w") as archive:
+    archive.write("names.txt")
 """
 # Where the code is, and the name that this scenario's host has.
 OWN = {"api_endpoint_git_url": "", "api_endpoint_server_names": ["real-world.wmcloud.org"]}
@@ -27,7 +30,7 @@ OWN = {"api_endpoint_git_url": "", "api_endpoint_server_names": ["real-world.wmc
 def published(host):
     """Publish the data on the host itself."""
     host.check_output("mkdir -p /srv/imported")
-    host.check_output(f"cd /srv/imported && python3 -c {json.dumps(PUBLISH)}")
+    host.check_output(f"cd /srv/imported && python3 -c {shlex.quote(PUBLISH)}")
     serve = "python3 -m http.server 8098 --bind 127.0.0.1 --directory /srv/imported"
     host.check_output(f"systemd-run --quiet --unit=published {serve}")
     yield
