@@ -17,6 +17,7 @@ from helpers import ROLE, Stub, make_virtualenv
 DEFAULTS = {
     "src": None, "url": None, "path": None, "command": None, "inputs": [], "sha256": None, "size": None, "headers": {},
     "unpack": False, "mode": None, "allow_unverified": False, "writable": False, "is_folder": False,
+    "secret_urls": [],
 }  # fmt: skip
 A, B = "a" * 64, "b" * 64
 
@@ -131,6 +132,25 @@ def test_a_file_that_was_written_a_moment_ago_is_not_remembered(action, tmp_path
     digests = action.Digests(tmp_path / "cache")
     digests.of(tmp_path / "m")
     assert digests.known == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:hunter22@example.org/m", ["https://example.org/m"]),
+        ("https://example.org/m?token=hunter22", ["https://example.org/m"]),
+        (["https://a.org/m", "https://hunter22@b.org/m"], ["https://a.org/m", "https://b.org/m"]),
+        ("https://example.org/m", "https://example.org/m"),
+    ],
+)
+def test_a_url_with_a_password_is_an_argument_that_is_not_logged(action, store, url, shown):
+    plugin = action.ActionModule.__new__(action.ActionModule)
+    [artifact], _local = plugin._hash([{"dest": "m", "url": url, "sha256": A}], {})
+    assert artifact["url"] == shown
+    urls = url if isinstance(url, list) else [url]
+    assert artifact.get("secret_urls", urls) == urls
+    [found] = artifacts.read([{**DEFAULTS, **artifact}], store)
+    assert found.urls == urls
 
 
 class Connection:

@@ -3,13 +3,16 @@
 import os
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.digests import tree_digest
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import code
+from ansible.module_utils.api_endpoint.release.requirements import Plan
 from ansible.module_utils.api_endpoint.release.source import lay_out
+from ansible.module_utils.api_endpoint.urls import git_environment
 from helpers import Stub
 
 
@@ -47,22 +50,54 @@ def test_the_old_templates_layout(tmp_path, source):
     assert names(target) == [
         "app/helpers/__init__.py",
         "app/wsgi.py",
-        "first_requirements_file",
-        "requirements/more/base.txt",
-        "requirements/more/limits.txt",
-        "requirements/requirements.txt",
+        "requirements.json",
     ]
-    assert (target / "first_requirements_file").read_text() == "requirements.txt"
+    assert required(target) == ["pyyaml", "flask"]
 
 
 def test_requirements_beside_the_wsgi_module_win(tmp_path, source):
-    (source / "model" / "requirements.txt").write_text("flask\n")
-    assert (laid_out(tmp_path, source) / "first_requirements_file").read_text() == "model/requirements.txt"
+    (source / "model" / "requirements.txt").write_text("bottle\n")
+    assert required(laid_out(tmp_path, source)) == ["bottle"]
 
 
-def test_an_app_without_requirements(tmp_path, source):
-    (source / "requirements.txt").unlink()
-    assert (laid_out(tmp_path, source) / "first_requirements_file").read_text() == ""
+@pytest.mark.parametrize(
+    ("folder", "files"),
+    [
+        ("env", ["pyvenv.cfg", "bin/python3", "lib/python3.13/site-packages/x.py"]),
+        ("helpers/my env", ["pyvenv.cfg", "Scripts/python.exe", "Lib/site-packages/x.py"]),
+        ("conda", ["conda-meta/history", "lib/x.py"]),
+        (".pixi/envs/default", ["conda-meta/history", "lib/x.py"]),
+        ("old", ["bin/activate_this.py", "lib/python2.7/x.py"]),
+        (".tox", ["py313/pyvenv.cfg", "log/1.log"]),
+        # Made around the app, with `python3 -m venv .`
+        (".", ["pyvenv.cfg", "bin/activate", "bin/flask", "lib/python3.13/site-packages/x.py", "include/python3.13/x.h"]),
+    ],
+)
+def test_a_virtualenv_of_any_name_is_no_code(tmp_path, source, folder, files):
+    for name in files:
+        path = source / "model" / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    outward = source / "model" / folder / "bin"
+    outward.mkdir(exist_ok=True)
+    if not (outward / "python3").exists():
+        (outward / "python3").symlink_to("/usr/bin/python3")
+    (source / "model" / "lib").mkdir(exist_ok=True)
+    (source / "model" / "lib" / "own.py").write_text("")
+    target = laid_out(tmp_path, source)
+    found = {path.relative_to(target / "app") for path in (target / "app").rglob("*") if not path.is_dir()}
+    assert sorted(map(str, found)) == ["helpers/__init__.py", "lib/own.py", "wsgi.py"]
+
+
+def test_a_link_to_a_virtualenv_is_no_code(tmp_path, source):
+    (tmp_path / "environments" / "api").mkdir(parents=True)
+    (tmp_path / "environments" / "api" / "pyvenv.cfg").write_text("")
+    (source / "model" / "env").symlink_to(tmp_path / "environments" / "api")
+    assert "app/env" not in names(laid_out(tmp_path, source))
+
+
+def required(target):
+    return [line.text for line in Plan.load(target).requirements]
 
 
 def link_out(path):
@@ -135,7 +170,7 @@ class TestGit:
     def module(tmp_path, repository, version="main", **more):
         return Stub(
             root=str(tmp_path / "root"), group="any", subdir="model", requirements_file="", wsgi="wsgi:app", exclude=[],
-            git_url=str(repository), git_version=version, git_key=None, **more,
+            git_url=str(repository), git_version=version, git_key=None, git_credentials={}, **more,
         )  # fmt: skip
 
     def test_a_branch_follows_its_repository(self, tmp_path, repository):
@@ -288,6 +323,23 @@ class TestGit:
         found = code.from_git(self.module(tmp_path, repository))
         assert os.fsdecode(b"gr\xf6\xdfe.py") in os.listdir(tmp_path / "root" / "code" / found["digest"] / "app")
 
+    def test_a_password_is_on_no_command_line_and_in_no_message(self, tmp_path, monkeypatch):
+        called = []
+        run = subprocess.run
+
+        def recorded(command, **options):
+            called.append((command, options["env"]))
+            return run(command, **options)
+
+        monkeypatch.setattr(code.subprocess, "run", recorded)
+        with pytest.raises(DeployError) as raised:
+            code.from_git(self.module(tmp_path, "http://oauth2:hunter22@127.0.0.1:9/me/api.git"))
+        assert "http://127.0.0.1:9/me/api.git" in str(raised.value)
+        assert "hunter22" not in str([raised.value, [command for command, _environment in called]])
+        environment = called[-1][1]
+        assert environment["GIT_CONFIG_KEY_0"] == "credential.http://127.0.0.1:9.helper"
+        assert environment["API_ENDPOINT_PASSWORD_0"] == "hunter22"
+
     def test_check_mode_on_a_clean_host(self, tmp_path, repository):
         assert code.from_git(self.module(tmp_path, repository, check_mode=True)) == {"changed": True, "revision": ""}
         assert not (tmp_path / "root").exists()
@@ -311,19 +363,27 @@ def test_relative_urls_of_submodules(base, url, whole):
 
 
 @pytest.mark.parametrize(
-    ("url", "whole"),
+    ("url", "password"),
     [
-        ("https://example.org/b", "https://me:pass@example.org/b"),
-        ("https://you@example.org/b", "https://you@example.org/b"),
-        ("https://example.com/b", "https://example.com/b"),
-        ("http://example.org/b", "http://example.org/b"),
-        ("https://example.org:8443/b", "https://example.org:8443/b"),
-        ("git@example.org:b", "git@example.org:b"),
+        ("https://example.org/b", "pass"),
+        ("https://you:own@example.org/b", "own"),
+        ("https://example.com/b", ""),
+        ("http://example.org/b", ""),
+        ("https://example.org:8443/b", ""),
     ],
 )
-def test_submodules_of_the_same_server_get_the_password(tmp_path, url, whole):
+def test_submodules_of_the_same_server_get_the_password(tmp_path, url, password):
     git = code.Git(tmp_path / "code.git", "https://me:pass@example.org/a", None)
-    assert git.submodule(url, tmp_path / "place").url == whole
+    found = git.submodule(url, tmp_path / "place")
+    assert "@" not in found.url
+    parts = urlsplit(found.url)
+    asked = f"protocol={parts.scheme}\nhost={parts.netloc}\npath={parts.path[1:]}\n\n"
+    environment = {"PATH": os.environ["PATH"], "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nowhere"}
+    environment |= git_environment(found.credentials)
+    said = subprocess.run(
+        ["git", "credential", "fill"], env=environment, input=asked, capture_output=True, text=True, check=False
+    ).stdout
+    assert said.partition("password=")[2].strip() == password
 
 
 def test_a_path_of_the_laptop_is_found_from_the_project(tmp_path, monkeypatch):

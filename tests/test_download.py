@@ -15,8 +15,9 @@ from urllib.parse import quote
 
 import pytest
 from ansible.module_utils.api_endpoint.artifacts import download as downloader
-from ansible.module_utils.api_endpoint.artifacts.download import Policy, download, shown_url
+from ansible.module_utils.api_endpoint.artifacts.download import Policy, download
 from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.urls import shown_url
 from helpers import PROJECT
 
 spec = importlib.util.spec_from_file_location("fault_server", PROJECT / "molecule" / "artifacts" / "fault_server.py")

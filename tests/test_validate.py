@@ -221,6 +221,19 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_app_dir": "nope"}, ["api_endpoint_app_dir is 'nope'", "Looked for"]),
         ({"api_endpoint_app_dir": "docs"}, ["api_endpoint_app_dir is 'docs'", "has no wsgi.py", "api_endpoint_wsgi"]),
         ({"api_endpoint_app_subdir": "../x"}, ["api_endpoint_app_subdir is '../x'"]),
+        ({"api_endpoint_requirements_file": "nope.txt"}, ["nope.txt does not exist", "api_endpoint_requirements_file"]),
+        (
+            {"api_endpoint_app_dir": "bench/pytorch_app", "api_endpoint_wsgi": "model:app"},
+            ["The code has no requirements.txt", "An empty file says that the app needs nothing"],
+        ),
+        ({"api_endpoint_gunicorn": "gunicorn==21.2.0"}, ["'gunicorn==21.2.0' is too old", "needs gunicorn 23"]),
+        ({"api_endpoint_gunicorn": "uwsgi"}, ["api_endpoint_gunicorn is 'uwsgi'", "such as gunicorn==27.0.1"]),
+        ({"api_endpoint_pip_packages": ["Gunicorn[gevent] == 20.1"]}, ["is too old", "api_endpoint_pip_packages"]),
+        ({"api_endpoint_pip_packages": ["./lib"]}, ["api_endpoint_pip_packages has './lib'", "requirements.txt"]),
+        ({"api_endpoint_pip_packages": ["-e ../lib"]}, ["api_endpoint_pip_packages has '-e ../lib'"]),
+        ({"api_endpoint_pip_options": ["--find-links=wheels"]}, ["--find-links wheels", "an index instead"]),
+        ({"api_endpoint_pip_options": ["-f", "~/wheels"]}, ["--find-links ~/wheels"]),
+        ({"api_endpoint_git_url": "ssh://me:hunter22@example.org/a.git"}, ["api_endpoint_git_key"]),
         ({"api_endpoint_wsgi": "server.main:app"}, ["has no server/main.py"]),
         ({"facts": {"distribution": "Ubuntu", "distribution_major_version": "24"}}, ["Ubuntu 24", "Debian 12 or 13"]),
         (
@@ -232,6 +245,7 @@ def test_numbers_may_come_as_text():
 def test_what_is_wrong_is_named_with_its_remedy(changes, words):
     said = found(**changes)
     assert len(said) == 1, said
+    assert "hunter22" not in said[0]
     for word in words:
         assert word in said[0]
 
@@ -240,6 +254,10 @@ def test_what_is_wrong_is_named_with_its_remedy(changes, words):
     "changes",
     [
         {"api_endpoint_memory_limit": "3G"},
+        {"api_endpoint_gunicorn": "gunicorn[gevent]>=23"},
+        {"api_endpoint_pip_packages": ["gunicorn @ https://example.org/g.zip", "/srv/x-1.0.zip", "x @ file:///srv/x.zip"]},
+        {"api_endpoint_pip_options": ["--no-index", "--find-links=/srv/wheels", "-f", "https://example.org/x.html"]},
+        {"api_endpoint_git_url": "ssh://git@example.org/a.git"},
         {"api_endpoint_memory_limit": ""},
         {
             "api_endpoint_cors_origins": ["https://tool.example", "http://localhost:8080"],

@@ -1,31 +1,43 @@
 """What is installed, and when it is installed again."""
 
+import os
+import shutil
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import virtualenv as venv
+from ansible.module_utils.api_endpoint.release.source import lay_out
+from ansible.module_utils.api_endpoint.sandbox import Outcome, Sandbox
 from helpers import Stub
 
 
 @pytest.fixture
 def code(tmp_path):
-    folder = tmp_path / "code" / "digest"
-    (folder / "requirements" / "more").mkdir(parents=True)
-    (folder / "first_requirements_file").write_text("requirements.txt")
-    (folder / "requirements" / "requirements.txt").write_text(
-        "# a comment\n-r more/base.txt\n-c limits.txt\nuWSGI == 2.0.18  # old\nFlask>=3 ; python_version > '3'\n"
-        "torch @ https://example.org/torch.whl\n"
-    )
-    (folder / "requirements" / "more" / "base.txt").write_text("-r ../requirements.txt\npyyaml \\\n  >=5\n")
-    (folder / "requirements" / "limits.txt").write_text("numpy<2\n")
-    return folder
+    """An app's code as it lies in the store."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "wsgi.py").write_text("")
+    required(tmp_path, "-c limits.txt\nuWSGI == 2.0.18  # old\nFlask>=3 ; python_version > '3'\ngunicorn==20.1.0\n")
+    return tmp_path / "code" / "digest"
+
+
+def required(tmp_path, text):
+    """Put code with a requirements file into the store."""
+    target = tmp_path / "code" / "digest"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    (tmp_path / "app" / "limits.txt").write_text("numpy<2\n")
+    (tmp_path / "app" / "requirements.txt").write_text(text)
+    lay_out(tmp_path / "app", target, "", "", "wsgi:app", [])
 
 
 def virtualenv(tmp_path, code, **more):
     given = {
         "root": str(tmp_path), "code": "digest", "python": sys.executable, "packages": [], "gunicorn": "gunicorn==27.0.1",
         "constraints": [], "exclude": [], "index_url": "", "extra_index_urls": [], "options": [], "user": "any",
+        "credentials": {}, "name": "api",
     }  # fmt: skip
     module = Stub(**{**given, **more})
     found = venv.Virtualenv(module)
@@ -33,42 +45,136 @@ def virtualenv(tmp_path, code, **more):
     return found
 
 
-def test_files_that_are_included_count_and_comments_do_not(tmp_path, code):
-    found = virtualenv(tmp_path, code)
-    assert found.requirements == [
-        "pyyaml    >=5",
-        "uWSGI == 2.0.18",
-        "Flask>=3 ; python_version > '3'",
-        "torch @ https://example.org/torch.whl",
-        "gunicorn==27.0.1",
-    ]
-    assert found.constraints == ["numpy<2"]
+def test_the_server_comes_in_a_step_of_its_own(tmp_path, code):
+    found = virtualenv(tmp_path, code, constraints=["scipy<2"])
+    assert found.first == ["uWSGI == 2.0.18", "Flask>=3 ; python_version > '3'"]
+    assert found.second == ["gunicorn==27.0.1"]
+    assert found.constraints == ["numpy<2", "scipy<2"]
 
 
 def test_leave_out_add_and_replace(tmp_path, code):
-    found = virtualenv(
-        tmp_path, code, exclude=["UWSGI", "not_there"], packages=["PyYAML==6.0.3", "Gunicorn[gevent]==27.0.1"]
-    )
+    found = virtualenv(tmp_path, code, exclude=["UWSGI", "not_there"], packages=["flask==3.1", "Gunicorn[gevent]==27.0.1"])
     assert found.excluded == ["uWSGI == 2.0.18"]
-    assert found.requirements == [
-        "Flask>=3 ; python_version > '3'",
-        "torch @ https://example.org/torch.whl",
-        "PyYAML==6.0.3",
-        "Gunicorn[gevent]==27.0.1",
-    ]
+    assert found.first == ["flask==3.1"]
+    assert found.second == ["Gunicorn[gevent]==27.0.1"]
     assert found.module.warnings == ["api_endpoint_pip_exclude names 'not-there', which the app does not require."]
 
 
-@pytest.mark.parametrize("line", ["-e .", "--editable ./lib", ".", "./lib", "../lib", "file:///srv/lib", "/srv/lib"])
-def test_local_packages_are_refused(tmp_path, code, line):
-    (code / "requirements" / "requirements.txt").write_text(f"{line}\n")
-    with pytest.raises(DeployError, match="installs from a local path"):
+def test_what_cannot_be_installed_is_refused_before_pip(tmp_path, code):
+    required(tmp_path, "flask\nx @ file:///home/me/x\n")
+    with pytest.raises(DeployError, match=r"requirements\.txt, line 2: .* path of the laptop"):
         virtualenv(tmp_path, code)
 
 
-def test_an_app_without_requirements_gets_gunicorn(tmp_path, code):
-    (code / "first_requirements_file").write_text("")
-    assert virtualenv(tmp_path, code).requirements == ["gunicorn==27.0.1"]
+HASHED = f"flask==3 --hash=sha256:{'0' * 64}\ngunicorn==20.1.0 --hash=sha256:{'1' * 64}\n"
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """Build virtualenvs without a host: what would run, with the files that it would read."""
+    called = []
+
+    def run(self, command):
+        folder = self.folder
+        texts = {path.name: path.read_text() for path in (*folder.glob("*.txt"), *(tmp_path / "cache").glob("netrc"))}
+        called.append({"command": command, "files": texts, "secrets": self.secrets.read_text(), "all": str(self)})
+        return Outcome(0, "", False)
+
+    monkeypatch.setattr(Sandbox, "run", run)
+    monkeypatch.setattr(Sandbox, "end", lambda _self: None)
+    monkeypatch.setattr(venv, "RUN", str(tmp_path))
+    account = SimpleNamespace(pw_uid=os.getuid(), pw_gid=os.getgid())
+    monkeypatch.setattr(venv.pwd, "getpwnam", lambda _name: account)
+    (tmp_path / "venvs").mkdir()
+    return called
+
+
+def built(tmp_path, code, calls, **more):
+    calls.clear()
+    virtualenv(tmp_path, code, **more).build(tmp_path / "venvs" / "key", tmp_path / "cache")
+    assert not (tmp_path / "cache" / "netrc").exists()
+    return calls
+
+
+def test_a_file_with_hashes_is_installed_as_it_is(tmp_path, code, calls):
+    required(tmp_path, HASHED)
+    _make, first, second = built(tmp_path, code, calls, packages=["numpy==2"])
+    assert first["files"]["requirements.txt"] == f"flask==3 --hash=sha256:{'0' * 64}\n"
+    assert "--require-hashes" in first["command"]
+    assert "--no-deps" not in first["command"]
+    assert second["files"]["server.txt"] == "numpy==2\ngunicorn==27.0.1\n"
+    assert "--require-hashes" not in second["command"]
+    assert second["files"]["pins.txt"] == "flask==3\n"
+    _make, first, _second = built(tmp_path, code, calls, packages=["flask==3.1"])
+    assert {"--require-hashes", "--no-deps"} <= set(first["command"])
+
+
+def test_what_a_file_expects_from_a_folder_comes_from_there(tmp_path, code, calls):
+    (tmp_path / "app" / "wheels").mkdir()
+    (tmp_path / "app" / "wheels" / "mylib-1.0-py3-none-any.whl").write_text("")
+    required(tmp_path, "--extra-index-url https://example.org/simple\n--no-index\n--find-links wheels\n-e .\nmylib\n")
+    (tmp_path / "app" / "setup.py").write_text("")
+    required(tmp_path, (tmp_path / "app" / "requirements.txt").read_text())
+    _make, look, first, second = built(tmp_path, code, calls, index_url="https://example.org/own")
+    carried = tmp_path / "venvs" / "key" / "local"
+    assert look["command"][-1] == f"{carried}/app/wheels"
+    assert ("--constraint", f"{carried}/found.txt") == tuple(first["command"][-2:])
+    assert first["files"]["requirements.txt"].splitlines() == [
+        "--index-url https://example.org/own",
+        "--extra-index-url https://example.org/simple",
+        "--no-index",
+        f"--find-links {carried}/app/wheels",
+        f"{carried}/app",
+        "mylib",
+    ]
+    assert "--no-index" not in second["files"]["server.txt"]
+    assert f"--find-links {carried}/app/wheels" in second["files"]["server.txt"]
+    assert not carried.exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (["my_lib-1.0-py3-none-any.whl", "my_lib-2.0-py3-none-any.whl"], ["my-lib @ my_lib-2.0-py3-none-any.whl"]),
+        (["x-2.0-cp39-cp39-win_amd64.whl", "x-1.0-py3-none-any.whl"], ["x @ x-1.0-py3-none-any.whl"]),
+        (["x-2.0-cp39-cp39-win_amd64.whl"], ["x @ x-2.0-cp39-cp39-win_amd64.whl"]),  # pip refuses it by name
+        (["x-1.0.tar.gz", "x-1.0-py3-none-any.whl"], ["x @ x-1.0-py3-none-any.whl"]),
+        (["x-1.0.tar.gz", "y-1.zip", "README.md", "no wheel.whl"], ["x @ x-1.0.tar.gz", "y @ y-1.zip"]),
+        (["gunicorn-21.2.0-py3-none-any.whl"], []),
+    ],
+)
+def test_one_package_of_each_name_in_a_folder(tmp_path, files, chosen):
+    for name in files:
+        (tmp_path / name).write_text("")
+    subprocess.run([sys.executable, "-c", venv.FOUND_LOCALLY, tmp_path / "found.txt", tmp_path], check=True)
+    assert (tmp_path / "found.txt").read_text().replace(f"file://{tmp_path}/", "").splitlines() == chosen
+
+
+def test_credentials_are_in_no_command_and_in_no_file_that_stays(tmp_path, code, calls):
+    required(
+        tmp_path,
+        "--extra-index-url https://u:file-hunter22@a.example.org/simple\n"
+        "-e git+https://vcs-hunter22@git.example.org/a/b.git@v1#egg=b\n",
+    )
+    found = built(
+        tmp_path, code, calls, index_url="https://c.example.org/simple",
+        credentials={"https://c.example.org/simple": "bot:var%40hunter22"},
+    )  # fmt: skip
+    for call in found:
+        kept = {name: text for name, text in call["files"].items() if name != "netrc"}
+        assert "hunter22" not in str([call["command"], call["all"], kept])
+    netrc = found[-1]["files"]["netrc"]
+    assert 'machine a.example.org login "u" password "file-hunter22"' in netrc
+    assert 'machine c.example.org login "bot" password "var@hunter22"' in netrc
+    assert 'GIT_CONFIG_KEY_0="credential.https://git.example.org.helper"' in found[-1]["secrets"]
+    assert 'API_ENDPOINT_USER_0="vcs-hunter22"' in found[-1]["secrets"]
+
+
+def test_two_passwords_for_one_host_are_refused(tmp_path, code, calls):
+    given = {"https://example.org/a": "one:hunter22", "https://example.org/b": "two:hunter22"}
+    with pytest.raises(DeployError, match=r"two passwords or tokens for example\.org") as raised:
+        built(tmp_path, code, calls, credentials=given)
+    assert "hunter22" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +195,21 @@ def test_the_key_changes_with_every_input(tmp_path, code, change):
 
 def test_the_key_stays_with_equal_inputs(tmp_path, code):
     before = virtualenv(tmp_path, code).key()
-    (code / "requirements" / "limits.txt").write_text("# the same\nnumpy<2\n")
+    required(tmp_path, "# the same\n" + (tmp_path / "app" / "requirements.txt").read_text())
+    assert virtualenv(tmp_path, code, credentials={"https://example.org": "a:new-token"}).key() == before
+
+
+def test_the_key_changes_with_what_is_carried_along(tmp_path, code):
+    (tmp_path / "app" / "lib").mkdir()
+    (tmp_path / "app" / "lib" / "setup.py").write_text("one")
+    required(tmp_path, "-e ./lib\n")
+    before = virtualenv(tmp_path, code).key()
+    (tmp_path / "app" / "wsgi.py").write_text("other code")
+    required(tmp_path, "-e ./lib\n")
     assert virtualenv(tmp_path, code).key() == before
+    (tmp_path / "app" / "lib" / "setup.py").write_text("two")
+    required(tmp_path, "-e ./lib\n")
+    assert virtualenv(tmp_path, code).key() != before
 
 
 @pytest.mark.parametrize(("version", "is_same"), [((3, 11, 9), True), ((3, 13, 2), False)])

@@ -23,6 +23,7 @@ from ansible.module_utils.api_endpoint.controller.rsync import send
 from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, walk
 from ansible.module_utils.api_endpoint.errors import DeployError, lacks_room, says_full
 from ansible.module_utils.api_endpoint.placeholders import check_file, check_folder
+from ansible.module_utils.api_endpoint.urls import shown_url
 from ansible.module_utils.parsing.convert_bool import boolean
 
 LARGE = 100_000_000  # bytes of a file that takes a moment to read
@@ -219,6 +220,10 @@ class ActionModule(ActionBase):
         local: dict[str, Local] = {}
         for number, entry in enumerate(given):
             artifact = dict(entry)
+            url = artifact.get("url") or []
+            urls = [str(mirror) for mirror in url] if isinstance(url, list) else [str(url)]
+            if (shown := [shown_url(mirror) for mirror in urls]) != urls:
+                artifact["url"], artifact["secret_urls"] = shown, urls
             if artifact.get("src"):
                 path = local_path(artifact["src"], variables, f"api_endpoint_artifacts[{number}].src")
                 if path.is_file() and path.stat().st_size > LARGE:

@@ -21,6 +21,7 @@ from ansible.module_utils.api_endpoint.release.source import check_content, lay_
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.digests import tree_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, lacks_room, says_full
+from ansible.module_utils.api_endpoint.urls import take
 
 # Options that say what to take from the laptop; the module on the host does not need them then.
 LOCAL_OPTIONS = ("folder", "exclude", "subdir", "requirements_file", "wsgi")
@@ -59,6 +60,8 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         if arguments.get("git_url"):
             arguments.pop("folder", None)
+            # By itself, so that no log and no message has it.
+            arguments["git_url"], arguments["git_credentials"] = take(str(arguments["git_url"]))
             return self._execute_module(module_args=arguments, task_vars=variables)
 
         try:

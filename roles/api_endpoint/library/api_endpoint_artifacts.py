@@ -76,6 +76,13 @@ options:
       url:
         description: Where to download it from (http or https), or a list of such mirrors.
         type: raw
+      secret_urls:
+        description:
+          - The URLs with their users, passwords and queries, where they have any. The action plugin takes them from O(url),
+            so that no log and no message has them.
+        type: list
+        elements: str
+        default: []
       path:
         description: File on the host.
         type: str
@@ -192,6 +199,7 @@ def main() -> None:
                     "dest": {"type": "str", "required": True},
                     "src": {"type": "str"},
                     "url": {"type": "raw"},
+                    "secret_urls": {"type": "list", "elements": "str", "default": [], "no_log": True},
                     "path": {"type": "str"},
                     "command": {"type": "str"},
                     "inputs": {"type": "list", "elements": "str", "default": []},

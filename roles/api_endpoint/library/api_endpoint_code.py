@@ -12,8 +12,8 @@ description:
   - Puts one version of an app's code under O(root)C(/code/<digest>), from where releases take it.
   - The code comes from a git repository, or from a folder on the controller. For the latter the action plugin of the
     same name selects and packs the files and sends them only when the host does not have them.
-  - An entry holds C(app/), the files that become a release, and C(requirements/), the requirements file together with
-    the files that it includes.
+  - An entry holds C(app/), the files that become a release, C(requirements.json), what they require, and C(local/), what
+    the requirements name of the code that is not in C(app/).
   - Submodules come along, and the files of git-lfs where the host has its program. What only stands for a file is refused.
   - Nothing is built or run here. An entry is never changed once it has its name.
 options:
@@ -40,7 +40,7 @@ options:
   requirements_file:
     description:
       - The requirements file, relative to the source. When empty, C(requirements.txt) beside the WSGI module, else the
-        one at the top of the source, else none.
+        one at the top of the source, else what C(pyproject.toml) lists.
     type: str
     default: ""
   wsgi:
@@ -50,6 +50,10 @@ options:
   git_url:
     description: URL of a git repository to take the code from.
     type: str
+  git_credentials:
+    description: Credentials by the URL that they are for, C(user:password). The action plugin takes them out of O(git_url).
+    type: dict
+    default: {}
   git_version:
     description: Branch, tag or commit.
     type: str
@@ -120,6 +124,7 @@ def main() -> None:
             "requirements_file": {"type": "str", "default": ""},
             "wsgi": {"type": "str", "default": "wsgi:app"},
             "git_url": {"type": "str"},
+            "git_credentials": {"type": "dict", "default": {}, "no_log": True},
             "git_version": {"type": "str", "default": "HEAD"},
             "git_key": {"type": "str", "no_log": True},
             "archive": {"type": "path"},

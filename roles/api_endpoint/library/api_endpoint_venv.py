@@ -34,7 +34,7 @@ options:
     elements: str
     default: []
   gunicorn:
-    description: Requirement for gunicorn, used when the app's requirements do not name it.
+    description: Requirement for gunicorn. It replaces the app's own, but for its extras.
     type: str
     required: true
   constraints:
@@ -67,6 +67,12 @@ options:
         upgrade of Debian.
     type: bool
     default: false
+  credentials:
+    description:
+      - Credentials by the URL that they are for, C(user:password). The action plugin takes them out of the other options;
+        pip gets them by a netrc file, git by its environment.
+    type: dict
+    default: {}
   user:
     description: User and group who own the virtualenv and who run pip, inside the walls of the endpoint's service.
     type: str
@@ -128,6 +134,7 @@ def main() -> None:
             "extra_index_urls": texts,
             "options": texts,
             "part": {"type": "bool", "default": False},
+            "credentials": {"type": "dict", "default": {}, "no_log": True},
             "user": {"type": "str", "default": "www-data"},
         },
         supports_check_mode=True,

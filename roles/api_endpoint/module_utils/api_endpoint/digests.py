@@ -15,10 +15,11 @@ from typing import Any
 from ansible.module_utils.api_endpoint.errors import DeployError
 
 CHUNK = 1024 * 1024  # bytes read at a time
-# Never part of an app's code or of a folder of data: version control, caches, virtualenvs and notes of the laptop.
+# Never part of an app's code or of a folder of data: version control, caches, and what editors and package managers keep
+# on the laptop. Virtualenvs are known by what is in them.
 ALWAYS_EXCLUDED = (
     ".git", ".hg", ".svn", "__pycache__", "*.pyc", ".venv", "venv", ".mypy_cache", ".pytest_cache", ".ruff_cache",
-    ".DS_Store", "._*", "node_modules",
+    ".DS_Store", "._*", "node_modules", ".tox", ".nox", ".eggs", "__pypackages__", ".ipynb_checkpoints", ".idea", ".vscode",
 )  # fmt: skip
 
 
@@ -45,25 +46,48 @@ def is_excluded(path: Path, patterns: Iterable[str]) -> bool:
     )
 
 
+def is_virtualenv(folder: Path) -> bool:
+    """Tell whether a folder, or what a link leads to, is a virtualenv or a conda environment, whatever its name."""
+    signs = ("pyvenv.cfg", "conda-meta", "bin/activate_this.py", "Scripts/activate.bat")
+    return any((folder / sign).exists() for sign in signs)
+
+
+def _is_part_of_virtualenv(root: Path, path: Path) -> bool:
+    """Tell whether something in a virtualenv that was made around an app is the virtualenv's."""
+    match path.parts:
+        case ["bin" | "Scripts"]:
+            return any((root / path / name).exists() for name in ("activate", "python", "python3", "python.exe"))
+        case ["pyvenv.cfg" | "lib64" | "conda-meta"]:
+            return True
+        case ["lib" | "Lib" | "include" | "Include" | "share", name]:
+            return name.startswith("python") or name in ("site-packages", "site", "man", "jupyter")
+    return False
+
+
 def walk(root: Path, exclude: Iterable[str] = (), *, follow: bool = False) -> Iterator[Path]:
     """Yield every file and link below `root`, relative to it, in a fixed order.
 
-    `exclude` holds patterns in the shell's style. One without a slash matches a file or folder of that name anywhere;
-    one with a slash matches a path from `root`. With `follow`, a link to a folder is gone into like the folder; DeployError
-    when it leads back to where it came from.
+    Virtualenvs are left out, also one that was made around the rest. `exclude` holds patterns in the shell's style. One
+    without a slash matches a file or folder of that name anywhere; one with a slash matches a path from `root`. With
+    `follow`, a link to a folder is gone into like the folder; DeployError when it leads back to where it came from.
     """
     patterns = [*ALWAYS_EXCLUDED, *(pattern.rstrip("/") for pattern in exclude)]
+
+    is_inside_one = is_virtualenv(root)
 
     def below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
         here = (*above, os.path.realpath(root / folder)) if follow else ()
         for name in sorted(os.listdir(root / folder)):
             path = folder / name
-            if is_excluded(path, patterns):
+            if is_excluded(path, patterns) or (is_inside_one and _is_part_of_virtualenv(root, path)):
+                continue
+            is_folder = (root / path).is_dir()
+            if is_folder and is_virtualenv(root / path):
                 continue
             is_link = (root / path).is_symlink()
             if follow and is_link and os.path.realpath(root / path) in here:
                 raise DeployError(f"The link {root / path} leads back to a folder that it lies in. Remove it.")
-            if (root / path).is_dir() and (follow or not is_link):
+            if is_folder and (follow or not is_link):
                 yield from below(path, here)
             else:
                 yield path

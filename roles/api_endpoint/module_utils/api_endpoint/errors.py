@@ -7,13 +7,19 @@ import errno
 import os
 from pathlib import Path
 
+from ansible.module_utils.api_endpoint.urls import hide
+
 # Reasons for which a disk takes no more, by their numbers and, in what other programs say, by their English words.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 
 
 class DeployError(Exception):
-    """A problem that the user can fix; its text says what, where and how."""
+    """A problem that the user can fix; its text says what, where and how, without the passwords of URLs."""
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return hide(super().__str__())
 
 
 def says_full(text: str) -> bool:
@@ -64,4 +70,4 @@ def describe_error(error: BaseException, place: str | os.PathLike[str] | None = 
         )
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return f"{text}. The filesystem, or `ulimit -f`, does not allow a file of that size there."
-    return text if isinstance(error, (DeployError, OSError)) else f"{type(error).__name__}: {text}"
+    return hide(text if isinstance(error, (DeployError, OSError)) else f"{type(error).__name__}: {text}")

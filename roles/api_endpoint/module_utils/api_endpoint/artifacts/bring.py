@@ -26,7 +26,7 @@ def read(given: list[dict[str, Any]], store: Store) -> list[Artifact]:
     found: list[Artifact] = []
     keys: dict[str, str] = {}
     for entry in given:
-        url = entry["url"] or []
+        url = entry["secret_urls"] or entry["url"] or []
         urls = [str(mirror) for mirror in url] if isinstance(url, list) else [str(url)]
         sha256 = (entry["sha256"] or "").lower()
         if entry["path"] and not sha256:

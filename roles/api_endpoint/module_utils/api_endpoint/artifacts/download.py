@@ -33,6 +33,7 @@ from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, lacks_room
 from ansible.module_utils.api_endpoint.files import read_json, write_json
 from ansible.module_utils.api_endpoint.placeholders import HEAD_BYTES, page, pointer, readable
+from ansible.module_utils.api_endpoint.urls import shown_url
 
 # Bytes read at a time: what a pipe holds, and little enough to stay in the processor's cache. 1 MiB is half as fast.
 PIECE = 64 * 1024
@@ -157,12 +158,6 @@ def _parse_head(text: bytes) -> _Head | None:
         if head.status >= 200:
             return head
     return None
-
-
-def shown_url(url: str) -> str:
-    """Return a URL as a message may show it: without user, password and query, which may be secrets."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _as_sent(url: str, base: str = "") -> str:

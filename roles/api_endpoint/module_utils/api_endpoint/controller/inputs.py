@@ -8,6 +8,8 @@ import ipaddress
 import re
 from typing import Any
 
+from ansible.module_utils.api_endpoint.urls import hide
+
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|\*")
 
 Settings = dict[str, Any]
@@ -79,6 +81,6 @@ def wrong_networks(settings: Settings, name: str) -> list[str]:
 
 
 def refusal(problems: list[str]) -> str:
-    """Return the message that names every problem."""
-    lines = "\n".join(f"  - {problem}" for problem in problems)
+    """Return the message that names every problem, without the passwords of URLs."""
+    lines = hide("\n".join(f"  - {problem}" for problem in problems))
     return f"Nothing was touched. Please correct:\n{lines}"

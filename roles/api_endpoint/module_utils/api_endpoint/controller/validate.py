@@ -18,7 +18,9 @@ from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import is_within
 from ansible.module_utils.api_endpoint.interpreter import misplaced
+from ansible.module_utils.api_endpoint.release.requirements import choose, name_of, read
 
+OLDEST_GUNICORN = 23  # its major version; older ones take a worker by its name alone
 SUPPORTED = {"Debian": ("12", "13")}
 
 # Names of folders that other packages have in /etc, /var/lib, /var/log or /srv.
@@ -497,7 +499,10 @@ def code(settings: Settings, playbook_dir: str) -> list[str]:
     subdir = str(settings.get("api_endpoint_app_subdir") or "")
     if subdir and not is_within(Path("/code"), subdir):
         return [f"api_endpoint_app_subdir is {subdir!r}. Give a folder within the code, relative to its top."]
-    if settings.get("api_endpoint_git_url"):
+    url = str(settings.get("api_endpoint_git_url") or "")
+    if re.match(r"(git\+)?ssh://[^/@]*:[^/@]*@", url):
+        return ["api_endpoint_git_url has a password, which SSH takes from no URL. Give api_endpoint_git_key."]
+    if url:
         return []
     given = str(settings.get("api_endpoint_app_dir") or "")
     found = on_laptop(given, playbook_dir, "api_endpoint_app_dir", Path.is_dir, "a folder")
@@ -511,6 +516,50 @@ def code(settings: Settings, playbook_dir: str) -> list[str]:
             f"api_endpoint_app_dir is {given!r}, and {folder} has no {module}.py. Correct api_endpoint_app_dir, "
             "api_endpoint_app_subdir (the folder within) or api_endpoint_wsgi (module:callable)."
         )
+    source = local_path(given, {"playbook_dir": playbook_dir}, "api_endpoint_app_dir")
+    return found or required(settings, source, subdir)
+
+
+def required(settings: Settings, source: Path, subdir: str) -> list[str]:
+    """Check what the app on the laptop requires."""
+    try:
+        plan = read(source, subdir, str(settings.get("api_endpoint_requirements_file") or ""))
+    except (DeployError, OSError) as error:
+        return [str(error)]
+    packages = [str(text) for text in settings.get("api_endpoint_pip_packages") or []]
+    return choose(plan, settings.get("api_endpoint_pip_exclude") or [], packages, "gunicorn").problems
+
+
+def server(settings: Settings) -> list[str]:
+    """Check that gunicorn is one that the role's worker works with, and that nothing for pip names a place of the laptop."""
+    found = []
+    texts = [
+        str(settings.get("api_endpoint_gunicorn") or "gunicorn"),
+        *map(str, settings.get("api_endpoint_pip_packages") or []),
+    ]
+    own = [text for text in texts if name_of(text) == "gunicorn"]
+    if not own or name_of(texts[0]) != "gunicorn":
+        found.append(f"api_endpoint_gunicorn is {texts[0]!r}. Give a requirement for gunicorn, such as gunicorn==27.0.1.")
+    for text in own:
+        pinned = re.search(r"===?\s*(\d+)", text)
+        if pinned and int(pinned[1]) < OLDEST_GUNICORN:
+            found.append(
+                f"{text!r} is too old: the role's worker needs gunicorn {OLDEST_GUNICORN} or newer. Leave it out of "
+                "api_endpoint_pip_packages and of api_endpoint_gunicorn, whose default is tested."
+            )
+    for text in texts[1:]:
+        if re.match(r"(-e\s*|--editable[= ]\s*)?(\.{1,2}([/\[]|$)|~|[A-Za-z]:[\\/])", text):
+            found.append(
+                f"api_endpoint_pip_packages has {text!r}, which is no package of an index nor a file of the host. Put what "
+                "lies on the laptop into the app's folder and the line into its requirements.txt."
+            )
+    options = " ".join(map(str, settings.get("api_endpoint_pip_options") or []))
+    for place in re.findall(r"(?:^|\s)(?:--find-links[= ]\s*|-f\s*)(\S+)", options):
+        if not re.match(r"https?://|/|file:///", place):
+            found.append(
+                f"api_endpoint_pip_options has --find-links {place}, which pip on the host does not find: it would look on "
+                "an index instead. Put the folder into the app's folder and the option into its requirements.txt."
+            )
     return found
 
 
@@ -574,6 +623,7 @@ def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str, rollb
         *metrics(settings),
         *host_paths(settings),
         *volume(settings),
+        *server(settings),
         # Going back needs nothing of the laptop.
         *([] if rollback else [*code(settings, playbook_dir), *artifacts(settings, playbook_dir)]),
     ]

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ansible.module_utils.api_endpoint.artifacts.download import with_login_of
 from ansible.module_utils.api_endpoint.digests import tree_digest, value_digest, walk
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error, lacks_room, says_full
 from ansible.module_utils.api_endpoint.files import chown_tree, escapes, staged_dir, work_folder
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.placeholders import LFS, first_bytes, pointers
+from ansible.module_utils.api_endpoint.release.requirements import FILE
 from ansible.module_utils.api_endpoint.release.source import check_content, excludes, lay_out
+from ansible.module_utils.api_endpoint.urls import Credentials, git_environment, hide, take
 from ansible.module_utils.basic import AnsibleModule
 
 # It asks nobody, and brings of git-lfs's files those that are needed, later.
@@ -49,17 +50,18 @@ def unpack(archive: str, target: Path) -> None:
 class Git:
     """A bare repository on the host, used as a cache of the remote one."""
 
-    remedy = "Check api_endpoint_git_url, and for a private repository api_endpoint_git_key."
+    remedy = "Check api_endpoint_git_url, and for a private repository api_endpoint_git_key or the token in the URL."
 
-    def __init__(self, folder: Path, url: str, key: str | None) -> None:
+    def __init__(self, folder: Path, url: str, key: str | None, credentials: Credentials | None = None) -> None:
         self.folder = folder
-        self.url = url
+        self.url, taken = take(url)
         self.key = key
         self.is_local = url.startswith(("/", "file:"))
+        self.credentials = {**(credentials or {}), **taken}
 
     def run(self, *arguments: str) -> str:
         """Run git and return what it prints; raise DeployError with its words when it fails."""
-        environment = {**os.environ, **QUIET}
+        environment = {**os.environ, **QUIET, **git_environment(self.credentials)}
         with tempfile.TemporaryDirectory() as temporary:
             ssh = f"ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.folder}.known_hosts"
             if self.key:
@@ -80,7 +82,8 @@ class Git:
         if done.returncode != 0 and says_full(done.stderr):
             raise DeployError(lacks_room(self.folder, done.stderr.strip()))
         if done.returncode != 0:
-            raise DeployError(f"git could not read {self.url}: {done.stderr.strip()[-1000:]}\n{self.remedy}")
+            said = hide(done.stderr.strip()[-1000:], self.credentials)
+            raise DeployError(f"git could not read {self.url}: {said}\n{self.remedy}")
         return done.stdout.strip()
 
     def commit(self, version: str) -> str:
@@ -165,11 +168,11 @@ class Git:
             raise DeployError("`.gitmodules` does not say from where. Add it by `git submodule add`.")
         if place.is_symlink() or escapes(place.parent, place):
             raise DeployError("its folder is a link.")
-        whole = relative_url(self.url, url) if url.startswith(("./", "../")) else with_login_of(self.url, url)
+        whole = relative_url(self.url, url) if url.startswith(("./", "../")) else url
         # A repository from elsewhere does not reach into the host's files, and the path of a laptop is none of the host.
         if whole.startswith(("/", "file:")) and not self.is_local:
             raise DeployError(f"`.gitmodules` has the path {url}, which is none of the host. Give a URL there.")
-        found = Git(self.folder.with_name(f"{value_digest(whole, 16)}.git"), whole, self.key)
+        found = Git(self.folder.with_name(f"{value_digest(whole, 16)}.git"), whole, self.key, self.credentials)
         found.remedy = (
             "Its URL in .gitmodules is a path, which must be there on the host: give the URL of a server. Or leave it out "
             "(api_endpoint_app_exclude)."
@@ -225,6 +228,7 @@ def store(module: AnsibleModule, target: Path) -> tuple[str, bool]:
         with staged_dir(final) as folder:
             shutil.copytree(target, folder, symlinks=True, dirs_exist_ok=True)
             chown_tree(folder, "root", given["group"])
+            (folder / FILE).chmod(0o600)
     return digest, True
 
 
@@ -233,7 +237,7 @@ def from_git(module: AnsibleModule) -> dict[str, object]:
     given = module.params
     if module.check_mode and not (shutil.which("git") and Path(given["root"]).is_dir()):
         return {"changed": True, "revision": ""}
-    git = Git(Path(given["root"], "git", "code.git"), given["git_url"], given["git_key"])
+    git = Git(Path(given["root"], "git", "code.git"), given["git_url"], given["git_key"], given["git_credentials"])
     commit = git.commit(given["git_version"])
     subdir, exclude = given["subdir"], given["exclude"]
     with work_folder(given["root"], "code") as work:

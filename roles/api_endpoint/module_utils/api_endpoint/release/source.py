@@ -13,43 +13,12 @@ from pathlib import Path
 
 from ansible.module_utils.api_endpoint.digests import is_excluded, leads_out, walk
 from ansible.module_utils.api_endpoint.errors import DeployError
-from ansible.module_utils.api_endpoint.files import escapes, is_within
 from ansible.module_utils.api_endpoint.placeholders import pointers, refuse
+from ansible.module_utils.api_endpoint.release.requirements import decode, read
+from ansible.module_utils.api_endpoint.urls import take
 
 SUBMODULE = re.compile(r"(?m)^\s*path\s*=\s*\"?(.+?)\"?\s*$")
 LEAVE_OUT = "Or leave out what the app does not need (api_endpoint_app_exclude)."
-INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)")
-
-
-def requirement_files(source: Path, first: str) -> list[str]:
-    """Return a requirements file and all those that it includes, relative to `source`."""
-    found: list[str] = []
-    queue = [first]
-    while queue:
-        name = os.path.normpath(queue.pop(0))
-        if name in found:
-            continue
-        if not is_within(source, name) or not (source / name).is_file():
-            raise DeployError(f"The requirements file {name} does not exist in the code (it starts at {first}).")
-        if escapes(source, source / name):
-            raise DeployError(
-                f"The requirements file {name} is a link that leads out of the code. Put the file itself there."
-            )
-        found.append(name)
-        for line in (source / name).read_text(encoding="utf-8").splitlines():
-            if (match := INCLUDE.match(line)) and "://" not in match[1]:
-                queue.append(os.path.join(os.path.dirname(name), match[1]))
-    return found
-
-
-def find_requirements(source: Path, subdir: str, wanted: str) -> str:
-    """Return the name of the requirements file, relative to `source`, or an empty string when there is none."""
-    if wanted:
-        return wanted
-    for name in (os.path.join(subdir, "requirements.txt"), "requirements.txt"):
-        if (source / name).is_file():
-            return name
-    return ""
 
 
 def submodules(folder: Path) -> list[str]:
@@ -92,8 +61,11 @@ def excludes(path: str, exclude: list[str]) -> bool:
     return any(is_excluded(part, patterns) for part in (Path(path), *Path(path).parents))
 
 
-def lay_out(source: Path, target: Path, subdir: str, requirements: str, wsgi: str, exclude: list[str]) -> None:
-    """Copy the code of `source` to `target` in the store's layout: app/, requirements/ and which file to start from."""
+def lay_out(source: Path, target: Path, subdir: str, wanted: str, wsgi: str, exclude: list[str]) -> None:
+    """Copy the code of `source` to `target` in the store's layout: app/, what it requires, and local/ that this names.
+
+    `wanted` is the requirements file, where the user names it.
+    """
     app = source / subdir if subdir else source
     if not app.is_dir():
         raise DeployError(f"The code has no folder {subdir!r}. Correct api_endpoint_app_subdir.")
@@ -104,8 +76,31 @@ def lay_out(source: Path, target: Path, subdir: str, requirements: str, wsgi: st
             f"The code has no {module}.py in {where}. "
             "Correct api_endpoint_wsgi (module:callable), api_endpoint_app_subdir or the code itself."
         )
+    copy_code(app, target / "app", exclude)
+    plan = read(source, subdir, wanted, exclude)
+    for local in sorted({line.local for line in (*plan.requirements, *plan.constraints, *plan.options)} - {""}):
+        place = target / local
+        if place.exists():
+            continue
+        found = source / os.path.relpath(local, "local")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if found.is_dir():
+            copy_code(found, place, [])
+        else:
+            shutil.copy2(found, place)
+    for name in plan.files:
+        for copy in (target / "app" / os.path.relpath(name, subdir or "."), target / "local" / name):
+            # The app has no need of what pip logs in with.
+            text, credentials = take(decode(copy.read_bytes())) if copy.is_file() else ("", {})
+            if credentials:
+                copy.write_text(text, encoding="utf-8")
+    plan.write(target)
+
+
+def copy_code(app: Path, target: Path, exclude: list[str]) -> None:
+    """Copy what is code in a folder."""
     for path in walk(app, exclude):
-        found, copy = app / path, target / "app" / path
+        found, copy = app / path, target / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         if found.is_symlink():
             if leads_out(app, path):
@@ -116,10 +111,3 @@ def lay_out(source: Path, target: Path, subdir: str, requirements: str, wsgi: st
         elif not found.is_file():
             raise DeployError(f"{path} in the code is neither a file nor a folder nor a link. Remove it.")
         shutil.copy2(found, copy, follow_symlinks=False)
-    first = find_requirements(source, subdir, requirements)
-    names = requirement_files(source, first) if first else []
-    for name in names:
-        copy = target / "requirements" / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, copy)
-    (target / "first_requirements_file").write_text(first, encoding="utf-8")
