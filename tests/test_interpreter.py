@@ -11,6 +11,7 @@ from ansible.module_utils.api_endpoint import interpreter
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.interpreter import cannot_start, misplaced, probe, python_changed, unusable
 from ansible.module_utils.api_endpoint.release import virtualenv as venv
+from ansible.module_utils.api_endpoint.release.requirements import Plan
 from ansible.module_utils.api_endpoint.sandbox import Outcome, Sandbox
 from helpers import Stub, make_virtualenv
 
@@ -125,7 +126,7 @@ def test_what_does_not_even_run_as_root_is_said_in_words(host, content, word):
     python.write_bytes(content)
     python.chmod(0o755)
     with pytest.raises(DeployError, match=f"api_endpoint_python is '{python}', which does not run on the host: .*{word}"):
-        venv.Virtualenv(Stub(python=str(python))).key()
+        venv.Virtualenv(Stub(python=str(python), credentials={})).key()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_a_virtualenv_that_was_removed(host):
 def code(host, monkeypatch):
     """An app without requirements, and a virtualenv live that was made for a Python that is gone."""
     (host / "code/digest").mkdir(parents=True)
-    (host / "code/digest/first_requirements_file").write_text("")
+    Plan().write(host / "code/digest")
     (host / "p3env").symlink_to(make_virtualenv(host / "old", "/nowhere/python3.11", "3.11"))
     monkeypatch.setattr(interpreter, "_is_open", lambda _path: True)
     monkeypatch.setattr(venv.Virtualenv, "key", lambda _self: "0" * 16)
@@ -174,7 +175,8 @@ def code(host, monkeypatch):
 def ensure(host: Path, **more):
     given = {
         "name": "api", "root": str(host), "code": "digest", "python": str(host / "bin/python3"), "packages": [],
-        "gunicorn": "gunicorn", "constraints": [], "exclude": [], "user": "any", "part": False, **more,
+        "gunicorn": "gunicorn", "constraints": [], "credentials": {}, "index_url": "",
+        "extra_index_urls": [], "options": [], "exclude": [], "user": "any", "part": False, **more,
     }  # fmt: skip
     return venv.ensure(Stub(**given))
 
