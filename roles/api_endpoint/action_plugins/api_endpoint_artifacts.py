@@ -143,12 +143,13 @@ class ActionModule(ActionBase):
 
     def _bring(self, arguments: dict[str, Any], local: dict[str, Local], variables: dict[str, Any]) -> dict[str, Any]:
         """Have the host bring what it lacks."""
-        if not arguments.get("verify") and (there := self._look(arguments)) is not None:
+        verify = boolean(arguments.get("verify", False))
+        if not verify and (there := self._look(arguments)) is not None:
             return {"changed": False, "missing": [], "uploads": {}, "artifacts": there}
         planned = self._module(arguments, "plan", variables)
         if planned.get("failed") or self._task.check_mode:
             return planned
-        if not planned["missing"] and not arguments.get("verify"):
+        if not planned["missing"] and not verify:
             return planned
         for dest, name in planned["uploads"].items():
             self._send(*local[dest], name, arguments)

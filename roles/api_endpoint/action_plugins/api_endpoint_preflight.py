@@ -21,7 +21,7 @@ from ansible.plugins.action import ActionBase
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ROLE = Path(__file__).resolve().parents[1]
 ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
-from ansible.module_utils.api_endpoint.controller.inputs import refusal, unknown_names
+from ansible.module_utils.api_endpoint.controller.inputs import refusal, typed, unknown_names
 from ansible.module_utils.api_endpoint.controller.validate import problems
 
 PREFIX = "api_endpoint_"
@@ -123,13 +123,14 @@ class ActionModule(ActionBase):
         known = sorted(spec)
         rollback = bool(arguments.get("rollback"))
         found = unknown_names([name for name in variables if name.startswith(PREFIX)], known)
-        settings = {name: self._templar.template(variables[name]) for name in [*known, *DERIVED] if name in variables}
-        given = {name: settings[name] for name in known if name in settings}
-        messages = ArgumentSpecValidator(spec).validate(given).error_messages
-        # Of an element of a list Ansible says twice what is wrong, once without the variable's name.
-        wrong_types = [message for message in messages if PREFIX in message] or messages
-        found += wrong_types
-        if not wrong_types:
+        settings, mistaken = typed(self._templar, variables, spec)
+        if not mistaken:
+            messages = ArgumentSpecValidator(spec).validate(settings).error_messages
+            # Of an element of a list Ansible says twice what is wrong, once without the variable's name.
+            mistaken = [message for message in messages if PREFIX in message] or messages
+        found += mistaken
+        if not mistaken:
+            settings |= {name: self._templar.template(variables[name]) for name in DERIVED}
             found += problems(settings, facts, variables.get("playbook_dir") or ".", rollback) + hidden(settings, old)
         if found:
             raise AnsibleActionFail(refusal(found))

@@ -27,6 +27,7 @@ from ansible.module_utils.api_endpoint.controller.inputs import (
     number,
     out_of_range,
     refusal,
+    typed,
     unknown_names,
     wrong_networks,
     wrong_origins,
@@ -185,9 +186,11 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
-        known = sorted(specs["argument_specs"]["main"]["options"])
-        settings = {name: self._templar.template(variables[name]) for name in known if name in variables}
-        found = unknown_names([name for name in variables if name.startswith(PREFIX)], known)
+        options = specs["argument_specs"]["main"]["options"]
+        found = unknown_names([name for name in variables if name.startswith(PREFIX)], sorted(options))
+        settings, mistaken = typed(self._templar, variables, options)
+        if mistaken:
+            raise AnsibleActionFail(refusal(found + mistaken))
         found += problems(settings, str(variables.get("inventory_hostname")))
         port = settings.get("load_balancer_port")
         command = f"cat /etc/os-release; ss -ltnpH {shlex.quote(f'sport = :{port}')}"

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What both roles check alike: names of variables, numbers, addresses, networks, origins; and how they refuse."""
+"""What both roles check alike: types, names of variables, numbers, addresses, networks, origins; and how they refuse."""
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import re
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.module_utils.api_endpoint.urls import hide
 
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+TRUTHS = ("true", "yes", "on", "1", "false", "no", "off", "0")  # as text, which Ansible's filter `bool` knows too
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|\*")
 
 Settings = dict[str, Any]
@@ -18,10 +22,8 @@ Ranges = dict[str, tuple[int, int, str]]  # least and most of a number, and what
 
 def number(value: Any) -> int | None:
     """Return a whole number, also from text (as -e gives it); None when it is none."""
-    try:
-        return None if isinstance(value, (bool, float)) else int(value)
-    except (TypeError, ValueError):
-        return None
+    is_whole = isinstance(value, (int, str)) and not isinstance(value, bool) and WHOLE.fullmatch(str(value))
+    return int(value) if is_whole else None
 
 
 def is_address(text: Any) -> bool:
@@ -41,6 +43,103 @@ def unknown_names(given: list[str], known: list[str]) -> list[str]:
         hint = f"Did you mean {near[0]}?" if near else "The role's README lists the variables there are."
         found.append(f"{name} is set, but the role has no such variable. {hint}")
     return found
+
+
+def typed(templar: Any, variables: dict[str, Any], options: dict[str, Any]) -> tuple[Settings, list[str]]:
+    """Return the role's variables, templated, and the problems with their types.
+
+    A variable that cannot be templated because another one has the wrong type is left out.
+    """
+    settings: Settings = {}
+    errors = []
+    for name in sorted(options):
+        try:
+            if name in variables:
+                settings[name] = templar.template(variables[name])
+        except AnsibleError as error:
+            errors.append(error)
+    problems = wrong_types(settings, options)
+    if errors and not problems:
+        raise errors[0]
+    return settings, problems
+
+
+def wrong_types(given: Settings, options: dict[str, Any], within: str = "", is_listed: bool = False) -> list[str]:
+    """Return a problem for every value that has not the type of its option in an argument spec, however deep it lies.
+
+    Tasks and templates use the values as they are given, so nothing is taken for something else here. Text is a number or a
+    truth where its words are, since `-e name=value` and INI inventories give nothing but text: for these the role casts
+    where it uses them. For lists it cannot: text in their place would be walked letter by letter.
+
+    `within` is what the names are parts of, `is_listed` whether that is an element of a list.
+    """
+    found = []
+    for name, option in options.items():
+        if name not in given:
+            continue
+        value, label = given[name], f"{within}{name}"
+        if value is None:
+            # The roles take an empty part of a dictionary as left out; elsewhere a default would not be applied.
+            if not within or (is_listed and (option.get("required") or "default" in option)):
+                found.append(f"{label} is empty. {remedy(label, option, None)}, or leave the line out.")
+        else:
+            found += wrong_type(value, option, label)
+    return found
+
+
+def wrong_type(value: Any, option: dict[str, Any], label: str) -> list[str]:
+    """Return the problems of one value."""
+    kind = option.get("type", "str")
+    # Of a choice the argument spec's own check says what there is.
+    if kind == "raw" or ("choices" in option and not isinstance(value, (list, dict))):
+        return []
+    if not is_of(value, kind):
+        shown = "no such value" if option.get("no_log") else repr(value)
+        is_container = kind in ("list", "dict") and not option.get("no_log")
+        nature = f", and not a {'list' if kind == 'list' else 'dictionary'}" if is_container else ""
+        return [f"{label} is {shown}{nature}. {remedy(label, option, value)}."]
+    parts = option.get("options", {})
+    if kind == "dict":
+        return wrong_types(value, parts, f"{label}.")
+    if kind != "list":
+        return []
+    found = []
+    for index, element in enumerate(value):
+        place = f"{label}[{index}]"
+        inner = {"type": option.get("elements", "raw"), "no_log": option.get("no_log", False)}
+        problems = wrong_type(element, inner, place)
+        found += problems or (wrong_types(element, parts, f"{place}.", is_listed=True) if parts else [])
+    return found
+
+
+def is_of(value: Any, kind: str) -> bool:
+    """Tell whether a value has a type of argument specs, or is text or a number that can stand for it without a doubt."""
+    if kind == "list":
+        return isinstance(value, list)
+    if kind == "dict":
+        return isinstance(value, dict)
+    if kind == "bool":
+        return isinstance(value, bool) or (isinstance(value, (str, int)) and str(value).lower() in TRUTHS)
+    if kind == "int":
+        return number(value) is not None
+    # Text. A number with a point has lost its form by now: 1.10 is 1.1.
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
+
+
+def remedy(label: str, option: dict[str, Any], value: Any) -> str:
+    """Say how a value is to be written."""
+    kind = option.get("type", "str")
+    if kind == "list" and isinstance(value, (str, int)) and not isinstance(value, bool) and not option.get("no_log"):
+        element = int(value) if option.get("elements") == "int" and number(value) is not None else str(value)
+        wanted = value if isinstance(value, str) and value.startswith("[") else json.dumps([element], ensure_ascii=False)
+        line = f"""; on the command line -e '{{"{label}": {wanted}}}'""" if "." not in label else ""
+        return f"Give a list: {wanted}{line}"
+    return {
+        "list": "Give a list, a dash before each element, or [] for none",
+        "dict": "Give names with values, or {} for none",
+        "bool": "Give true or false",
+        "int": "Give a whole number",
+    }.get(kind, "Give text, in quotes where YAML would make something else of it")
 
 
 def out_of_range(settings: Settings, ranges: Ranges) -> list[str]:
