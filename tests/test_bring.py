@@ -2,13 +2,16 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 from ansible.module_utils.api_endpoint.artifacts import bring as artifacts
 from ansible.module_utils.api_endpoint.artifacts.store import Store
-from ansible.module_utils.api_endpoint.controller.rsync import remote_shell, send
+from ansible.module_utils.api_endpoint.controller import pieces
+from ansible.module_utils.api_endpoint.controller.pieces import Pieces, Remote
+from ansible.module_utils.api_endpoint.controller.rsync import NoWayError, remote_shell, send
 from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.placeholders import check_folder
@@ -156,18 +159,32 @@ def test_a_url_with_a_password_is_an_argument_that_is_not_logged(action, store, 
 class Connection:
     """Stands for a connection plugin."""
 
-    def __init__(self, transport, **options) -> None:
+    def __init__(self, transport, become=None, **options) -> None:
         self.transport = transport
+        self.become = become
         self.options = options
 
     def get_option(self, name):
         return self.options[name]
 
 
+class Become:
+    """Stands for a plugin that becomes root."""
+
+    def __init__(self, name, password=None) -> None:
+        self.name = name
+        self.password = password
+
+    def get_option(self, name):
+        assert name == "become_pass"
+        return self.password
+
+
 def test_rsync_takes_the_way_that_ansible_takes():
     ssh = Connection(
-        "ssh", ssh_executable="ssh", ssh_args="-o ControlMaster=auto", ssh_common_args="-o ProxyJump=me@bastion",
-        ssh_extra_args="", port=2222, private_key_file="/k", remote_user="me", host="host", password=None,
+        "ssh", Become("sudo"), ssh_executable="ssh", ssh_args="-o ControlMaster=auto",
+        ssh_common_args="-o ProxyJump=me@bastion", ssh_extra_args="",
+        port=2222, private_key_file="/k", remote_user="me", host="host", password=None,
     )  # fmt: skip
     shell, host, remote = remote_shell(ssh, become=True)
     assert shell == [
@@ -179,8 +196,132 @@ def test_rsync_takes_the_way_that_ansible_takes():
     shell, host, remote = remote_shell(docker, become=True)
     assert (shell[-1], host, remote) == ("sh", "box", "rsync")
     assert 'exec docker exec -i "$host" sh -c "$*"' in shell[2]
-    with pytest.raises(DeployError, match="cannot type the password"):
-        remote_shell(Connection("ssh", password="secret"), become=True)
+    root = Connection("ssh", Become("sudo", "secret"), remote_user="root", host="host", host_key_checking=False)
+    shell, host, remote = remote_shell(root, become=True)
+    assert (shell, host, remote) == (["ssh", "-l", "root", "-o", "StrictHostKeyChecking=no"], "host", "rsync")
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        Connection("ssh", password="secret"),
+        Connection("ssh", private_key="-----BEGIN"),
+        Connection("ssh", private_key_passphrase="secret"),
+        Connection("ssh", Become("sudo", "secret")),
+        Connection("ssh", Become("ansible.builtin.su", "secret")),
+        Connection("ssh", Become("su")),
+        Connection("ssh", Become("community.general.doas")),
+        Connection("paramiko_ssh"),
+        Connection("community.docker.nsenter"),
+    ],
+)
+def test_rsync_has_no_way_where_a_password_or_another_program_is_needed(connection):
+    with pytest.raises(NoWayError):
+        remote_shell(connection, become=True)
+
+
+def test_rsync_does_not_become_root_on_this_computer(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(NoWayError):
+        remote_shell(Connection("local", Become("sudo")), become=True)
+    assert remote_shell(Connection("local"), become=False)[2] == "rsync"
+
+
+class Here:
+    """Stands for a host: this machine. `breaks_at` is the number of the piece that does not arrive."""
+
+    def __init__(self, folder, breaks_at=0) -> None:
+        self.folder, self.breaks_at = folder, breaks_at
+        self.pieces: list[int] = []
+
+    def put(self, path):
+        self.pieces.append(path.stat().st_size)
+        if len(self.pieces) == self.breaks_at:
+            raise DeployError("cut off")
+        shutil.copy(path, self.folder / "piece")
+        return str(self.folder / "piece")
+
+    def run(self, command):
+        return subprocess.run(
+            ["sh", "-c", command], capture_output=True, encoding="utf-8", errors="surrogateescape", check=True
+        ).stdout
+
+    def send(self, source, target, **options):
+        Pieces(source, str(target), Remote(self.put, self.run, print), **options).send()
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(pieces, "FIRST_BYTES", 1000)
+    monkeypatch.setattr(pieces, "MOST_BYTES", 1000)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of the laptop with what can be in one."""
+    source = tmp_path / "source"
+    (source / "sub folder").mkdir(parents=True)
+    for number in range(12):
+        (source / "sub folder" / f"it's {number}\n").write_bytes(os.urandom(400))
+    (source / "large {}").write_bytes(os.urandom(5500))
+    (source / "empty").touch()
+    (source / "program").write_text("#!/bin/sh\n")
+    (source / "program").chmod(0o755)
+    (source / "link").symlink_to("sub folder")
+    (source / "caf\udce9").write_text("x")
+    return source
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 5500])
+def test_a_file_is_sent_in_pieces(tmp_path, size):
+    (tmp_path / "it's").write_bytes(os.urandom(size))
+    host = Here(tmp_path)
+    host.send(tmp_path / "it's", tmp_path / "target it's")
+    assert (tmp_path / "target it's").read_bytes() == (tmp_path / "it's").read_bytes()
+    assert sum(host.pieces) == size
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_file_with_more_than_there_is_is_sent_anew(tmp_path):
+    (tmp_path / "source").write_bytes(b"x" * 1500)
+    (tmp_path / "target").write_bytes(b"y" * 1600)
+    Here(tmp_path).send(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_file_that_was_cut_off_goes_on_where_it_was(tmp_path):
+    (tmp_path / "source").write_bytes(os.urandom(5500))
+    with pytest.raises(DeployError):
+        Here(tmp_path, breaks_at=4).send(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").stat().st_size == 3000
+    host = Here(tmp_path)
+    host.send(tmp_path / "source", tmp_path / "target")
+    assert host.pieces == [1000, 1000, 500]
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_links_are_sent_as_what_they_point_to_where_they_are_followed(tmp_path, folder):
+    Here(tmp_path).send(folder, tmp_path / "target", follow=True)
+    assert not (tmp_path / "target" / "link").is_symlink()
+    assert tree_digest(tmp_path / "target") == tree_digest(folder, follow=True)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_folder_is_sent_in_pieces_and_goes_on_where_it_was(tmp_path, folder):
+    target = tmp_path / "the target"
+    whole = Here(tmp_path)
+    whole.send(folder, tmp_path / "other")
+    assert tree_digest(tmp_path / "other") == tree_digest(folder)
+    for _ in range(3):
+        with pytest.raises(DeployError):
+            Here(tmp_path, breaks_at=3).send(folder, target)
+    again = Here(tmp_path)
+    again.send(folder, target)
+    assert len(again.pieces) < len(whole.pieces) - 3
+    assert tree_digest(target) == tree_digest(folder)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from ansible.plugins.action import ActionBase
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
 from ansible.module_utils.api_endpoint.artifacts.store import fingerprint_of_file, key_of
 from ansible.module_utils.api_endpoint.controller.paths import local_path
-from ansible.module_utils.api_endpoint.controller.rsync import send
+from ansible.module_utils.api_endpoint.controller.pieces import Pieces, Remote
+from ansible.module_utils.api_endpoint.controller.rsync import NoWayError, send
 from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, walk
 from ansible.module_utils.api_endpoint.errors import DeployError, lacks_room, says_full
 from ansible.module_utils.api_endpoint.placeholders import check_file, check_folder
@@ -190,16 +191,36 @@ class ActionModule(ActionBase):
         try:
             busy = f"/run/{arguments['name']}.busy"
             send(source, target, self._connection, bool(self._task.become), busy, self._say, follow=follow)
-        except DeployError as error:
-            if "failed (exit" in str(error) or source.is_dir():
-                raise
-            self._display.warning(f"{error}: {source} is sent in one go, and from its beginning when that is cut off.")
+        except NoWayError as reason:
+            self._display.vv(f"{reason}: {source} is sent over Ansible's connection")
+            remote = Remote(self._put, lambda command: self._as_root(command, arguments), self._say)
+            Pieces(source, target, remote, follow=follow).send()
+
+    def _put(self, path: Path) -> str:
+        """Send a piece to Ansible's temporary folder on the host, over the one before; return its path there."""
+        if not self._connection._shell.tmpdir:
             self._make_tmp_path()
-            upload = self._connection._shell.join_path(self._connection._shell.tmpdir, name)
-            self._transfer_file(str(source), upload)
-            moved = self._low_level_execute_command(f"mv {upload} {target}", sudoable=True)
-            if moved["rc"] != 0:
-                raise DeployError(f"{source} could not be moved to {target}: {moved['stderr']}") from error
+        there = self._connection._shell.join_path(self._connection._shell.tmpdir, "piece")
+        self._transfer_file(str(path), there)
+        return str(there)
+
+    def _as_root(self, command: str, arguments: dict[str, Any]) -> str:
+        """Run a shell command on the host as long as this run has the lock, which it renews; return its output."""
+        record, busy = (shlex.quote(f"/run/{arguments['name']}.{kind}") for kind in ("lock", "busy"))
+        renewed = (
+            f"grep -qsF {shlex.quote(arguments['run'])} {record} && "
+            f"""sed --in-place 's/"touched": *[0-9.]*/"touched": '$(date +%s)/ {record}"""
+        )
+        done = self._low_level_execute_command(
+            f"flock --nonblock {busy} sh -c {shlex.quote(f'umask 077 && {renewed} && {command}')}"
+        )
+        if done["rc"] != 0:
+            words = done["stderr"].strip() or done["stdout"].strip() or "this run no longer has the lock of this host."
+            raise DeployError(
+                f"Sending the model data failed (exit status {done['rc']}): {words}\n"
+                "What has arrived is kept: run again, and it goes on from there."
+            )
+        return str(done["stdout"])
 
     @staticmethod
     def _check(path: Path, artifact: dict[str, Any], number: int) -> bool:

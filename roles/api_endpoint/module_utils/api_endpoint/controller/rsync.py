@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Send a file or folder from the controller with rsync, over Ansible's own connection: resumed, and saying how far."""
+"""Send a file or folder from the controller with rsync, on the way that Ansible takes: resumed, and saying how far."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ EVERY = 10  # seconds between two words on how far it is
 PROGRESS = re.compile(rb"(\d+)%\s+(\S+/s)\s+(\S+)")
 
 
+class NoWayError(DeployError):
+    """There is a way to the host for Ansible, but none for rsync, which logs in and becomes root by itself."""
+
+
 def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
     """Return rsync's remote shell, the name of the host, and the rsync to run there; empty names for a local connection.
 
-    Raise DeployError for a connection that rsync cannot use.
+    Raise NoWayError for a connection that rsync cannot use, above all one with a password.
     """
 
     def option(name: str) -> Any:
@@ -34,17 +38,22 @@ def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
             return None
 
     kind = connection.transport.rsplit(".", 1)[-1]
-    sudo = "sudo -n rsync" if become and (option("remote_user") or "") != "root" else "rsync"
+    is_root = kind == "docker" or (option("remote_user") or "") == "root" or (kind == "local" and os.geteuid() == 0)
+    method = connection.become if become and not is_root else None  # a plugin of Ansible's
+    if method and (method.name.rsplit(".", 1)[-1] != "sudo" or method.get_option("become_pass")):
+        raise NoWayError(f"rsync cannot type the password of {method.name}")
     if kind == "local":
+        if method:
+            raise NoWayError("rsync does not become root on this computer")
         return [], "", "rsync"
     if kind == "docker":
         # As ssh does and `docker exec` does not: the words of the command become one for a shell.
         script = 'host=$1; shift; exec docker exec -i "$host" sh -c "$*"'
         return ["sh", "-c", script, "sh"], str(option("remote_addr")), "rsync"
     if kind != "ssh":
-        raise DeployError(f"rsync does not know the connection {kind!r}")
-    if option("password"):
-        raise DeployError("rsync cannot type the password of the SSH connection")
+        raise NoWayError(f"rsync does not know the connection {kind!r}")
+    if option("password") or option("private_key") or option("private_key_passphrase"):
+        raise NoWayError("rsync cannot type the password of the SSH connection")
     command = [str(option("ssh_executable") or "ssh")]
     for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
         command += shlex.split(str(option(name) or ""))
@@ -54,7 +63,9 @@ def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
         command += ["-i", os.path.expanduser(str(key)), "-o", "IdentitiesOnly=yes"]
     if user := option("remote_user"):
         command += ["-l", str(user)]
-    return command, str(option("host")), sudo
+    if option("host_key_checking") is False:
+        command += ["-o", "StrictHostKeyChecking=no"]
+    return command, str(option("host")), "sudo -n rsync" if method else "rsync"
 
 
 def send(
@@ -63,11 +74,11 @@ def send(
     """Send `source` to the absolute path `target` on the host; what is there already is not sent again.
 
     With `follow`, what links in a folder point to is sent in their place. `busy` is a file on the host that is locked
-    meanwhile, which shows that the run is at work. Raise DeployError with rsync's words when it fails, or when rsync is not
-    to be had here.
+    meanwhile, which shows that the run is at work. Raise DeployError with rsync's words when it fails, and NoWayError when
+    rsync is not to be had here or has no way to the host.
     """
     if not shutil.which("rsync"):
-        raise DeployError("rsync is not installed on this computer")
+        raise NoWayError("rsync is not installed on this computer")
     shell, host, remote = remote_shell(connection, become)
     command = ["rsync", "--partial", "--inplace", "--progress", "--times"]
     if source.is_dir():
