@@ -22,12 +22,22 @@ if [ "$(id -u)" -ne 0 ] || [ ! -f /etc/debian_version ]; then
   exit 1
 fi
 exec 9>/tmp/api-endpoint-needs.lock
-flock 9 # apt waits for nobody; what it starts does not keep the lock
+flock 9 # what apt starts does not keep this lock
 echo "Installing for the tests: ${missing[*]} ..."
 log=$(mktemp)
 export DEBIAN_FRONTEND=noninteractive
-if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 9>&-; then
-  tail -n 20 "$log" >&2
-  exit 1
-fi
+
+install_missing() {
+  apt-get update && apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=900 "${missing[@]}"
+}
+# apt waits for dpkg's lock, but not for those of its lists and its downloads.
+for try in $(seq 180); do
+  if install_missing >"$log" 2>&1 9>&-; then break; fi
+  if [ "$try" -eq 180 ] || ! grep -q 'Could not get lock' "$log"; then
+    tail -n 20 "$log" >&2
+    exit 1
+  fi
+  if [ "$try" -eq 1 ]; then echo "Waiting for another apt: $(grep -m 1 'Could not get lock' "$log")"; fi
+  sleep 5
+done
 rm -f "$log"

@@ -94,6 +94,7 @@ RANGES = {
     "api_endpoint_start_timeout": (1, 7200, "seconds"),
     "api_endpoint_drain": (0, 3600, "seconds"),
     "api_endpoint_command_timeout": (1, 86_400, "seconds"),
+    "api_endpoint_apt_lock_timeout": (0, 86_400, "seconds"),
     "api_endpoint_keep_releases": (1, 100, "releases"),
     "api_endpoint_log_days": (1, 90, "days"),
     "api_endpoint_log_lines": (1, 10_000, "lines"),
