@@ -281,6 +281,23 @@ def test_a_configuration_that_is_not_is_the_modules(act, configured, harm):
     assert act.asked == [("", given)]
 
 
+def test_a_configuration_does_not_listen_on_ipv6_where_there_is_none(act, configured):
+    """Until the host has some: the next run adds the lines."""
+    folder, given = configured
+    site = "server {\n    listen 80;\n    listen [::]:80;\n}\n"
+    given["files"] = {**given["files"], "sites-available/api": site}
+    act.program("perl", "echo 'this host has no IPv6'")
+    act("nginx", **given)
+    wanted = act.asked.pop()[1]
+    assert wanted["files"] == {**given["files"], "sites-available/api": "server {\n    listen 80;\n}\n"}
+    nginx.ensure(Stub(**wanted))
+    (folder.parent / "pending").unlink()
+    assert act("nginx", **given) == {"changed": False, "written": []}
+    act.program("perl", "true")
+    act("nginx", **given)
+    assert act.asked == [("", given)]
+
+
 # --- packages
 
 
@@ -312,6 +329,7 @@ def test_what_a_killed_installation_left_goes_first(act):
 def test_the_words_of_apt_are_kept(act):
     act.program("dpkg-query", "exit 1")
     act.program("grep", "exit 1")
+    act.program("apt-get", "exit 0")
     failed = {"failed": True, "msg": "python3-apt must be installed"}
     assert act("packages", name=["curl"], answers=[failed]) == {**failed, "changed": False}
 

@@ -78,14 +78,6 @@ def test_a_balancer_on_one_of_its_hosts_needs_another_port():
     assert found("two.example") == []
 
 
-def test_a_port_that_somebody_else_has_is_refused():
-    ours = 'LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("haproxy",pid=1,fd=5))\n'
-    assert preflight.occupied(ours, 80) == []
-    assert preflight.occupied(ours.replace("haproxy", "nginx"), 80) == [
-        "load_balancer_port is 80, where nginx listens on this host already. Give one of them another port."
-    ]
-
-
 def test_misspelt_names_are_refused():
     assert preflight.unknown_names(["load_balancer_prot", "load_balancer_port"], list(SPECS)) == [
         "load_balancer_prot is set, but the role has no such variable. Did you mean load_balancer_port?"

@@ -1,4 +1,4 @@
-"""Every variable of both roles, given in every wrong shape that people write, is refused in one sentence, or works as it is."""
+"""Every variable of both roles, in every wrong shape that people write, is refused in one sentence, or works as it is."""
 
 import json
 import re
@@ -17,14 +17,16 @@ SPECS = {
     for role in ("api_endpoint", "load_balancer")
 }
 SHAPES = {
-    "text": "localhost", "text with commas": "a,b", "text of a list": '["a"]', "nothing": None, "number": 200, "fraction": 1.10,
-    "truth": True, "list": ["a"], "list of lists": [["a"]], "list of a dictionary": [{"a": "b"}], "list of nothing": [None],
+    "text": "localhost", "text with commas": "a,b", "text of a list": '["a"]', "nothing": None, "number": 200,
+    "fraction": 1.10, "truth": True, "list": ["a"],
+    "list of lists": [["a"]], "list of a dictionary": [{"a": "b"}], "list of nothing": [None],
     "list of a truth": [True], "list of a fraction": [1.10], "dictionary": {"a": "b"}, "number in text": "8000",
     "almost a number": "8_000", "truth in text": "False", "y": "y",
 }  # fmt: skip
 # The shapes that work for each type, as they are.
 GOOD = {
-    "str": {"text", "text with commas", "text of a list", "number", "number in text", "almost a number", "truth in text", "y"},
+    "str": {"text", "text with commas", "text of a list", "number", "number in text", "almost a number", "truth in text",
+            "y"},
     "int": {"number", "number in text"},
     "bool": {"truth", "truth in text"},
     "dict": {"dictionary"},
@@ -33,7 +35,8 @@ GOOD = {
     "list of path": {"list"},
     "list of int": set(),
     "list of dict": set(),  # but see what is within
-    "list of raw": {"list", "list of lists", "list of a dictionary", "list of nothing", "list of a truth", "list of a fraction"},
+    "list of raw": {"list", "list of lists", "list of a dictionary", "list of nothing", "list of a truth",
+                    "list of a fraction"},
 }  # fmt: skip
 GOOD["path"] = GOOD["str"]
 
@@ -102,13 +105,13 @@ def test_a_wrong_shape_is_refused_by_name_with_its_remedy(role, label, option, p
         ({"api_endpoint_health_status": 200}, "is 200, and not a list. Give a list: [200]; on the command line"),
         ({"api_endpoint_health_status": "200"}, "is '200', and not a list. Give a list: [200]; on the command line"),
         ({"api_endpoint_artifacts": {"dest": "a", "src": "b"}}, "and not a list. Give a list, a dash before each element"),
-        ({"api_endpoint_artifacts": None}, "api_endpoint_artifacts is empty. Give a list, a dash before each element, or [] for none"),
-        ({"api_endpoint_artifacts": ["a"]}, "api_endpoint_artifacts[0] is 'a', and not a dictionary. Give names with values"),
-        ({"api_endpoint_artifacts": [{"dest": "a", "inputs": "b"}]}, 'api_endpoint_artifacts[0].inputs is \'b\', and not a list. Give'),
-        ({"api_endpoint_smoke_requests": [{"path": "/", "status": 200}]}, "requests[0].status is 200, and not a list. Give a list: [200]."),
-        ({"api_endpoint_pip_packages": [{"Flask": 3}]}, "api_endpoint_pip_packages[0] is {'Flask': 3}. Give text, in quotes"),
+        ({"api_endpoint_artifacts": None}, "artifacts is empty. Give a list, a dash before each element, or [] for none"),
+        ({"api_endpoint_artifacts": ["a"]}, "artifacts[0] is 'a', and not a dictionary. Give names with values"),
+        ({"api_endpoint_artifacts": [{"dest": "a", "inputs": "b"}]}, "artifacts[0].inputs is 'b', and not a list. Give"),
+        ({"api_endpoint_smoke_requests": [{"path": "", "status": 200}]}, "status is 200, and not a list. Give a list: [20"),
+        ({"api_endpoint_pip_packages": [{"Flask": 3}]}, "packages[0] is {'Flask': 3}. Give text, in quotes"),
         ({"api_endpoint_git_version": 1.10}, "api_endpoint_git_version is 1.1. Give text, in quotes"),
-        ({"api_endpoint_cache": "yes"}, "api_endpoint_cache is 'yes', and not a dictionary. Give names with values, or {} for none."),
+        ({"api_endpoint_cache": "yes"}, "cache is 'yes', and not a dictionary. Give names with values, or {} for none."),
         ({"api_endpoint_cache": {"paths": "/api"}}, "api_endpoint_cache.paths is '/api', and not a list."),
         ({"api_endpoint_port": "8_000"}, "api_endpoint_port is '8_000'. Give a whole number."),
         ({"api_endpoint_preload": "maybe"}, "api_endpoint_preload is 'maybe'. Give true or false."),
@@ -139,12 +142,12 @@ def test_a_template_that_fails_because_of_a_wrong_type_is_no_problem_of_its_own(
 NEEDED = {
     "api_endpoint": {
         "api_endpoint_server_names": ["a.example"], "api_endpoint_metrics_listen": "127.0.0.1:9113",
-        "__api_endpoint_preflight": {"old": {"sites": [], "unit": ""}}, "ansible_facts": {}, "ansible_play_hosts_all": ["localhost"],
-        "ansible_check_mode": False,
+        "__api_endpoint_preflight": {"old": {"sites": [], "unit": ""}}, "ansible_facts": {},
+        "ansible_play_hosts_all": ["localhost"],        "ansible_check_mode": False,
     },
     "load_balancer": {
-        "load_balancer_servers": [{"name": "one", "address": "10.0.0.1", "port": 80}], "load_balancer_server_name": "a.example",
-        "__load_balancer_found": {"addresses": {}},
+        "load_balancer_servers": [{"name": "one", "address": "10.0.0.1", "port": 80}],
+        "load_balancer_server_name": "a.example", "__load_balancer_found": {"addresses": {}, "has_ipv6": True},
     },
 }  # fmt: skip
 
@@ -181,7 +184,8 @@ def test_tasks_cast_numbers_and_truths_where_they_use_them(role):
     names = "|".join(name for name, option in SPECS[role].items() if option["type"] in ("bool", "int"))
     # Not a module's name, a sentence, a part of a file's name, or an element of what is cast as a whole.
     uncast = re.compile(
-        rf"(?<![\w.'-])(?<!-{{{{ )({names})(?![\w:.])(?!\)? [|] (?:bool|int|string)\b| off\b| is (?:not )?(?:true|defined)|\] \+)"
+        rf"(?<![\w.'-])(?<!-{{{{ )({names})(?![\w:.])"
+        r"(?!\)? [|] (?:bool|int|string)\b| off\b| is (?:not )?(?:true|defined)|\] \+)"
     )
     for kind in ("tasks", "handlers", "vars"):
         for path in sorted((PROJECT / "roles" / role / kind).glob("*.yml")):
@@ -192,7 +196,8 @@ def test_tasks_cast_numbers_and_truths_where_they_use_them(role):
 
 def test_a_list_in_an_ini_inventory_is_a_list(tmp_path):
     (tmp_path / "hosts.ini").write_text(
-        '[api_endpoints]\none api_endpoint_health_status=[200]\n[api_endpoints:vars]\napi_endpoint_server_names=["a.example"]\n'
+        "[api_endpoints]\none api_endpoint_health_status=[200]\n"
+        '[api_endpoints:vars]\napi_endpoint_server_names=["a.example"]\n'
     )
     found = templar({"hosts": "all", "gather_facts": False}, tmp_path / "hosts.ini", "one", tmp_path).available_variables
     assert json.loads(json.dumps([found["api_endpoint_server_names"], found["api_endpoint_health_status"]])) == [

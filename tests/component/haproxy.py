@@ -35,7 +35,7 @@ BASE = {
     "load_balancer_queue_timeout": 600,
     "load_balancer_client_rate": 0,
     "__load_balancer_log_socket": f"{PLACES}/log.sock",
-    "__load_balancer_found": {"addresses": {}},
+    "__load_balancer_found": {"addresses": {}, "has_ipv6": True},
 }
 
 

@@ -19,7 +19,7 @@ BASE = {
     "load_balancer_floating_address": "10.0.0.100/24",
     "load_balancer_floating_interface": INTERFACE,
     "load_balancer_floating_peers": ["lb-two", "10.0.0.7"],
-    "__load_balancer_found": {"addresses": {"lb-two": "10.0.0.8", "known.example": "10.0.0.3"}},
+    "__load_balancer_found": {"addresses": {"lb-two": "10.0.0.8", "known.example": "10.0.0.3"}, "has_ipv6": True},
 }
 
 BRANCHES = {
@@ -44,6 +44,7 @@ BRANCHES = {
             "http-after-response set-header Access-Control-Allow-Credentials true if { var(txn.origin) -m found }",
         ],
     ),
+    "no IPv6": ({"__load_balancer_found": {"addresses": {}, "has_ipv6": False}}, ["bind :80"]),
     "no limit": ({"load_balancer_client_rate": "0"}, ["http-request deny deny_status 503 if { sc0_conn_cur gt 126 }"]),
     "a rate": ({"load_balancer_client_rate": "7"}, ["http-request deny deny_status 429 if { sc0_gpc0_rate gt 14 }"]),
     "no proxies": ({"load_balancer_trusted_proxies": []}, ["http-request set-var(txn.client) src"]),
@@ -102,6 +103,11 @@ def test_haproxy_accepts_every_branch(rendered, branch):
     # It looks the example's names up, too.
     complaints = [line for line in judged.stderr.splitlines() if "could not resolve" not in line]
     assert "WARNING" not in "".join(complaints)
+
+
+def test_it_listens_on_ipv6_where_the_host_has_some(rendered):
+    assert "bind [::]:80 v6only" in lines(rendered / "the defaults")
+    assert not any("[::]" in line for line in lines(rendered / "no IPv6"))
 
 
 def test_what_callers_bring_along_goes_no_further(rendered):

@@ -13,6 +13,7 @@ from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+from ansible.module_utils.api_endpoint.controller.processes import IPV6_LOOK, NO_IPV6, without_ipv6
 from ansible.module_utils.api_endpoint.host.file_state import NOTHING, file_of, link_to, look_at
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE, digests_of
 from ansible.module_utils.api_endpoint.http import LOADED
@@ -54,7 +55,10 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        answer = self._low_level_execute_command(question(arguments))
-        if is_as_wanted(arguments, str(answer.get("stdout", ""))):
+        answer = str(self._low_level_execute_command(IPV6_LOOK + question(arguments)).get("stdout", ""))
+        if answer.startswith(NO_IPV6):
+            answer = answer.partition("\n")[2]
+            arguments["files"] = {name: without_ipv6(text) for name, text in arguments.get("files", {}).items()}
+        if is_as_wanted(arguments, answer):
             return {"changed": False, "written": []}
         return self._execute_module(module_args=arguments, task_vars=task_vars)

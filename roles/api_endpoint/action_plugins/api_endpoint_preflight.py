@@ -14,14 +14,22 @@ from typing import Any
 
 import ansible.module_utils
 import yaml
-from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ROLE = Path(__file__).resolve().parents[1]
 ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
-from ansible.module_utils.api_endpoint.controller.inputs import refusal, typed, unknown_names
+from ansible.module_utils.api_endpoint.controller.inputs import number, refusal, typed, unknown_names
+from ansible.module_utils.api_endpoint.controller.processes import (
+    IPV6_LOOK,
+    NO_IPV6,
+    in_the_way,
+    is_listened_on,
+    listeners_look,
+    taken,
+)
 from ansible.module_utils.api_endpoint.controller.validate import problems
 
 PREFIX = "api_endpoint_"
@@ -30,6 +38,7 @@ SET_UP = "this host was set up"
 OLD_SITE = "site of the old template: "
 OLD_UNIT = "unit of the old template: "
 THERE = "there: "
+LISTENED_ON = "listened on, and not by this endpoint: "
 DERIVED = ["__api_endpoint_usual_headers"]  # of what the rules look at
 
 
@@ -78,6 +87,28 @@ def question(name: str, paths: list[str]) -> str:
     )
 
 
+def foreign_listeners(name: str, port: int | None, metrics: str) -> str:
+    """Return the command that shows the ports on which something else may listen than what the endpoint has there.
+
+    That nginx runs and that one of its sites has the port is known without root, and is the rule.
+    """
+    command = ""
+    if port:
+        nginx = (
+            f"grep -qsE '^[[:space:]]*listen[[:space:]]+{port}[[:space:];]' /etc/nginx/sites-enabled/* && "
+            "grep -qsx nginx /proc/$(cat /run/nginx.pid 2>/dev/null || echo none)/comm"
+        )
+        command = f"{{ {nginx}; }} || {{ {is_listened_on(port)} && echo '{LISTENED_ON}{port}'; }}; "
+    address, _, number_of_port = metrics.rpartition(":")
+    if number_of_port.isdecimal() and int(number_of_port) <= 65535:
+        unit = shlex.quote(f"/etc/systemd/system/{name}-metrics.socket")
+        own = f"grep -qsxF {shlex.quote(f'ListenStream={metrics}')} {unit}"
+        listens = is_listened_on(int(number_of_port), address)
+        command += f"{own} || {{ {listens} && echo '{LISTENED_ON}{int(number_of_port)}'; }}; "
+        command += IPV6_LOOK if address.startswith("[") else ""
+    return command
+
+
 def hidden(settings: dict[str, Any], old: dict[str, Any]) -> list[str]:
     """Check that a volume does not hide the socket of the old template's service, while that serves."""
     volume, sock = settings.get("api_endpoint_volume") or {}, f"/srv/{settings.get('api_endpoint_name')}/sock/"
@@ -109,7 +140,10 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         arguments = self._task.args
         name = str(self._templar.template(variables.get("api_endpoint_name", "")))
-        asked = question(name, list(arguments.get("look_for") or []))
+        port, metrics = self._given(variables, "api_endpoint_port"), self._given(variables, "api_endpoint_metrics_listen")
+        asked = foreign_listeners(name, number(port), str(metrics or "")) + question(
+            name, list(arguments.get("look_for") or [])
+        )
         answer = self._low_level_execute_command(asked, sudoable=False)
         if answer.get("rc"):
             # The question cannot fail: not every kind of connection notices that nobody is there.
@@ -132,6 +166,7 @@ class ActionModule(ActionBase):
         if not mistaken:
             settings |= {name: self._templar.template(variables[name]) for name in DERIVED}
             found += problems(settings, facts, variables.get("playbook_dir") or ".", rollback) + hidden(settings, old)
+            found += self._listeners(settings, text)
         if found:
             raise AnsibleActionFail(refusal(found))
         if arguments.get("part") and not is_set_up:
@@ -143,3 +178,28 @@ class ActionModule(ActionBase):
         there = [line.removeprefix(THERE) for line in text.splitlines() if line.startswith(THERE)]
         found_facts = {f"ansible_{name}": facts[name] for name in looked}
         return {"changed": False, "ansible_facts": found_facts, "old": old, "there": there, "is_set_up": is_set_up}
+
+    def _given(self, variables: dict[str, Any], name: str) -> Any:
+        """Return a variable before the variables are checked; None when it cannot be told."""
+        try:
+            return self._templar.template(variables.get(name))
+        except AnsibleError:
+            return None
+
+    def _listeners(self, settings: dict[str, Any], text: str) -> list[str]:
+        """Check that no other program has the endpoint's ports; root alone sees who that is."""
+        found = []
+        metrics = str(settings.get("api_endpoint_metrics_listen") or "")
+        address, _, metrics_port = metrics.rpartition(":")
+        if NO_IPV6 in text.splitlines():
+            found.append(f"api_endpoint_metrics_listen is {metrics!r}, and this host has no IPv6. Give another address.")
+        for name, given, at, unit in (
+            ("api_endpoint_port", settings.get("api_endpoint_port"), "", "nginx.service"),
+            ("api_endpoint_metrics_listen", metrics_port, address, ""),
+        ):
+            port = number(given) or 0
+            if f"{LISTENED_ON}{port}" in text.splitlines():
+                answer = self._low_level_execute_command(listeners_look(port, at))
+                if others := in_the_way(str(answer.get("stdout", "")), port, unit):
+                    found.append(taken(name, settings[name], others))
+        return found

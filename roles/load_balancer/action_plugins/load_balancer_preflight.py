@@ -32,6 +32,14 @@ from ansible.module_utils.api_endpoint.controller.inputs import (
     wrong_networks,
     wrong_origins,
 )
+from ansible.module_utils.api_endpoint.controller.processes import (
+    IPV6_LOOK,
+    NO_IPV6,
+    in_the_way,
+    is_listened_on,
+    listeners_look,
+    taken,
+)
 
 PREFIX = "load_balancer_"
 SUPPORTED = ("12", "13")
@@ -44,6 +52,7 @@ RANGES = {
     "load_balancer_queue_timeout": (1, 3600, "seconds"),
     "load_balancer_client_rate": (0, 100_000, "requests a second"),
     "load_balancer_client_timeout": (1, 3600, "seconds"),
+    "load_balancer_apt_lock_timeout": (0, 86_400, "seconds"),
     "load_balancer_log_days": (1, 90, "days"),
     "load_balancer_floating_router_id": (1, 255, "numbers"),
 }
@@ -149,12 +158,13 @@ def platform(text: str) -> list[str]:
     return [f"The balancer's system is {named.get('PRETTY_NAME', 'unknown')}. Use one with Debian {' or '.join(SUPPORTED)}."]
 
 
-def occupied(text: str, port: Any) -> list[str]:
-    """Check that nobody else has the port; `text` is what listens there, as ss tells."""
-    others = sorted(set(re.findall(r'\(\("([^"]+)"', text)) - {"haproxy"})
-    if not others:
-        return []
-    return [f"load_balancer_port is {port}, where {others[0]} listens on this host already. Give one of them another port."]
+def listeners(port: int) -> str:
+    """Return the command that shows who listens on the port, unless HAProxy is known to."""
+    ours = (
+        f"grep -qsE '^[[:space:]]*bind :{port}$' /etc/haproxy/haproxy.cfg && "
+        "grep -qsx haproxy /proc/$(cat /run/haproxy/haproxy.pid 2>/dev/null || echo none)/comm"
+    )
+    return f"{{ {ours}; }} || {{ {is_listened_on(port)} && {listeners_look(port)}; }}; "
 
 
 def names_of(settings: Settings) -> list[str]:
@@ -193,13 +203,18 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(refusal(found + mistaken))
         found += problems(settings, str(variables.get("inventory_hostname")))
         port = settings.get("load_balancer_port")
-        command = f"cat /etc/os-release; ss -ltnpH {shlex.quote(f'sport = :{port}')}"
+        command = f"cat /etc/os-release; {IPV6_LOOK}{listeners(number(port) or 0)} true"
         for name in names_of(settings):
             command += f"; getent ahosts {shlex.quote(name)} | sed {shlex.quote(f's/^/{LOOKED_UP}{name} /')}"
         text = str(self._low_level_execute_command(command).get("stdout", ""))
         found += platform(text)
         # In a dry run what has the port now may be about to give it up.
-        found += [] if self._task.check_mode else occupied(text, port)
+        others = [] if self._task.check_mode else in_the_way(text, number(port) or 0, "haproxy.service")
+        found += [taken("load_balancer_port", port, others)] if others else []
+        has_ipv6 = NO_IPV6 not in text.splitlines()
+        listen = str(settings.get("load_balancer_metrics_listen") or "")
+        if listen.startswith("[") and not has_ipv6:
+            found.append(f"load_balancer_metrics_listen is {listen!r}, and this host has no IPv6. Give another address.")
         if found:
             raise AnsibleActionFail(refusal(found))
-        return {"changed": False, "addresses": addresses_of(text)}
+        return {"changed": False, "addresses": addresses_of(text), "has_ipv6": has_ipv6}
