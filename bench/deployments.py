@@ -16,7 +16,7 @@ from collections.abc import Callable
 from figures import Figure, keep
 from host import CONTAINER, PROJECT, run, start
 
-INVENTORY = os.environ.get("BENCH_INVENTORY", "inventory/demo.yml")
+INVENTORY = os.environ.get("BENCH_INVENTORY", "tools/demo.yml")
 HOST = os.environ.get("BENCH_HOST", CONTAINER)
 APP = PROJECT / ".cache" / "bench" / "changed_app"
 

@@ -76,7 +76,7 @@ def inside(command: str, text: str | None = None) -> str:
 
 def playbook(*options: str, **settings: object) -> None:
     """Deploy to the instance, over SSH."""
-    run("ansible-playbook", "-i", "inventory/demo.yml", *options, "--extra-vars", json.dumps(settings))
+    run("ansible-playbook", "-i", "tools/demo.yml", *options, "--extra-vars", json.dumps(settings))
 
 
 def start() -> None:

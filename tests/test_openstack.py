@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers import PROJECT
 
-EXAMPLE = PROJECT / "inventory" / "example.openstack.yml"
+EXAMPLE = PROJECT / "docs" / "guides" / "example.openstack.yml"
 
 
 def server(name: str, address: str, **metadata: str) -> dict:

@@ -149,7 +149,7 @@ def test_the_demos_load_tells_how_many_failed_and_how():
 def test_the_balancer_of_the_demo_reaches_its_endpoints():
     script = (PROJECT / "tools" / "demo_cluster.sh").read_text()
     subnet = ip_network(re.search(r"^subnet=(\S+)", script, re.M)[1] + ".0/24")
-    inventory = yaml.safe_load((PROJECT / "inventory" / "demo-cluster.yml").read_text())
+    inventory = yaml.safe_load((PROJECT / "tools" / "demo-cluster.yml").read_text())
     for name, host in inventory["api_endpoints"]["hosts"].items():
         assert name in script
         assert ip_address(host["balancer_address"]) in subnet

@@ -28,7 +28,7 @@ ask() { # ask TEXT
 
 up() {
   instance
-  ansible-playbook -i inventory/demo.yml site.yml
+  ansible-playbook -i tools/demo.yml site.yml
   ask "Où est la bibliothèque ?"
   cat <<TEXT
 
@@ -41,7 +41,7 @@ TEXT
 
 dry_run() {
   instance
-  ansible-playbook -i inventory/demo.yml site.yml --check --diff
+  ansible-playbook -i tools/demo.yml site.yml --check --diff
 }
 
 case "${1:-}" in

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 url=http://127.0.0.1:8090
 network=api-endpoint-demo-cluster
-subnet=10.177.88 # of addresses that endpoints trust as proxies: inventory/demo-cluster.yml
+subnet=10.177.88 # of addresses that endpoints trust as proxies: tools/demo-cluster.yml
 balancer=api-endpoint-demo-balancer
 endpoints=(api-endpoint-demo-1 api-endpoint-demo-2 api-endpoint-demo-3)
 keys=.demo-cluster # the key pair and the host keys of this demo only; not committed
@@ -33,7 +33,7 @@ start_instances() {
 }
 
 deploy() {
-  ansible-playbook -i inventory/demo-cluster.yml site.yml --extra-vars "api_endpoint_app_dir=$app"
+  ansible-playbook -i tools/demo-cluster.yml site.yml --extra-vars "api_endpoint_app_dir=$app"
 }
 
 ask() { # ask TEXT

@@ -51,7 +51,7 @@ cat >"$elsewhere/play.yml" <<YAML
 YAML
 cp --archive app group_vars "$elsewhere"
 from_elsewhere() (
-  inventory=$PWD/inventory/demo.yml
+  inventory=$PWD/tools/demo.yml
   cd "$elsewhere"
   ansible-galaxy role install --role-file requirements.yml --roles-path roles
   ANSIBLE_ROLES_PATH=roles ansible-playbook -i "$inventory" play.yml
