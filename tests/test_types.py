@@ -114,7 +114,7 @@ def test_a_wrong_shape_is_refused_by_name_with_its_remedy(role, label, option, p
         ({"api_endpoint_cache": "yes"}, "cache is 'yes', and not a dictionary. Give names with values, or {} for none."),
         ({"api_endpoint_cache": {"paths": "/api"}}, "api_endpoint_cache.paths is '/api', and not a list."),
         ({"api_endpoint_port": "8_000"}, "api_endpoint_port is '8_000'. Give a whole number."),
-        ({"api_endpoint_preload": "maybe"}, "api_endpoint_preload is 'maybe'. Give true or false."),
+        ({"api_endpoint_jit": "maybe"}, "api_endpoint_jit is 'maybe'. Give true or false."),
     ],
 )  # fmt: skip
 def test_the_sentence_has_what_to_write(given, said):
