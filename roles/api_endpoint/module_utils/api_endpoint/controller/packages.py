@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.api_endpoint.controller.processes import SHOW, processes
+from ansible.module_utils.api_endpoint.urls import hide
 from ansible.plugins.action import ActionBase
 
 PLAIN = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # a name without a version, an architecture or a wildcard
@@ -138,7 +139,7 @@ class PackagesAction(ActionBase):
                 date, _, words = str(self._low_level_execute_command(asked).get("stdout", "")).partition("\n")
                 told = str(result.get("msg", ""))
                 lines = [told, *(line for line in words.splitlines() if line not in told)]
-                return explained({**result, "msg": "\n".join(lines)}, date.strip())
+                return explained({**result, "msg": hide("\n".join(lines))}, date.strip())
 
     def _wait(self, deadline: float, patience: float) -> dict[str, Any]:
         """Wait until nobody has apt's locks, and say for whom; return a failure when they keep them, or dpkg was cut off."""
