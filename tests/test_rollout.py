@@ -216,6 +216,14 @@ def test_a_refused_version_that_cannot_be_stopped_keeps_nobody_waiting(host, mon
     assert WAITING not in host.active
 
 
+def test_nginx_does_not_speak_uwsgi_to_a_version_because_the_last_one_in_its_slot_took_it(host):
+    left = host.root / "slots" / "green" / "uwsgi"
+    left.mkdir(parents=True)
+    (left / "gunicorn.sock").symlink_to("../gunicorn.sock")
+    run(host)
+    assert not left.exists()
+
+
 def test_with_restart_requests_wait_before_the_old_one_stops_and_until_the_new_one_is_proven(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     result = run(host)

@@ -213,7 +213,7 @@ def worker(clock, monkeypatch):
     monkeypatch.setattr(api_endpoint_worker.ThreadedWorker, "handle", handle)
     made = object.__new__(api_endpoint_worker.ThreadedWorker)
     made.cfg = SimpleNamespace(threads=2, workers=1, timeout=0)
-    made.queue, made.this_thread, made.in_flight, made.said = FakeQueue(), threading.local(), {}, []
+    made.queue, made.this_thread, made.in_flight, made.environ, made.said = FakeQueue(), threading.local(), {}, {}, []
     made.load_wsgi()
     return made
 

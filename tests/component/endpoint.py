@@ -193,7 +193,8 @@ def running(name: str = "api.wmcloud.org", **variables) -> Iterator[Endpoint]:
             (root / "slots" / slot).mkdir(parents=True)
             (root / "slots" / slot / "release").symlink_to(root / "releases" / slot)
         # One process stands for the releases of both slots.
-        (root / "slots" / "green" / "gunicorn.sock").symlink_to(root / "slots/blue/gunicorn.sock")
+        for name_of_way in ("gunicorn.sock", "uwsgi"):
+            (root / "slots" / "green" / name_of_way).symlink_to(root / "slots" / "blue" / name_of_way)
         (root / "live").symlink_to("slots/blue")
         with _gunicorn(root, variables), _nginx(name, root, variables) as api:
             yield api
@@ -203,8 +204,8 @@ def running(name: str = "api.wmcloud.org", **variables) -> Iterator[Endpoint]:
 def silent_app() -> Iterator[Endpoint]:
     """Run nginx before an app that takes connections and never answers."""
     with tempfile.TemporaryDirectory(prefix="app-") as folder, socket.socket(socket.AF_UNIX) as app:
-        (Path(folder) / "live").mkdir()
-        app.bind(f"{folder}/live/gunicorn.sock")
+        (Path(folder) / "live" / "uwsgi").mkdir(parents=True)
+        app.bind(f"{folder}/live/uwsgi/gunicorn.sock")
         app.listen()
         with _nginx("silent.wmcloud.org", Path(folder), {"api_endpoint_proxy_timeout": 1}) as api:
             yield api
@@ -224,11 +225,14 @@ def _gunicorn(root: Path, variables: dict) -> Iterator[None]:
                 *("--bind", f"unix:{way}", "--pythonpath", apps),
             ],
             cwd=root, stdout=output, stderr=output, start_new_session=True,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "RUNTIME_DIRECTORY": str(root)},
         )  # fmt: skip
     try:
         wait_until(lambda: way.exists() or process.poll() is not None, "gunicorn listens")
         assert process.poll() is None, _texts(root, "output", "error.log")
+        if (root / "uwsgi").exists():
+            (way.parent / "uwsgi").mkdir()
+            (way.parent / "uwsgi" / "gunicorn.sock").symlink_to("../gunicorn.sock")
         yield
     finally:
         # All of it at once: nothing that it still does matters.

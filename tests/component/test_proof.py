@@ -1,5 +1,6 @@
 """A version is proven through nginx, by the socket that is root's on a host; and nginx is known by what it has loaded."""
 
+import concurrent.futures
 import contextlib
 import http.server
 import os
@@ -43,7 +44,8 @@ def proof_socket(api):
 
 def lead_to(api, path):
     """Turn the candidate's link, as a rollout does."""
-    link = api.root / "candidate.sock"
+    link = api.root / "candidate" / "gunicorn.sock"
+    link.parent.mkdir(exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(path)
 
@@ -161,6 +163,22 @@ def test_a_version_is_asked_as_by_the_web_proxy(api, candidate):
     head = candidate.asked[0].splitlines()
     assert head[0] == "GET /a?b=%20c HTTP/1.1"
     assert {f"Host: {api.name}", "X-Forwarded-Proto: https", "Connection: close"} < set(head)
+
+
+def test_a_version_that_takes_uwsgi_is_proven_in_it(api, tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening, concurrent.futures.ThreadPoolExecutor() as pool:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+        lead_to(api, tmp_path / "socket")
+        mark = api.root / "candidate" / "uwsgi"  # as the version leaves it beside its socket
+        mark.touch()
+        answer = pool.submit(ask, api, SimpleNamespace(path=tmp_path / "socket"), "/")
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.recv(65536).startswith(b"\0")
+            connection.sendall(OK + b"Content-Length: 5\r\n\r\nuwsgi")
+            assert answer.result().text == "uwsgi"
+        mark.unlink()
 
 
 def test_a_proof_counts_for_nothing(api, candidate):

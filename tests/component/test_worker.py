@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from outcomes import wait_until
 from rendering import write_gunicorn_settings
+from uwsgi import packet
 
 APP = """
 import json, os, pathlib, threading, time, uuid
@@ -45,6 +46,12 @@ def post_worker_init(worker):
     import its
     its.WORKER = worker
 
+def pre_request(worker, req):
+    worker.log.info("before %s %s %s", req.method, req.uri, ("HOST", "x") in req.headers)
+
+def post_request(worker, req, environ, resp):
+    worker.log.info("after %s %s %s", req.path, environ.get("RAW_URI"), resp.status)
+
 import api_endpoint_worker
 api_endpoint_worker.BURST_SECONDS = api_endpoint_worker.FILLING_BURST_SECONDS = 0.2
 """
@@ -67,24 +74,22 @@ class Gunicorn:
         client.connect(str(self.folder / "socket"))
         return client
 
-    def exchange(self, path="/", head="", body=b"") -> bytes:
-        """Send a request as nginx does; return the answer, empty when there is none."""
-        if body:
-            head += f"Content-Length: {len(body)}\r\n"
+    def exchange(self, path="/", waited=None, body=b"") -> bytes:
+        """Send a request as nginx does, which got it `waited` seconds ago; return the answer, empty when there is none."""
+        start = {}
+        if waited is not None:
+            start = {"HTTP_X_REQUEST_START": f"t={time.time() - waited:.3f} crowd= bucket=0 concurrency=128"}
         with contextlib.suppress(OSError), self.connect() as client:
-            client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n".encode() + body)
+            client.sendall(packet(path, REQUEST_METHOD="POST", CONTENT_LENGTH=str(len(body)), **start) + body)
             return b"".join(iter(lambda: client.recv(65536), b""))
         return b""
 
     def ask(self, path="/", waited=None, body=b"") -> tuple[int, dict]:
-        """Return status (0: no answer) and JSON; nginx got the request `waited` seconds ago."""
-        head = "" if waited is None else f"X-Request-Start: t={time.time() - waited:.3f} crowd= bucket=0 concurrency=128\r\n"
-        answer = self.exchange(path, head, body)
+        """Return status (0: no answer) and JSON."""
+        answer = self.exchange(path, waited, body)
         if not answer:
             return 0, {}
-        head, _, text = answer.partition(b"\r\n\r\n")
-        if b"chunked" in head:
-            text = text.split(b"\r\n")[1]
+        text = answer.partition(b"\r\n\r\n")[2]
         return int(answer.split()[1]), json.loads(text) if text.startswith(b"{") else {}
 
     def held(self, name: str) -> int:
@@ -163,6 +168,24 @@ def test_an_answer(gunicorn):
     assert told["body"] == "ü" * 300_000
     assert told["multithread"] is True
     assert told["start"] is None
+
+
+def test_gunicorns_hooks_are_called(gunicorn):
+    server = gunicorn("--workers", "1")
+    assert server.ask("/a%20b?c=d")[0] == 200
+    assert "before POST /a%20b?c=d True\n" in server.errors
+    wait_until(lambda: "after /a%20b /a%20b?c=d 200 OK\n" in server.errors, "the second hook")
+
+
+def test_gunicorns_own_log_knows_of_requests(gunicorn):
+    words = "%(m)s %(U)s %(q)s %(s)s %(B)s %({host}i)s %({content-type}o)s %({wsgi.url_scheme}e)s|"
+    server = gunicorn("--workers", "1", api_endpoint_gunicorn_settings={"access_log_format": words})
+    assert server.ask("/a%20b?c=d")[0] == 200
+    log = server.folder / "access.log"
+    wait_until(lambda: "c=d" in log.read_text(), "a line in the log")
+    line = log.read_text().splitlines()[-1]
+    assert line.startswith("POST /a b c=d 200 ")
+    assert line.endswith(" x application/json http|")
 
 
 def test_with_one_thread_the_app_hears_that_it_is_alone(gunicorn):
@@ -252,6 +275,8 @@ def test_clients_that_leave_or_send_nonsense_harm_no_other(gunicorn):
     server = gunicorn("--workers", "1", "--threads", "2")
     for sent in (
         b"",
+        packet()[:9],
+        packet("/", CONTENT_LENGTH="9") + b"abc",
         b"GET / HT",
         b"\x16\x03\x01\x00",
         b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc",
@@ -260,7 +285,7 @@ def test_clients_that_leave_or_send_nonsense_harm_no_other(gunicorn):
             client.sendall(sent)
     assert server.ask("/?leave=1")[0] == 500
     with contextlib.suppress(OSError), server.connect() as client:
-        client.sendall(b"POST /?sleep=0.2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(packet("/?sleep=0.2"))
     assert {status for status, _ in ask_all(server, 20, "/")} == {200}
     assert len(server.workers()) == 1
     assert server.errors.count("Traceback") == server.errors.count("\nSystemExit\n") == 1
@@ -272,9 +297,7 @@ def test_requests_are_shed_while_more_come_than_can_be_answered(gunicorn):
     answers = []
 
     def is_shed():
-        answers.append(
-            server.exchange("/?sleep=0.1", f"X-Request-Start: t={time.time() - 9:.3f} crowd= bucket=0 concurrency=128\r\n")
-        )
+        answers.append(server.exchange("/?sleep=0.1", waited=9))
         return b" 503 " in answers[-1].partition(b"\r\n")[0]
 
     wait_until(is_shed, "a request is shed", seconds=60)

@@ -1,6 +1,7 @@
 """Owners, rights and the effective configuration on the hosts."""
 
 import json
+import socket
 
 from outcomes import ROOT
 
@@ -16,6 +17,13 @@ def test_the_processes_belong_to_www_data(api):
 def test_the_socket_is_for_www_data_alone(api):
     found = api.host.file(f"/run/api-endpoint/{api.slot}/gunicorn.sock")
     assert (found.user, found.group, found.mode) == ("www-data", "www-data", 0o770)
+
+
+def test_nginx_speaks_uwsgi_to_the_live_version(api):
+    with socket.create_connection(("127.0.0.1", api.port), 60) as client:
+        client.sendall(f"GET /ü HTTP/1.1\r\nHost: {api.name}\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 404 "), "in HTTP the app's server would have refused it"
 
 
 def test_a_release_is_whole_and_belongs_to_root(api):

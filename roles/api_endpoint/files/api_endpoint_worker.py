@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role's part of gunicorn: a worker of threads that sheds load, an access log, and safe logs.
+"""The role's part of gunicorn: uwsgi from nginx, a worker of threads that sheds load, and safe logs.
 
 Each release has a copy of this file beside its gunicorn.conf.py, which names what it uses.
-Decisions 13, 16 and 17 (docs/adr) say why.
+Decisions 13, 16, 17 and 32 (docs/adr) say why.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import json
 import logging
 import os
+import re
 import select
 import socket
 import struct
@@ -21,9 +23,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
+from gunicorn import SERVER_SOFTWARE
 from gunicorn.glogging import Logger, loggers
+from gunicorn.http.wsgi import FileWrapper
 from gunicorn.workers.sync import SyncWorker
 
 LEASE_SECONDS = 0.005  # an answer may keep the next request waiting for so long
@@ -32,6 +38,15 @@ BURST_SECONDS = 5  # a queue that lasts longer is an overload
 FILLING_BURST_SECONDS = 1  # the same, when nginx soon has to refuse the requests of others
 SHEDDING_GAIN = 5  # shedding pays where answering takes so many times as long as reading
 CLOCK_JUMP_SECONDS = 3600  # a longer wait means that somebody has set the clock
+
+HEAD_BYTES = 4  # of a uwsgi packet; two of them say how long the variables behind it are
+PACKET_BYTES = HEAD_BYTES + 0xFFFF
+PIECE_BYTES = 65536
+UNWANTED_HEADERS = ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+                    "trailers", "transfer-encoding", "upgrade")  # fmt: skip
+# RFC 9110: what a status and headers consist of.
+STATUS = re.compile(r"[2-9][0-9]{2}(?: [ \t\x21-\x7e\x80-\xff]*)?")
+HEADERS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [ \t\x21-\x7e\x80-\xff]*\r\n)*")
 
 # nginx says the same when it sheds a request itself.
 MESSAGE = "The API is busy. Please try again in a moment."
@@ -160,16 +175,365 @@ class Acceptor:
                 self.free.release()
 
 
-class ThreadedWorker(SyncWorker):
+class MalformedRequestError(Exception):
+    """A request that does not come from an nginx which the role has configured."""
+
+
+class ClientGoneError(ConnectionError):
+    """nginx has closed the connection, because its client has."""
+
+
+def parse_packet(packet: bytes) -> dict[str, str]:
+    """Return the variables of a uwsgi packet: lengths of two bytes, names and values."""
+    text = packet.decode("latin-1")
+    variables = {}
+    at, end = HEAD_BYTES, len(packet)
+    try:
+        while at < end:
+            name = at + 2
+            name_end = name + (packet[at] | packet[at + 1] << 8)
+            value = name_end + 2
+            at = value + (packet[name_end] | packet[name_end + 1] << 8)
+            variables[text[name:name_end]] = text[value:at]
+    except IndexError:
+        at = 0
+    if at != end:
+        raise MalformedRequestError
+    return variables
+
+
+def receive_exactly(client: socket.socket, size: int, flags: int = 0) -> bytes:
+    """Return so many bytes."""
+    data = b""
+    while len(data) < size:
+        try:
+            more = client.recv(size - len(data), flags)
+        except OSError as error:
+            raise ClientGoneError from error
+        if not more:
+            raise ClientGoneError
+        data += more
+    return data
+
+
+class Body(io.RawIOBase):
+    """The body of a request that is not there at once. The app gets its last byte, and the socket keeps it."""
+
+    def __init__(self, client: socket.socket, size: int) -> None:
+        super().__init__()
+        self.client = client
+        self.left = size
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read a piece. A body that ends too early is an error: half of it is no request."""
+        size = min(len(buffer), max(1, self.left - 1)) if self.left else 0
+        if not size:
+            return 0
+        try:
+            got = self.client.recv_into(buffer, size, socket.MSG_PEEK if self.left == 1 else 0)
+        except OSError as error:
+            raise ClientGoneError("the request's body was cut off") from error
+        if not got:
+            raise ClientGoneError("the request's body was cut off")
+        self.left -= got
+        return got
+
+    def readall(self) -> bytes:
+        """Read all that is left, in larger pieces than Python would."""
+        return b"".join(iter(lambda: self.read(PIECE_BYTES) or b"", b""))
+
+
+class Request:
+    """A request as nginx sent it, with what gunicorn's hooks and logs look at."""
+
+    version = (1, 1)
+    rest: Body | None = None
+
+    def __init__(self, client: socket.socket, begun: bytes, base: dict[str, Any]) -> None:
+        """Receive a request. `begun` is what was in the socket at first, and still is."""
+        self.client = client
+        packet = self.receive_packet(begun)
+        self.environ = environ = base | parse_packet(packet)
+        self.body = self.receive_body(begun[len(packet) :], environ.get("CONTENT_LENGTH") or "0")
+        try:
+            self.method, self.uri, self.query = environ["REQUEST_METHOD"], environ["RAW_URI"], environ["QUERY_STRING"]
+            self.path, self.scheme = environ["PATH_INFO"], environ["wsgi.url_scheme"]
+            name, _, port = environ["HTTP_HOST"].partition(":")
+        except KeyError as error:
+            raise MalformedRequestError from error
+        environ["SERVER_NAME"] = name
+        environ["SERVER_PORT"] = port or ("443" if self.scheme == "https" else "80")
+        environ["wsgi.input"] = self.body
+        path = self.path
+        if script := environ["SCRIPT_NAME"]:
+            if not path.startswith(script):
+                raise ValueError(f"SCRIPT_NAME is {script!r}, and the request is for another path")
+            path = path[len(script) :]
+        environ["PATH_INFO"] = unquote(path) if "%" in path else path
+
+    def receive_packet(self, begun: bytes) -> bytes:
+        """Return the packet of variables, and note how much of it is left in the socket: all, or its last byte."""
+        self.left = size = HEAD_BYTES + int.from_bytes(begun[1:3], "little")
+        if len(begun) >= size:
+            return begun[:size]
+        begun = receive_exactly(self.client, HEAD_BYTES)
+        size = int.from_bytes(begun[1:3], "little")
+        self.left = 1
+        return begun + receive_exactly(self.client, max(0, size - 1)) + receive_exactly(self.client, 1, socket.MSG_PEEK)
+
+    def receive_body(self, begun: bytes, length: str) -> Any:
+        """Return the body, of which some bytes are there."""
+        if not (length.isascii() and length.isdecimal()):
+            raise MalformedRequestError
+        size = int(length)
+        if len(begun) >= size:
+            self.left += size
+            return io.BytesIO(begun[:size])
+        receive_exactly(self.client, self.left)
+        self.rest = Body(self.client, size)
+        return io.BufferedReader(self.rest)
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers, named as gunicorn does it."""
+        return [
+            (name.removeprefix("HTTP_").replace("_", "-"), value)
+            for name, value in self.environ.items()
+            if name.startswith("HTTP_") or name in ("CONTENT_TYPE", "CONTENT_LENGTH")
+        ]
+
+    def complete(self) -> None:
+        """Take what is left of the request out of the socket: the answer is complete.
+
+        An answer of unknown length ends with its connection. nginx takes a closed connection for the
+        end, and a reset one for an error; and Linux resets a connection that is closed with
+        something unread in it, also that of a process which is killed.
+        """
+        left = (self.rest.left or 1) if self.rest else self.left
+        with contextlib.suppress(OSError):
+            while left > 0 and (taken := len(self.client.recv(min(left, PIECE_BYTES)))):
+                left -= taken
+
+
+class Response:
+    """An answer on its way to nginx; with what gunicorn's hooks and logs look at."""
+
+    chunked = False
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.client = request.client
+        self.status = ""
+        self.headers: list[tuple[str, str]] = []
+        self.head = b""
+        self.headers_sent = False
+        self.response_length: int | None = None
+        self.sent = 0  # bytes of the body
+        self.omits_body = False
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
+        """Note status and headers; they are sent with the first bytes of the body."""
+        if exc_info:
+            try:
+                if self.headers_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self.status:
+            raise AssertionError("The app called start_response twice.")
+        if not isinstance(status, str) or not STATUS.fullmatch(status):
+            raise ValueError("The app answered with a status that is none, such as '200 OK'.")
+        code = status[:3]
+        length, kept = None, []
+        for name, value in headers:
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise TypeError(f"The app answered with a header {name!r} that is no text.")
+            lower = name.lower()
+            if lower in UNWANTED_HEADERS or (lower == "content-length" and code == "204"):
+                continue
+            if lower == "content-length":
+                if not (value.isascii() and value.strip().isdecimal()):
+                    raise ValueError("The app answered with a Content-Length that is no number.")
+                length = int(value)
+            kept.append((name, value))
+        lines = "".join([f"{name}: {value}\r\n" for name, value in kept])
+        # The value of none is the next one's line.
+        if not HEADERS.fullmatch(lines) or lines.count("\n") != len(kept):
+            bad = [name for name, value in kept if not HEADERS.fullmatch(f"{name}: {value}\r\n") or "\n" in name + value]
+            raise ValueError(f"The app answered with characters that no header may have, in {', '.join(map(repr, bad))}.")
+        self.status, self.headers, self.response_length = status, kept, length
+        self.head = f"HTTP/1.1 {status}\r\n{lines}\r\n".encode("latin-1")
+        self.omits_body = self.request.method == "HEAD" or code in ("204", "304")
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body, with the head before the first one."""
+        if not isinstance(data, bytes):
+            raise TypeError(f"The app answered with {type(data).__name__}. It must be bytes.")
+        if not self.status:
+            raise AssertionError("The app has not called start_response.")
+        if not data:
+            return
+        if self.omits_body:
+            data = b""
+        elif self.response_length is not None:
+            data = data[: self.response_length - self.sent]
+        self.sent += len(data)
+        self.send(data)
+
+    def send(self, data: bytes) -> None:
+        """Send bytes, behind the head if that is not sent yet."""
+        if not self.headers_sent:
+            self.headers_sent = True
+            data = self.head + data
+        try:
+            self.client.sendall(data)
+        except OSError as error:
+            raise ClientGoneError from error
+
+    def close(self) -> None:
+        """Send the head of an answer without a body."""
+        if not self.status:
+            raise AssertionError("The app has not called start_response.")
+        if not self.headers_sent:
+            self.send(b"")
+
+
+class ErrorLog(io.TextIOBase):
+    """What an app writes to `wsgi.errors` goes to gunicorn's error log, also after a rotation."""
+
+    def writable(self) -> bool:
+        """Say that it can be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write to the log."""
+        write_to([handler for handler in logging.getLogger("gunicorn.error").handlers if hasattr(handler, "stream")], text)
+        return len(text)
+
+
+def unquote(path: str) -> str:
+    """Return a path as WSGI has it: each character is one byte."""
+    return unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
+
+
+def speak_uwsgi() -> None:
+    """Leave word that this version takes uwsgi as well as HTTP: a file that the unit looks for."""
+    if folder := os.environ.get("RUNTIME_DIRECTORY"):
+        (Path(folder) / "uwsgi").touch()
+
+
+class UwsgiWorker:
+    """Lets any of gunicorn's workers take uwsgi from nginx. HTTP stays gunicorn's own."""
+
+    alive: bool
+    cfg: Any
+    handle_error: Callable[..., None]
+    log: Any
+    max_requests: int
+    nr: int
+    wsgi: Callable[..., Iterable[bytes]]
+    is_multithreaded = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Each is looked up in a table of all settings otherwise, at each request.
+        self.hooks = self.cfg.pre_request, self.cfg.post_request
+        self.environ = {
+            "SCRIPT_NAME": "",
+            "REMOTE_ADDR": "",
+            "SERVER_SOFTWARE": SERVER_SOFTWARE,
+            "wsgi.version": (1, 0),
+            "wsgi.errors": ErrorLog(),
+            "wsgi.multithread": self.is_multithreaded,
+            "wsgi.multiprocess": self.cfg.workers > 1,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,
+        }
+
+    def load_wsgi(self) -> None:
+        """Load the app. Its settings tell by now where it is mounted."""
+        super().load_wsgi()  # type: ignore[misc]
+        self.environ["SCRIPT_NAME"] = os.environ.get("SCRIPT_NAME", "")
+
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        """Answer a request in uwsgi, as nginx sends it, or in HTTP, as people do."""
+        response, begun = None, b""
+        try:
+            with contextlib.suppress(OSError):  # nothing came
+                begun = client.recv(PACKET_BYTES, socket.MSG_PEEK)
+            if begun and begun[0]:
+                super().handle(listener, client, addr)  # type: ignore[misc]
+            elif begun:
+                response = Response(Request(client, begun, self.environ))
+                self.answer_request(response)
+                response.request.complete()
+        except MalformedRequestError:
+            self.log.warning("Rejected a malformed request.")
+        except ClientGoneError as error:
+            self.log.debug("The client has gone. %s", error)
+        except BaseException as error:
+            if response and response.headers_sent:
+                self.log.exception("Error handling request %s %s", response.request.method, response.request.uri)
+            else:
+                self.handle_error(response and response.request, client, addr, error)
+                if response:
+                    response.request.complete()
+        finally:
+            client.close()
+
+    def answer_request(self, response: Response) -> None:
+        """Answer a request of nginx."""
+        request, begun = response.request, time.monotonic()
+        pre_request, post_request = self.hooks
+        try:
+            pre_request(self, request)
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Autorestarting worker after current request.")
+                self.alive = False
+            answer = self.wsgi(request.environ, response.start_response)
+            try:
+                for part in answer:
+                    response.write(part)
+                response.close()
+            finally:
+                took = timedelta(seconds=time.monotonic() - begun)
+                self.log.access(response, request, request.environ, took)
+                if hasattr(answer, "close"):
+                    answer.close()
+        finally:
+            try:
+                post_request(self, request, request.environ, response)
+            except Exception:
+                self.log.exception("Exception in post_request hook")
+
+
+class PlainWorker(UwsgiWorker, SyncWorker):
+    """gunicorn's `sync`: one request at a time."""
+
+
+def __getattr__(name: str) -> type:
+    """Return gunicorn's `gevent` that takes uwsgi; gevent is there only if it is wanted."""
+    if name != "GeventWorker":
+        raise AttributeError(name)
+    from gunicorn.workers.ggevent import GeventWorker
+
+    return type(name, (UwsgiWorker, GeventWorker), {"is_multithreaded": True})
+
+
+class ThreadedWorker(UwsgiWorker, SyncWorker):
     """gunicorn's plainest worker, several times over in one process.
 
     Its thread sleeps until the kernel gives it a connection. With gunicorn's own worker of threads
     (`gthread`) all idle workers wake up for each connection, and one thread hands it to another
     and gets it back: that costs a third more.
     """
-
-    alive: bool
-    wsgi: Callable[..., Iterable[bytes]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -283,8 +647,16 @@ class ThreadedWorker(SyncWorker):
         self.handle(listener, client, address)
         lease.busy_since = None
 
+    def answer_request(self, response: Response) -> None:
+        """Answer a request of nginx, whose time counts from now."""
+        self.in_flight[threading.get_ident()] = time.monotonic(), response.request.path
+        try:
+            super().answer_request(response)
+        finally:
+            self.in_flight.pop(threading.get_ident(), None)
+
     def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> None:
-        """Answer a request, whose time counts from now."""
+        """Answer a request in HTTP, whose time counts from now."""
         self.in_flight[threading.get_ident()] = time.monotonic(), req.path
         try:
             super().handle_request(listener, req, client, addr)
@@ -327,6 +699,14 @@ class AccessLog(Logger):
         super().setup(cfg)
         self.has_query = "%(r)s" in cfg.access_log_format
         self.has_referrer = "%(f)s" in cfg.access_log_format
+        self.time_of_line = (0, "")
+
+    def now(self) -> str:
+        """Return the time as it stands in a line; it is the same for a second."""
+        second = int(time.time())
+        if second != self.time_of_line[0]:
+            self.time_of_line = second, super().now()
+        return self.time_of_line[1]
 
     def access(self, resp: Any, _req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
         """Write time, request, status, bytes, referrer and microseconds: no address, no user agent."""
@@ -336,14 +716,19 @@ class AccessLog(Logger):
         status = str(resp.status).partition(" ")[0]
         microseconds = request_time.seconds * 1_000_000 + request_time.microseconds
         line = f'{self.now()} "{request}" {status} {resp.sent} "{referrer}" {microseconds}\n'
-        for handler in self.access_log.handlers:
-            with handler.lock:
-                try:
-                    if handler.stream or open_log(handler):
-                        handler.stream.write(line)
-                        handler.stream.flush()
-                except (OSError, ValueError):
-                    handler.handleError(None)
+        write_to(self.access_log.handlers, line)
+
+
+def write_to(handlers: list[Any], text: str) -> None:
+    """Write to logs. None of them ends the service."""
+    for handler in handlers:
+        with handler.lock:
+            try:
+                if handler.stream or open_log(handler):
+                    handler.stream.write(text)
+                    handler.stream.flush()
+            except (OSError, ValueError):
+                handler.handleError(None)
 
 
 def protect_logs(query_strings: bool) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,8 @@ class Rollout:
         systemctl("stop", self.endpoint.unit_of(self.slot))
         self.endpoint.link_of(self.slot).parent.mkdir(parents=True, exist_ok=True)
         replace_symlink(self.endpoint.link_of(self.slot), self.endpoint.socket_of(self.slot))
+        # The unit makes it again for a version that takes uwsgi; the last one in this slot may have been of another kind.
+        shutil.rmtree(self.endpoint.link_of(self.slot).with_name("uwsgi"), ignore_errors=True)
         replace_symlink(self.endpoint.root / "slots" / self.slot / "release", f"../../releases/{self.release}")
         self.write_drop_in(self.slot, self.release)
 
@@ -238,7 +241,7 @@ class Rollout:
         self.offset = error_log.stat().st_size if error_log.exists() else 0
         self.started = time.time()
         unit, endpoint = self.endpoint.unit_of(slot), self.endpoint
-        replace_symlink(endpoint.candidate, endpoint.socket_of(slot))
+        replace_symlink(endpoint.candidate, os.path.dirname(endpoint.socket_of(slot)))
         systemctl("reset-failed", unit)
         must("start", "--no-block", unit)
         proof = ReadinessCheck(

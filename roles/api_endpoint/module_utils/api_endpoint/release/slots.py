@@ -103,6 +103,7 @@ class Endpoint:
         live -> slots/blue                    current -> live/release
         slots/blue/release -> releases/<id>   p3env   -> live/release/p3env
         slots/blue/gunicorn.sock -> /run/<name>/blue/gunicorn.sock
+        slots/blue/uwsgi/gunicorn.sock -> ../gunicorn.sock, where the version takes uwsgi
 
     While the strategy `restart` has no version running, the live slot's gunicorn.sock leads to the waiting socket
     instead. A slot that starts turns its link back by itself (ExecStartPost of its unit), after a reboot for example.
@@ -143,7 +144,7 @@ class Endpoint:
     @property
     def candidate(self) -> Path:
         """The link through which nginx reaches the version that is being proven."""
-        return self.root / "candidate.sock"
+        return self.root / "candidate"
 
     @property
     def proof_socket(self) -> str:
