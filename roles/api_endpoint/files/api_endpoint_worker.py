@@ -424,7 +424,9 @@ def unquote(path: str) -> str:
 def speak_uwsgi() -> None:
     """Leave word that this version takes uwsgi as well as HTTP: a file that the unit looks for."""
     if folder := os.environ.get("RUNTIME_DIRECTORY"):
-        (Path(folder) / "uwsgi").touch()
+        word = Path(folder, "uwsgi")
+        word.touch()
+        word.chmod(0o770)  # as the socket beside it has it
 
 
 class UwsgiWorker:
