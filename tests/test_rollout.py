@@ -224,6 +224,18 @@ def test_nginx_does_not_speak_uwsgi_to_a_version_because_the_last_one_in_its_slo
     assert not left.exists()
 
 
+def test_a_version_that_was_started_by_an_earlier_roles_unit_gets_its_link_for_uwsgi(host, monkeypatch, tmp_path):
+    monkeypatch.setattr(rollout.Endpoint, "socket_of", lambda _self, slot: str(tmp_path / "run" / slot / "gunicorn.sock"))
+    run(host)
+    word = tmp_path / "run" / "green" / "uwsgi"
+    word.parent.mkdir(parents=True)
+    assert run(host)["repaired"] == [], "it takes HTTP alone"
+    word.touch()
+    assert run(host)["repaired"] == ["links"]
+    assert os.readlink(host.root / "live" / "uwsgi" / "gunicorn.sock") == "../gunicorn.sock"
+    assert run(host)["repaired"] == []
+
+
 def test_with_restart_requests_wait_before_the_old_one_stops_and_until_the_new_one_is_proven(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     result = run(host)

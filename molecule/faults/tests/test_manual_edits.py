@@ -64,7 +64,7 @@ def test_permissions(api, deploy, how):
 def test_the_site_of_nginx_is_edited(api, deploy):
     host = api.host
     good = host.file(SITE).content_string
-    host.check_output(f"sed -i 's/proxy_pass .*/return 200 edited;/' {SITE} && systemctl reload nginx")
+    host.check_output(f"sed -i 's/uwsgi_pass .*/return 200 edited;/' {SITE} && systemctl reload nginx")
     wait_until(lambda: api.get("/").body == b"edited", "the edit holds")
     run = deploy("--tags", "nginx")
     assert run.status == 0, run.output

@@ -214,7 +214,7 @@ class Rollout:
         self.endpoint.link_of(self.slot).parent.mkdir(parents=True, exist_ok=True)
         replace_symlink(self.endpoint.link_of(self.slot), self.endpoint.socket_of(self.slot))
         # The unit makes it again for a version that takes uwsgi; the last one in this slot may have been of another kind.
-        shutil.rmtree(self.endpoint.link_of(self.slot).with_name("uwsgi"), ignore_errors=True)
+        shutil.rmtree(self.endpoint.uwsgi_link_of(self.slot).parent, ignore_errors=True)
         replace_symlink(self.endpoint.root / "slots" / self.slot / "release", f"../../releases/{self.release}")
         self.write_drop_in(self.slot, self.release)
 
@@ -462,7 +462,10 @@ class Rollout:
             "settings of the unit": not drop_in.exists()
             or drop_in.read_text(encoding="utf-8") != self.settings(self.release)
             or state.get("NeedDaemonReload") == "yes",
-            "links": self.links_differ() or not link.is_symlink() or os.readlink(link) != self.endpoint.socket_of(slot),
+            "links": self.links_differ()
+            or not link.is_symlink()
+            or os.readlink(link) != self.endpoint.socket_of(slot)
+            or self.endpoint.lacks_uwsgi_link(slot),
             "requests were left waiting": self.is_holding(),
             "the fallback was left on": self.is_fallback_left(),
             "not enabled for the next boot": state.get("UnitFileState") != "enabled",
@@ -504,6 +507,9 @@ class Rollout:
                 ) from error
         self.resume_requests()
         replace_symlink(self.endpoint.link_of(slot), self.endpoint.socket_of(slot))
+        if self.endpoint.lacks_uwsgi_link(slot):
+            self.endpoint.uwsgi_link_of(slot).parent.mkdir(mode=0o755, exist_ok=True)
+            replace_symlink(self.endpoint.uwsgi_link_of(slot), "../gunicorn.sock")
         self.stop_and_disable(idle)
         if amiss["not in the history"]:
             self.history.went_live(self.release, self.endpoint.release_of(idle), by_rollback=False)

@@ -160,6 +160,14 @@ class Endpoint:
         """Return the link through which nginx reaches a slot, when it is live."""
         return self.root / "slots" / slot / "gunicorn.sock"
 
+    def uwsgi_link_of(self, slot: str) -> Path:
+        """Return the same link for uwsgi, which the unit makes when the version has left word that it takes that."""
+        return self.root / "slots" / slot / "uwsgi" / "gunicorn.sock"
+
+    def lacks_uwsgi_link(self, slot: str) -> bool:
+        """Tell whether a version takes uwsgi without its link: it was started by the unit of an earlier role."""
+        return Path(self.socket_of(slot)).with_name("uwsgi").exists() and not self.uwsgi_link_of(slot).is_symlink()
+
     @property
     def holding_unit(self) -> str:
         """The name, without suffix, of the socket unit and the service unit that hold requests while no version runs."""
