@@ -130,6 +130,17 @@ def test_a_version_that_takes_no_connections(api, candidate):
     assert "nothing takes connections" in ask(api, candidate, "/").cause
 
 
+def test_a_live_version_without_uwsgi_never_answers_for_the_one_that_is_proven(api, candidate):
+    mark, away = api.root / "live" / "uwsgi", api.root / "live" / "unknown"
+    lead_to(api, "nowhere")
+    mark.rename(away)
+    try:
+        assert api.get("/readyz").status == 200
+        assert ask(api, candidate, "/readyz").status == 502
+    finally:
+        away.rename(mark)
+
+
 def test_an_earlier_proofs_reason_is_not_this_ones(api, candidate):
     candidate.answers |= {"/large": headers(f"X: {LONG}"), "/own": b"HTTP/1.1 502 Own\r\nContent-Length: 0\r\n\r\n"}
     assert ask(api, candidate, "/large").cause

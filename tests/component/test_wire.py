@@ -1,5 +1,6 @@
 """What passes between nginx and the workers: uwsgi, and a WSGI server behind it. wire_app.py does what is asked."""
 
+import concurrent.futures
 import http.client
 import json
 import socket
@@ -390,6 +391,16 @@ def test_a_version_without_uwsgi_is_served_over_http(api):
             answer = api.get("/with_length")
             assert (answer.status, answer.json["error"]["status"]) == (502, 502)
         assert api.answer_to("POST / HTTP/1.1", "Content-Length: 1048577").json["error"]["status"] == 413
+
+
+def test_a_request_that_was_sent_is_not_sent_again_when_the_link_is_turned(api):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        answer = pool.submit(api.get, f"/die?until={api.root}/time-to-die")
+        wait_until((api.root / "called").exists, "the app is called")
+        with over_http(api):
+            (api.root / "time-to-die").touch()
+            assert answer.result().status == 502
+    assert not (api.root / "called-twice").exists()
 
 
 @pytest.mark.parametrize("to_http", [True, False])

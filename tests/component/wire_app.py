@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from wsgiref.validate import validator
 
 TEXT = [("Content-Type", "text/plain")]
+CALLED = Path("called")
 CLOSED = Path("closed")  # a line for each iterable that was closed
 
 
@@ -194,6 +195,13 @@ def failing(environ, start_response):
     raise OSError("a fault of the app, not of the connection")
 
 
+def die(environ, start_response):
+    """Note that it was called, and die when it is time, without an answer."""
+    (CALLED.with_name("called-twice") if CALLED.exists() else CALLED).touch()
+    wait_for(asked(environ, "until"))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def cut_off(environ, start_response):
     """Fail in the middle: after ?bytes, with a ?length or none, by ?how."""
     length = asked(environ, "length")
@@ -220,7 +228,8 @@ GOOD = (
 )  # fmt: skip
 # The validator has readline() without a size.
 OTHERS = (
-    in_lines, body_of_none, hop_by_hop, headers, header_of_bytes, text, no_start, two_starts, too_much, failing, cut_off,
+    in_lines, body_of_none, hop_by_hop, headers, header_of_bytes, text, no_start, two_starts, too_much, failing,
+    cut_off, die,
 )  # fmt: skip
 ROUTES = {f"/{route.__name__}": route for route in OTHERS} | {f"/{route.__name__}": validator(route) for route in GOOD}
 
