@@ -156,17 +156,19 @@ ImportError: of this start
 [2026-12-01 10:00:08 +0000] [ERROR] without a process
 [2026-12-01 10:00:09 +0000] [10] [INFO] Worker exiting, of an earlier release
 with a second line
+[2026-12-01 10:00:09 +0000] [10] [INFO] Shutting down: Master
+[2026-12-01 10:00:10,123] ERROR in app: a request to this start
 """
 
 
 @pytest.mark.parametrize(
     ("since", "others", "lines"),
     [
-        (0, set(), list(range(14))),
-        (1796119205.9, {20, 21}, [5, 9, 10, 11]),
-        (1796119205.0, set(), [5, 6, 7, 8, 9, 10, 11]),
+        (0, set(), list(range(16))),
+        (1796119205.9, {20, 21}, [5, 9, 10, 11, 15]),
+        (1796119205.0, set(), [5, 6, 7, 8, 9, 10, 11, 15]),
         (1796119300.0, set(), []),
-        (0, {11, 20, 21, 30, 31}, [0, 11, 12, 13]),
+        (0, {11, 20, 21, 30, 31}, [0, 11, 12, 13, 14, 15]),
     ],
 )
 def test_lines_of_earlier_releases_and_of_the_other_slot_are_left_out(since, others, lines):

@@ -16,6 +16,7 @@ from pathlib import Path
 from ansible.module_utils.api_endpoint.systemd import systemctl
 
 SLOTS = ("blue", "green")
+LAST_WORD = "Shutting down: Master"  # gunicorn's main process writes nothing after it
 CONNECTED = "03"  # the state of a connected socket in /proc/net/unix
 LOOK_BACK = 200_000  # bytes of a log that are read at most
 EXCERPT = 6000  # characters of a log that a message shows at most
@@ -293,14 +294,17 @@ class Endpoint:
 def lines_since(written: list[str], since: float, others: set[int] | None = None) -> list[str]:
     """Return the lines of gunicorn's error log that were written since a time (epoch), but for those of some processes.
 
-    A process that wrote before is of an earlier start, which may have ended since then. A line without a time belongs to the
-    one before.
+    A process that wrote before is of an earlier start, which may have ended since then. A line without a time (an app's
+    traceback) belongs to the one before, unless that is the last word of another process.
     """
     others = _writers(written, int(since)) | (others or set())
     found, is_wanted = [], True
     for line in written:
         if (time_and_writer := _stamp(line)) is not None:
-            is_wanted = time_and_writer[0] >= int(since) and time_and_writer[1] not in others
+            is_ours = time_and_writer[0] >= int(since) and time_and_writer[1] not in others
+            is_wanted = is_ours or (time_and_writer[0] >= int(since) and LAST_WORD in line)
+            if not is_ours:
+                continue
         if is_wanted:
             found.append(line)
     return found
