@@ -247,6 +247,8 @@ def test_a_path_is_looked_for_beside_its_file_and_then_from_the_top(app):
         ("http://localhost:8000/x-1.0.zip", "server on the laptop"),
         ("x @ https://127.0.0.1/x-1.0.zip", "server on the laptop"),
         ("-e git@example.org:a/b.git", "Write git+ssh://"),
+        ("-e git+git@example.org:a/b.git#egg=b", "Write git+ssh://"),
+        ("b @ git+ssh://git@example.org:a/b.git", "Write git+ssh://"),
         ("-f plain", "no folder with packages"),  # such as one that git ignores the packages of
         ("-f nowhere", "no folder with packages"),
         ("--find-links=/home/me/wheels", "no folder with packages"),
@@ -357,6 +359,14 @@ DYNAMIC = '[project]\nname = "x"\ndynamic = ["version", "dependencies"]\n'
         ({"pyproject.toml": POETRY, "poetry.lock": ""}, "It has poetry.lock: `poetry export"),
         ({"pyproject.toml": PROJECT, "uv.lock": ""}, "`uv export "),
         ({"pyproject.toml": PROJECT + '[tool.uv.sources]\nx = { path = "../x" }\n'}, "`uv export "),
+        ({"pyproject.toml": PROJECT + '[[tool.uv.index]]\nurl = "https://x.example.org"\n'}, "`uv export "),
+        ({"pyproject.toml": PROJECT + '[tool.uv]\nfind-links = ["wheels"]\n'}, "`uv export "),
+        ({"pyproject.toml": PROJECT + '[tool.poetry.dependencies]\nflask = { path = "../x" }\n'}, "`poetry export "),
+        ({"pyproject.toml": PROJECT + '[tool.poetry.dependencies]\nflask = [{ git = "https://x" }]\n'}, "`poetry export "),
+        ({"pyproject.toml": PROJECT + '[[tool.poetry.source]]\nname = "ours"\n'}, "`poetry export "),
+        ({"pyproject.toml": PROJECT + '[[tool.pdm.source]]\nname = "ours"\n'}, "`pdm export "),
+        ({"pyproject.toml": PROJECT + '[tool.pixi.dependencies]\npython = "*"\nnumpy = "*"\n'}, "`pixi run "),
+        ({"pyproject.toml": PROJECT + '[tool.pixi.pypi-dependencies]\nlib = { path = "./lib" }\n'}, "`pixi run "),
         ({"pyproject.toml": PROJECT, "pdm.lock": ""}, "`pdm export "),
         ({"pyproject.toml": DYNAMIC}, "`echo . > requirements.txt`"),
         ({"pyproject.toml": '[project]\nname = "x"\n'}, "dependencies = [] says that there are none"),
@@ -393,6 +403,14 @@ def test_without_a_requirements_file_the_command_that_makes_one_is_named(tmp_pat
         ({"requirements.txt": "# nothing\n", "poetry.lock": ""}, "", []),
         ({"pyproject.toml": '[project]\nname = "x"\ndependencies = []\n'}, "", []),
         ({"pyproject.toml": PROJECT}, "", ["flask>=3", "gunicorn==20.1.0"]),
+        *(
+            ({"pyproject.toml": PROJECT + more}, "", ["flask>=3", "gunicorn==20.1.0"])
+            for more in (
+                "[tool.uv]\npackage = false\n",
+                '[tool.poetry]\npackage-mode = false\n[tool.poetry.dependencies]\nflask = { extras = ["async"] }\n',
+                '[tool.pixi.dependencies]\npython = "*"\n[tool.pixi.pypi-dependencies]\nx = { path = "." }\n',
+            )
+        ),
         ({"pyproject.toml": PROJECT, "uv.lock": ""}, "pyproject.toml", ["flask>=3", "gunicorn==20.1.0"]),
         ({"requirements.in": "flask\n"}, "requirements.in", ["flask"]),
         ({"requirements/prod.txt": "-r base.txt\n", "requirements/base.txt": "x\n"}, "requirements/prod.txt", ["x"]),
@@ -416,6 +434,31 @@ def test_a_file_of_another_tool_by_name_is_refused_with_its_command(tmp_path):
 def test_a_local_package_in_pyproject_is_the_one_that_is_installed(app):
     (app / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["my-lib @ {root:uri}/lib"]\n')
     assert texts(read(app).requirements) == ["my-lib @ file://@LOCAL@/app/lib"]
+
+
+@pytest.mark.parametrize(
+    ("files", "line", "remedy"),
+    [
+        ({"pyproject.toml": '[project]\nname = "Our.Api"\n'}, "our_api==0.1.0", "write . to install it"),  # pip list
+        ({"pyproject.toml": '[tool.poetry]\nname = "our-api"\n'}, "our-api", "write . to install it"),
+        ({"setup.cfg": "[metadata]\nname = our-api\n"}, "our-api==0.1 ; python_version > '3'", "write . to install it"),
+        ({"setup.py": "from setuptools import setup\nsetup(name='our-api', version='1')\n"}, "our-api", "write . to"),
+        ({"model/setup.py": 'setup(\n    name="our-api",\n)\n'}, "our-api>=0", "write ./model to install it"),
+        ({"setup.py": "import setuptools as s; s.setup(name='our-api')\n"}, "our-api", "write . to"),
+        ({"setup.py": "setup(name='our-api')\n"}, "our-api @ git+https://git.example.org/us/api", ""),
+        ({"setup.py": "setup(name='our-api')\n"}, "./model/..", ""),
+        ({"setup.py": "setup(name='our-api')\n"}, "our-api-client", ""),
+    ],
+)
+def test_the_apps_own_name_is_not_looked_for_on_an_index(tmp_path, files, line, remedy):
+    (tmp_path / "model").mkdir()
+    for name, text in {**files, "requirements.txt": f"flask\n{line}\n"}.items():
+        (tmp_path / name).write_text(text)
+    plan = read(tmp_path, "model")
+    problems = choose(plan, [], [], PIN).problems
+    assert len(problems) == bool(remedy)
+    assert all("requirements.txt, line 2" in problem and remedy in problem for problem in problems)
+    assert choose(plan, [], [plan.requirements[1].name], PIN).problems == []
 
 
 class TestStore:

@@ -17,7 +17,7 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,7 +45,9 @@ LOOKALIKES = {
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?")
 NAMED_URL = re.compile(NAMED.pattern + r"\s*@\s*(.+)")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9.+-]+:")  # of two letters at least: C: is a disk
+SCP = re.compile(r"(?:git\+)?(?:ssh://)?[\w.-]+@[\w.-]+:(?!/|\d+/)")  # user@host:path
 ARCHIVE = re.compile(r"(?i)\.(whl|zip|tgz|tbz|txz|tar(\.(gz|bz2|xz|lzma))?)$")
+SETUP_NAME = re.compile(r"""(?m)^\s*(?:.*\bsetup\(\s*)?name\s*=\s*["']?([A-Za-z0-9][A-Za-z0-9._-]*)["']?\s*(?:[,)]|$)""")
 FILE_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*?)-(\d[^-]*)(-.*)?$")
 PATH = re.compile(r"[./~\\]|[A-Za-z]:[\\/]|[^\s=<>!~;]*[\\/]")
 VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")  # as pip knows them
@@ -79,6 +81,19 @@ COMMANDS = {
     "requirements.in": "pip-compile requirements.in",
     "setup.py": "echo . > requirements.txt",
     "setup.cfg": "echo . > requirements.txt",
+}
+# Tables of tools that say, beside a project's own dependencies, where packages are or which there are more.
+SOURCES: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "uv": lambda uv: bool({"sources", "index", "index-url", "extra-index-url", "find-links", "no-index"} & set(uv)),
+    "poetry": lambda poetry: (
+        "source" in poetry
+        or any({"path", "git", "url", "file", "source"} & set(_table(it)) for it in poetry.get("dependencies", {}).values())
+    ),
+    "pdm": lambda pdm: "source" in pdm,
+    "pixi": lambda pixi: (
+        bool(set(pixi.get("dependencies", {})) - {"python"})
+        or any(_table(it).get("path") != "." for it in pixi.get("pypi-dependencies", {}).values())
+    ),
 }
 LOCKS = tuple(name for name in COMMANDS if "lock" in name)
 PRODUCTION = ("prod", "main", "deploy", "base", "default")  # in names of files, of which one is likely to be for a host
@@ -255,7 +270,10 @@ class _Reader:
             return
         self.seen.add((name, is_constraint))
         if not is_within(self.source, name) or not (self.source / name).is_file():
-            raise DeployError(f"The requirements file {name} does not exist in the code ({by}).")
+            raise DeployError(
+                f"The requirements file {name} does not exist in the code ({by}). Put it there, or correct its name: "
+                "only what lies in the code gets to a host."
+            )
         if escapes(self.source, self.source / name):
             raise DeployError(
                 f"The requirements file {name} is a link that leads out of the code. Put the file itself there."
@@ -350,8 +368,10 @@ class _Reader:
         target, marker = _split_marker(named[3] if named else text)
         scheme = match[0].lower() if (match := SCHEME.match(target)) else ""
         is_path = not scheme and (is_editable or _is_path(target))
-        if re.match(r"[\w.-]+@[\w.-]+:(?!/)", text):
-            found.problem = f"{where}: {text!r} is git's notation, which pip does not read. Write git+ssh://USER@HOST/PATH."
+        if any(SCP.match(part) for part in (text, target)):
+            found.problem = (
+                f"{where}: {hide(text)!r} is git's notation, which pip does not read. Write git+ssh://USER@HOST/PATH."
+            )
         elif scheme.endswith("file:") or is_path:
             if not applies(marker):
                 return []
@@ -480,6 +500,12 @@ def _project_name(folder: Path) -> str | None:
     return folder.name if (folder / "setup.py").is_file() else None
 
 
+def _table(given: Any) -> dict[str, Any]:
+    """Return a dependency of Poetry's, of which several are for several platforms, as one table."""
+    tables = given if isinstance(given, list) else [given]
+    return {key: value for table in tables if isinstance(table, dict) for key, value in table.items()}
+
+
 def _toml(content: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(decode(content))
@@ -524,7 +550,41 @@ def read(source: Path, subdir: str = "", wanted: str = "", exclude: list[str] | 
         reader.file(other, "api_endpoint_requirements_file names it")
     if not name and reader.plan.missing in ("", LEAD):
         reader.plan.missing = _nothing(source, subdir)
+    _refuse_own_names(reader)
     return reader.plan
+
+
+def _refuse_own_names(reader: _Reader) -> None:
+    """Note each line that names the app's own package, as lists of what is installed do, as if an index had it."""
+    own = {
+        canonical(name): os.path.normpath(place or ".")
+        for place in dict.fromkeys((reader.subdir, ""))
+        if (name := _own_name(reader.source / place))
+    }
+    for line in reader.plan.requirements:
+        if line.name in own and not line.local and not line.problem and not NAMED_URL.match(line.text):
+            place = own[line.name]
+            line.problem = (
+                f"{line.where}: {hide(line.text)!r} is the app's own package, which no index has; one of that name would be "
+                f"a stranger's. Leave the line out if the app imports its code from its folder, or write "
+                f"{'.' if place == '.' else f'./{place}'} to install it. If an index's package is meant, give it in "
+                "api_endpoint_pip_packages."
+            )
+
+
+def _own_name(folder: Path) -> str:
+    """Return the name that a project gives itself; empty for none, or one that only a build knows."""
+    if (folder / "pyproject.toml").is_file():
+        found = _toml((folder / "pyproject.toml").read_bytes())
+        name = (found.get("project") or found.get("tool", {}).get("poetry") or {}).get("name")
+        if name:
+            return str(name)
+    for file in ("setup.cfg", "setup.py"):
+        if (folder / file).is_file():
+            text = decode((folder / file).read_bytes())
+            if match := SETUP_NAME.search(text):
+                return match[1]
+    return ""
 
 
 def _by_command(file: str) -> str:
@@ -535,8 +595,9 @@ def _project(reader: _Reader, file: str) -> str:
     """Read what pyproject.toml lists; return why nothing of it can be used, `LEAD` alone where it is of other things."""
     found = _toml((reader.source / file).read_bytes())
     tool, project = found.get("tool", {}), found.get("project", {})
-    if tool.get("uv", {}).get("sources") or tool.get("uv", {}).get("index"):
-        return f"{LEAD} It has uv's own sources in {file}: `{COMMANDS['uv.lock']}` writes one with them."
+    if other := next((known for known, has in SOURCES.items() if has(tool.get(known, {}))), ""):
+        command = COMMANDS[f"{other}.lock"]
+        return f"{LEAD} {file} says where packages are in a way of {other}'s own: `{command}` writes one with them."
     if "dependencies" in project:
         reader.plan.files.append(file)
         for line in project["dependencies"]:
