@@ -328,11 +328,42 @@ def test_the_users_own_server_wins(app):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "pip install numpy", "!pip install numpy", "conda install numpy", "import numpy", "numpy 1.26", "numpy, scipy",
+        "numpy scipy", "- numpy", "* numpy", "numpy => 1.26", "numpy \u2265 1.26", "numpy^1.26", "numpy: 1.26", "numpy==",
+        "numpy==1.26 (the last)", "[packages]", "{", "<<<<<<< HEAD", "=======", "<!DOCTYPE html>",
+        "version https://git-lfs.github.com/spec/v1",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("file", ["requirements.txt", "more.txt"])
+def test_what_is_no_requirement_is_refused_with_its_own_line(app, line, file):
+    (app / "more.txt").write_text("# ours\n\n" + line)
+    text = f"# ours\n\n{line}\n" if file == "requirements.txt" else "-r more.txt\n"
+    (problem,) = choose(plan_of(app, text), [], [], PIN).problems
+    assert problem.startswith(f"{file}, line 3: ")
+    assert "NAME==VERSION" in problem
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "numpy", "numpy==1.26.4", "numpy>=1,<2", "numpy >= 1.0 , != 1.5.* , < 2", "numpy (>=1,<2)", "numpy[a, b] ~= 1.26",
+        "numpy===1.26.dev+local", "numpy<2;python_version<'3.99'", "numpy==1.26,", "numpy==2!1.0", "zope.interface>5",
+        "pytz==2004d", "numpy == 1.26 ; python_version > '3'",
+    ],
+)  # fmt: skip
+def test_versions_as_pip_reads_them(app, line):
+    assert choose(plan_of(app, line), [], [], PIN).problems == []
+
+
+@pytest.mark.parametrize(
     ("lines", "refused"),
     [
         ([f"flask==3 {HASH}", f"numpy==2 {HASH}"], []),
         ([f"flask==3 {HASH}", "numpy==2"], ["requirements.txt, line 2"]),
-        ([f"flask==3 {HASH}", GIT, "./local-2.0.tar.gz"], ["requirements.txt, line 2", "requirements.txt, line 3"]),
+        ([f"flask==3 {HASH}", GIT, "./local-2.0.tar.gz"], ["requirements.txt, line 2"]),
+        ([f"flask==3 {HASH}", "-e ./lib", "numpy==2"], ["requirements.txt, line 3"]),  # of a workspace of uv's
         ([f"flask==3 {HASH}", "x @ https://example.org/x.zip#sha256=00"], []),
         ([f"flask==3 {HASH}", "numpy==2 ; sys_platform == 'win32'"], []),
         ([f"flask==3 {HASH}", "gunicorn==20.1.0"], []),

@@ -109,6 +109,29 @@ def test_a_file_with_hashes_is_installed_as_it_is(tmp_path, code, calls):
     assert {"--require-hashes", "--no-deps"} <= set(first["command"])
 
 
+def test_packages_of_the_app_beside_hashes_come_with_the_server(tmp_path, code, calls):
+    (tmp_path / "app" / "setup.py").write_text("")
+    required(tmp_path, f"{HASHED}-e .\n")
+    _make, first, second = built(tmp_path, code, calls)
+    assert first["files"]["requirements.txt"] == f"flask==3 --hash=sha256:{'0' * 64}\n"
+    assert second["files"]["server.txt"] == f"{tmp_path}/venvs/key/local/app\ngunicorn==27.0.1\n"
+
+
+def test_packages_for_another_computer_are_named(tmp_path, code, calls, monkeypatch):
+    (tmp_path / "app" / "wheels").mkdir()
+    (tmp_path / "app" / "wheels" / "mylib-1.0-cp39-cp39-win_amd64.whl").write_text("")
+    required(tmp_path, "--find-links wheels\nmylib\n")
+
+    def run(_self, command):
+        if command[1] == "-c":
+            return Outcome(0, subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True).stdout, False)
+        return Outcome(int("--requirement" in command), "ResolutionImpossible", False)
+
+    monkeypatch.setattr(Sandbox, "run", run)
+    with pytest.raises(DeployError, match=r"so not installed: mylib-1\.0-cp39-cp39-win_amd64\.whl\. `pip download "):
+        built(tmp_path, code, calls)
+
+
 def test_what_a_file_expects_from_a_folder_comes_from_there(tmp_path, code, calls):
     (tmp_path / "app" / "wheels").mkdir()
     (tmp_path / "app" / "wheels" / "mylib-1.0-py3-none-any.whl").write_text("")

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ SCRIPTS = ("*setup*.sh", "release*.sh", "reset*.sh", "*data*.sh")
 WIDEST = 130  # letters of a line, for yamllint
 FOREIGN = re.compile(r"\{\{|\{%|\{#")  # what Ansible would evaluate
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+
+
+def is_one(path: str, patterns: tuple[str, ...]) -> bool:
+    """Tell whether a file of the host is of a kind; nginx's sites have any name."""
+    has_name = any(fnmatch(path.rpartition("/")[2], pattern) for pattern in patterns)
+    return has_name or ("*.nginx" in patterns and "/nginx/sites-" in path)
 
 
 class Import:
@@ -140,14 +147,23 @@ class Import:
     def read_settings(self) -> Reader:
         """Read the settings files. What the unit says wins, so it is read last."""
         reader = Reader(self.notes)
-        for pattern, read in (
-            ("gunicorn*.py", reader.gunicorn_conf),
-            ("*uwsgi*.ini", reader.uwsgi_ini),
-            ("model.service", reader.service),
-            ("model.nginx", reader.nginx),
+        for patterns, read in (
+            (("gunicorn*.py",), reader.gunicorn_conf),
+            (("*uwsgi*.ini",), reader.uwsgi_ini),
+            (("model.service", "*.service"), reader.service),
+            (("model.nginx", "*.nginx", "*nginx*.conf", "*.conf"), reader.nginx),
         ):
-            for file in self.clone.named(pattern)[:1]:
-                read(self.clone.text(file), file)
+            texts = [(file, self.clone.text(file)) for file in self.clone.named(*patterns)]
+            # A text that the script writes is the host's, whatever lies in the clone.
+            texts = [
+                (line.file, text) for path, (line, text) in self.found.written.items() if is_one(path, patterns)
+            ] + texts
+            if read == reader.nginx:
+                texts = [(file, text) for file, text in texts if re.search(r"\bserver\s*\{", text)]
+            for file, text in texts[:1]:
+                read(text, file)
+            for file, _text in texts[1:]:
+                self.decide(file, f"There are several of this kind; {texts[0][0]} was read.")
         return reader
 
     # --- the variables, in the order of the vars file
@@ -172,6 +188,11 @@ class Import:
         url, branch = identity.source(self.clone, self.found, self.notes)
         if url:
             self.variables |= {"api_endpoint_git_url": url, "api_endpoint_git_version": branch}
+            if re.match(r"https?://[^/]*@", url):
+                self.decide(
+                    "api_endpoint_git_url",
+                    "It has a password or token in plain text. Move it to Ansible Vault, and renew it.",
+                )
             if re.match(r"(ssh://|[\w.-]+@)", url):
                 self.decide(url, "This needs a key that may read it: api_endpoint_git_key.")
         else:

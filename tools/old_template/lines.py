@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from old_template.notes import Notes
 
 DOLLAR = "\ue000"  # a dollar sign that starts no variable
+HERE = re.compile(r"(?<!<)<<(-?)\s*([\"']?)(\w+)\2")  # a text within the script, up to this word
 DOUBLED = re.compile(r"\s\d?>&\d\b")  # one output sent after another
 
 
@@ -24,12 +25,14 @@ class Line:
     text: str
     words: tuple[str, ...]
     conditional: bool = False
+    body: str = ""  # a text within the script, <<EOF
 
 
 def split(text: str, file: str, notes: Notes) -> Iterator[Line]:
     """Return the commands of a script, one by one."""
     number, held, started = 0, "", 1
-    for raw in text.splitlines():
+    lines = iter(text.splitlines())
+    for raw in lines:
         number += 1
         started = started if held else number
         held += raw
@@ -47,8 +50,15 @@ def split(text: str, file: str, notes: Notes) -> Iterator[Line]:
                 held += "\n"
                 continue
             words = []
+        body = []
+        if (here := HERE.search(held)) and words:
+            for raw_body in lines:
+                number += 1
+                if (raw_body.strip() if here[1] else raw_body.rstrip()) == here[3]:
+                    break
+                body.append(raw_body)
         for command in between(words, {";", "&&", "\n", ";;"}):
-            yield Line(file, started, " ".join(held.split()), tuple(command))
+            yield Line(file, started, " ".join(held.split()), tuple(command), body="\n".join(body))
         held = ""
     if held.strip():
         notes.add(file, started, held[:200], "A quote that has no end: what follows was not read.")

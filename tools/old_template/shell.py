@@ -27,6 +27,7 @@ OWN_SERVICES = {"model", "model.service", "nginx", "nginx.service", "model.socke
 VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.S)
 PLACEHOLDER = re.compile(r"<[^>]*>|\.\.\.$|^\.+$|example\.org/path")
+CONFIGURATION = (".service", ".nginx", ".conf", ".conf.py", ".ini")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 
 
@@ -80,6 +81,7 @@ class Found:
     )  # programs of the app, with the paths they have on the host
     files: dict[str, Source] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # paths of files of which nothing else is known
+    written: dict[str, tuple[Line, str]] = field(default_factory=dict)  # files whose text stands in the script
     unpacked: dict[str, Source] = field(default_factory=dict)  # folders, with the archives that were unpacked there
     folders: set[str] = field(default_factory=lambda: {"/", "/etc", "/srv", "/extrastorage"})
 
@@ -116,7 +118,11 @@ class Script:
         while words and (assigned := ASSIGNMENT.fullmatch(words[0])):
             self.found.variables[assigned[1]] = assigned[2]
             words = words[1:]
+        target = written_to(words)
         words = without_redirection(words)
+        if target and words and posixpath.basename(words[0]) in ("cat", "tee", "echo", "printf"):
+            self.write(line, target)
+            return
         if not words or words[0] in NEEDLESS:
             return
         name = posixpath.basename(words[0])
@@ -131,6 +137,15 @@ class Script:
             self.unknown(line, "This happens under a condition only, so it was left out.")
         else:
             action(line, words[1:])
+
+    def write(self, line: Line, target: str) -> None:
+        """Note a file whose text stands in the script."""
+        if line.body and (target.endswith(CONFIGURATION) or "/nginx/sites-" in target):
+            known = self.found.variables
+            text = VARIABLE.sub(lambda match: known.get(match[1] or match[2], match[0]), line.body)
+            self.found.written[self.path(target)] = (line, text)
+        else:
+            self.unknown(line, "This writes a file. If the API needs it, put it into the code, or translate it by hand.")
 
     def unknown(self, line: Line, why: str) -> None:
         """Note that a command was not translated."""
@@ -411,6 +426,13 @@ class Script:
             if word.startswith(f"{folder}/"):
                 return posixpath.relpath(word, folder)
         return word
+
+
+def written_to(words: list[str]) -> str:
+    """Return the file that a command writes its output or input to; empty for none, and for what is no file."""
+    text = " ".join(shlex.quote(word) if re.search(r"\s", word) else word for word in words)
+    match = re.search(r"(?:^|\s)1?>>?\s*([^\s<>]+)", text) or re.match(r"tee\s+(?:-\S+\s+)*([^\s<>]+)", text)
+    return match[1] if match and not match[1].startswith("/dev/") else ""
 
 
 def without_redirection(words: list[str]) -> list[str]:

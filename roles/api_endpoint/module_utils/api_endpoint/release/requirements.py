@@ -44,7 +44,8 @@ LOOKALIKES = {
 }
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?")
 NAMED_URL = re.compile(NAMED.pattern + r"\s*@\s*(.+)")
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9.+-]+:")  # of two letters at least: C: is a disk
+BY_NAME = re.compile(NAMED.pattern + r"\s*\(?\s*((===?|[~!<>]=|[<>])\s*[^\s,;<>=~()]+\s*,?\s*)*\)?")  # with versions
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9.+-]+:(?!\s)")  # of two letters at least: C: is a disk
 SCP = re.compile(r"(?:git\+)?(?:ssh://)?[\w.-]+@[\w.-]+:(?!/|\d+/)")  # user@host:path
 ARCHIVE = re.compile(r"(?i)\.(whl|zip|tgz|tbz|txz|tar(\.(gz|bz2|xz|lzma))?)$")
 SETUP_NAME = re.compile(r"""(?m)^\s*(?:.*\bsetup\(\s*)?name\s*=\s*["']?([A-Za-z0-9][A-Za-z0-9._-]*)["']?\s*(?:[,)]|$)""")
@@ -385,6 +386,8 @@ class _Reader:
                 f"{where}: {hide(target)!r} has a password, which would be on a command line of the host. "
                 "Use git+https, or an archive by https."
             )
+        elif not scheme and not named and not BY_NAME.fullmatch(target):
+            found.problem = f"{where}: {hide(text)!r} is no requirement. Write one on each line: NAME, or NAME==VERSION."
         return [self.without_variable(found, text)]
 
     @staticmethod
@@ -647,6 +650,11 @@ class Choice:
     problems: list[str] = field(default_factory=list)
 
     @property
+    def requirements_without_hash(self) -> list[Requirement]:
+        """The packages of the app's folder, which no tool gives a hash: they are code as the app is."""
+        return [line for line in self.requirements if line.local and not HASH.search(line.text)]
+
+    @property
     def note(self) -> str:
         """One line on a server that is another than the app's file says; empty where it is the same."""
         pins = [line for line in self.servers if not NAMED.fullmatch(_split_marker(line.text)[0])]
@@ -705,5 +713,5 @@ def _without_hash(plan: Plan, choice: Choice) -> list[str]:
         f"{line.where}: {hide(line.text)!r} has no hash, and other lines have: pip demands all or none. "
         "Have the tool that wrote the file add it, or move the line into api_endpoint_pip_packages."
         for line in choice.requirements
-        if line.name not in hashed and not HASH.search(line.text) and applies(_split_marker(line.text)[1])
+        if line.name not in hashed and not line.local and not HASH.search(line.text) and applies(_split_marker(line.text)[1])
     ]

@@ -54,6 +54,8 @@ with open(sys.argv[1], "w") as file:
     for name, (order, path) in sorted(best.items()):
         if name != "gunicorn":
             print(f"{name} @ {path.resolve().as_uri()}", file=file)
+            if not order[0]:
+                print(path.name)
 """
 
 
@@ -64,7 +66,6 @@ class Virtualenv:
         self.module = module
         self.given = module.params
         self.credentials: Credentials = dict(module.params["credentials"])
-        self.second: list[str] = []
 
     def read(self, code: Path) -> None:
         """Work out what is installed."""
@@ -74,8 +75,10 @@ class Virtualenv:
         self.choice = choose(self.plan, given["exclude"], given["packages"], given["gunicorn"])
         if self.choice.problems:
             raise DeployError("\n".join(self.choice.problems))
+        own = self.choice.requirements_without_hash if self.plan.has_hashes else []
         # The server comes in a step of its own, and what has no hash or is in no folder of packages with it.
-        self.first = [self.without_credentials(line.text) for line in self.choice.requirements]
+        self.first = [self.without_credentials(line.text) for line in self.choice.requirements if line not in own]
+        self.second = [line.text for line in own]
         is_closed = self.plan.has_hashes or any(line.text == "--no-index" for line in self.plan.options)
         (self.second if is_closed else self.first).extend(self.choice.added)
         self.second.append(self.choice.server)
@@ -216,15 +219,25 @@ class Virtualenv:
         """Make the virtualenv, install what the app requires, and then the server and what the role adds."""
         python = str(folder / "bin" / "python")
 
-        def run(step: str, *command: str) -> None:
+        unfit: list[str] = []
+
+        def run(step: str, *command: str) -> str:
             done = sandbox.run(list(command))
             if done.status != 0:
+                version = Path(os.path.realpath(self.given["python"])).name.removeprefix("python")
+                others = (
+                    f"For another Python or computer than the host's, and so not installed: {', '.join(unfit)}. "
+                    f"`pip download --only-binary :all: --python-version {version} --platform "
+                    f"manylinux2014_{os.uname().machine} --requirement FILE --dest FOLDER` fetches those that fit.\n"
+                )
                 raise DeployError(
                     f"{step} failed (exit status {done.status}):\n{hide(done.output, self.credentials)}\n"
                     f"The command was: {shlex.join(command)}\n"
+                    f"{others if unfit else ''}"
                     "Remedies: api_endpoint_pip_exclude leaves a requirement out, api_endpoint_pip_constraints pins one, "
                     "api_endpoint_apt_packages adds what compiling needs (build-essential, python3-dev)."
                 )
+            return str(done.output)
 
         def install(step: str, file: str, *options: str) -> None:
             run(
@@ -237,7 +250,7 @@ class Virtualenv:
         # With hashes the content of every package is known already.
         if (places := [str(carried / line.local) for line in self.plan.options if line.local]) and not self.plan.has_hashes:
             found = ["--constraint", str(carried / "found.txt")]
-            run("Reading the folders of packages", python, "-c", FOUND_LOCALLY, found[1], *places)
+            unfit += run("Reading the folders of packages", python, "-c", FOUND_LOCALLY, found[1], *places).split()
         strict = ["--require-hashes"] if self.plan.has_hashes else []
         if strict and (self.choice.excluded or self.choice.replaced):
             # A file with hashes lists all there is; what was taken out of it may not come back without one.
