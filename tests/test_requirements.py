@@ -265,6 +265,8 @@ def test_a_path_is_looked_for_beside_its_file_and_then_from_the_top(app):
         ("git+https://${{TOKEN}}@example.org/a/b.git", "api_endpoint_pip_packages"),
         ("--extra-index-url https://me:${{TOKEN}}@example.org/simple", "api_endpoint_pip_extra_index_urls"),
         ("hg+https://me:hunter22@example.org/a", "Use git+https"),
+        ("-e git+https://me:x/hunter22@example.org/a", "percent-encoded"),
+        ("--extra-index-url https://me:x/hunter22@example.org/a", "percent-encoded"),
     ],
 )
 def test_a_name_of_the_laptop_is_refused_with_file_line_and_remedy(app, line, remedy):

@@ -33,6 +33,26 @@ def test_what_is_secret_is_taken_out(text, clean, credentials):
 
 
 @pytest.mark.parametrize(
+    ("text", "is_broken"),
+    [
+        ("https://me:hunt/er22@example.org/a", True),
+        ("https://me:hunt#er22@example.org/a", True),
+        ("https://me:hunt?er22@example.org/a", True),
+        ("https://me:hunt er22@example.org/a", True),
+        ("https://me:h@nt er22@example.org/a", True),
+        ("x @ git+https://me:hunt/er22@example.org/a.git@v1#egg=x", True),
+        ("https://me:hunt/er22@[::1]:8080/a", True),
+        *((text, False) for text, _clean, _credentials in TEXTS),
+        ("https://me:hunt%2Fer@example.org:8080/a@1?x=a@b#c@d", False),
+        ("x @ https://example.org:8080/a@1/b.zip ; python_version > '3' # me@example.org", False),
+        ("https://[::1]:8080/a@1", False),
+    ],
+)
+def test_a_password_that_ends_too_early(text, is_broken):
+    assert urls.has_broken_password(text) is is_broken
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("ssh://me:hunter22@example.org/a", "ssh://me:…@example.org/a"),

@@ -234,6 +234,19 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_pip_options": ["--find-links=wheels"]}, ["--find-links wheels", "an index instead"]),
         ({"api_endpoint_pip_options": ["-f", "~/wheels"]}, ["--find-links ~/wheels"]),
         ({"api_endpoint_git_url": "ssh://me:hunter22@example.org/a.git"}, ["api_endpoint_git_key"]),
+        *(
+            ({name: value}, [f"{name} has a password", "percent-encoded"])
+            for name, value in (
+                ("api_endpoint_git_url", "https://me:x/hunter22@example.org/a.git"),
+                ("api_endpoint_pip_index_url", "https://me:x#hunter22@example.org/simple"),
+                ("api_endpoint_pip_extra_index_urls", ["https://me:x hunter22@example.org/simple"]),
+                ("api_endpoint_pip_packages", ["x @ git+https://me:x/hunter22@example.org/a.git"]),
+            )
+        ),
+        (
+            {"api_endpoint_artifacts": [{"url": ["https://a.org/x", "https://me:x/hunter22@b.org/x"], "dest": "x"}]},
+            ["api_endpoint_artifacts[0].url has a password"],
+        ),
         ({"api_endpoint_wsgi": "server.main:app"}, ["has no server/main.py"]),
         ({"facts": {"distribution": "Ubuntu", "distribution_major_version": "24"}}, ["Ubuntu 24", "Debian 12 or 13"]),
         (

@@ -15,6 +15,13 @@ USERINFO = re.compile(r"(?i)((?:\b[a-z][a-z0-9.]*\+)?(?:https?|ftp)://)([^\s/?#\
 OTHER_PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/?#:@\"'<>]*):[^\s/?#\"'<>]*@")
 TOKEN = re.compile(r"(?i)([?&][\w.-]*(?:token|key|secret|sig|signature|passw(?:or)?d|auth|credential)[\w.-]*=)[^&\s\"'<>]+")
 
+AUTHORITY = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://([^\s/?#\"'<>]*)([^\"'<>]*)")
+HOST = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.%]*\])(?::\d*)?")
+BROKEN_URL = (
+    "has a password with a letter that ends it in a URL (/, ?, # or a space). Write it percent-encoded: / is %2F, ? is %3F, "
+    "# is %23, a space is %20."
+)
+
 Credentials = dict[str, str]  # user:password, as it stands in the URL, by the URL without it
 
 
@@ -34,6 +41,16 @@ def hide(text: str, credentials: Credentials | None = None) -> str:
             if len(form) > 3:
                 text = text.replace(form, "…")
     return text
+
+
+def has_broken_password(text: str) -> bool:
+    """Tell whether a URL's password has a letter as it is that ends the place of the password: / ? # or a space."""
+    for authority, rest in AUTHORITY.findall(text):
+        _userinfo, at, host = authority.rpartition("@")
+        after = rest.partition("/")[0] if at else rest
+        if "@" in after and (rest[:1] in ("?", "#", " ") or not HOST.fullmatch(host)) and (at or ":" in authority):
+            return True
+    return False
 
 
 def take(text: str) -> tuple[str, Credentials]:

@@ -19,7 +19,9 @@ from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import is_within
 from ansible.module_utils.api_endpoint.interpreter import misplaced
 from ansible.module_utils.api_endpoint.release.requirements import choose, name_of, read
+from ansible.module_utils.api_endpoint.urls import BROKEN_URL, has_broken_password
 
+URLS = ("git_url", "pip_index_url", "pip_extra_index_urls", "pip_packages", "pip_constraints", "pip_options")
 OLDEST_GUNICORN = 23  # its major version; older ones take a worker by its name alone
 SUPPORTED = {"Debian": ("12", "13")}
 
@@ -608,8 +610,22 @@ def platform(facts: dict[str, Any]) -> list[str]:
     return [f"The host runs {name} {version}. Use Debian 12 or 13."]
 
 
+def passwords(settings: Settings) -> list[str]:
+    """Check that passwords in URLs end where they should; a message shows none of such a URL."""
+    given = {name: settings.get(f"api_endpoint_{name}") or [] for name in URLS}
+    for place, artifact in enumerate(settings.get("api_endpoint_artifacts") or []):
+        given[f"artifacts[{place}].url"] = artifact.get("url") or []
+    return [
+        f"api_endpoint_{name} {BROKEN_URL}"
+        for name, urls in given.items()
+        if any(has_broken_password(str(url)) for url in (urls if isinstance(urls, list) else [urls]))
+    ]
+
+
 def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str, rollback: bool = False) -> list[str]:
     """Return every problem there is with the settings and the host's facts."""
+    if found := passwords(settings):
+        return found  # the other messages would show them
     return [
         *platform(facts),
         *server_names(settings),

@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote, urlsplit
 from ansible.module_utils.api_endpoint.digests import walk
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import escapes, is_within
-from ansible.module_utils.api_endpoint.urls import hide, take
+from ansible.module_utils.api_endpoint.urls import BROKEN_URL, has_broken_password, hide, take
 
 FILE = "requirements.json"  # in the store: what was read
 LOCAL = "@LOCAL@"  # in a requirement: the folder on the host with what was carried along
@@ -325,7 +325,9 @@ class _Reader:
     def index(self, option: str, url: str, where: str) -> Requirement:
         """Return an option with a URL of something that pip looks into."""
         found = Requirement(f"{option} {url}", where)
-        if not re.match(r"(?i)https?://", url) or LAPTOP.match(urlsplit(url).hostname or ""):
+        if has_broken_password(url):
+            found.problem = f"{where}: the URL {BROKEN_URL}"
+        elif not re.match(r"(?i)https?://", url) or LAPTOP.match(urlsplit(url).hostname or ""):
             found.problem = (
                 f"{where}: {hide(url)!r} is a place of the laptop, which the host does not have. Put the files into a "
                 "folder of the app and name it with --find-links; an index of the host's own belongs into "
@@ -369,6 +371,9 @@ class _Reader:
         target, marker = _split_marker(named[3] if named else text)
         scheme = match[0].lower() if (match := SCHEME.match(target)) else ""
         is_path = not scheme and (is_editable or _is_path(target))
+        if has_broken_password(text):
+            # Its parts are no names.
+            return [Requirement("", where, problem=f"{where}: the URL {BROKEN_URL}")]
         if any(SCP.match(part) for part in (text, target)):
             found.problem = (
                 f"{where}: {hide(text)!r} is git's notation, which pip does not read. Write git+ssh://USER@HOST/PATH."
