@@ -653,6 +653,77 @@ def test_the_branch_is_the_one_that_was_read(head, scripted, known, taken, tmp_p
 # --- the endpoint's folder
 
 
+SETUP = """\
+APP_LBL=topic-api
+git clone -b prod https://bot:hunter22@git.example.org/us/topic.git /tmp/topic
+cp -a /tmp/topic/src/. /etc/${APP_LBL}/
+%s
+"""
+UNIT = """\
+[Service]
+WorkingDirectory=/etc/${APP_LBL}
+Environment="TOPIC_LANG=en" OMP_NUM_THREADS=1
+ExecStart=/opt/venv/bin/gunicorn -w 3 --threads=2 -t 120 -b unix:/srv/sock topics.web:application
+MemoryMax=6G
+"""
+SITE = (
+    "server { server_name topic.example.org; client_max_body_size 20m; location / { proxy_pass http://unix:/srv/sock; } }\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("files", "steps"),
+    [
+        ({"conf/topic.service": UNIT.replace("${APP_LBL}", "topic-api"), "conf/topic.nginx": SITE}, ""),
+        ({"topic.service": UNIT.replace("${APP_LBL}", "topic-api"), "nginx.conf": SITE, "other.conf": "x = 1\n"}, ""),
+        (
+            {},
+            f"cat > /etc/systemd/system/topic.service <<UNIT\n{UNIT}UNIT\n"
+            f"sudo tee /etc/nginx/sites-available/topic <<-'EOF' >/dev/null\n{SITE}\tEOF\n",
+        ),
+        ({"model.nginx": SITE}, f"cat <<EOF >/etc/systemd/system/topic.service\n{UNIT}EOF"),
+    ],
+)
+def test_settings_of_any_name_and_in_the_script_itself(files, steps, tmp_path):
+    code = {"src/topics/__init__.py": "", "src/topics/web.py": "application = None\n", "requirements.txt": "flask\n"}
+    for name, text in {**files, **code, "setup.sh": SETUP % steps}.items():
+        (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clone" / name).write_text(text)
+    text = imported(tmp_path / "clone", tmp_path)
+    found = yaml.safe_load(text)
+    assert {
+        "api_endpoint_server_names": ["topic.example.org"],
+        "api_endpoint_max_body_size": "20m",
+        "api_endpoint_memory_limit": "6G",
+        "api_endpoint_app_subdir": "src",
+        "api_endpoint_wsgi": "topics.web:application",
+        "api_endpoint_workers": 3,
+        "api_endpoint_threads": 2,
+        "api_endpoint_timeout": 120,
+        "api_endpoint_environment": {"TOPIC_LANG": "en", "OMP_NUM_THREADS": "1"},
+    }.items() <= found.items()
+    assert found["api_endpoint_artifacts"] == []
+    assert "There is no translation" not in text
+    assert "# - api_endpoint_git_url\n#     It has a password or token in plain text. Move it to Ansible Vault" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "is_noted"),
+    [
+        ("echo '0 3 * * * root /etc/x/refresh.sh' > /etc/cron.d/refresh", True),
+        ("printf 'a' >> /etc/x/settings.ini", True),
+        ("cat > /etc/x/settings.yaml <<EOF\nrm: -rf\nEOF", True),
+        ("echo done", False),
+        ("echo 'a > b' >&2", False),
+        ("echo done > /dev/null", False),
+    ],
+)
+def test_a_file_that_the_script_writes_is_noted(line, is_noted):
+    notes = Notes()
+    Script(Found(), notes, lambda _path: []).follow(line, "setup.sh")
+    assert ["This writes a file" in note.why for note in notes.found] == [True] * is_noted
+
+
 def test_it_makes_an_endpoint_like_a_new_one(tmp_path, capsys):
     clone = clone_of("several", tmp_path)
     assert import_template.main([str(clone), "--endpoints", str(tmp_path / "endpoints")]) == 0

@@ -429,10 +429,14 @@ class Script:
 
 
 def written_to(words: list[str]) -> str:
-    """Return the file that a command writes its output or input to; empty for none, and for what is no file."""
-    text = " ".join(shlex.quote(word) if re.search(r"\s", word) else word for word in words)
-    match = re.search(r"(?:^|\s)1?>>?\s*([^\s<>]+)", text) or re.match(r"tee\s+(?:-\S+\s+)*([^\s<>]+)", text)
-    return match[1] if match and not match[1].startswith("/dev/") else ""
+    """Return the file into which a command writes; empty for none, and for what is no file."""
+    if words[:1] == ["tee"]:
+        return next((word for word in words[1:] if not word.startswith(("-", "<", ">"))), "")
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        if match := re.fullmatch(r"1?>>?([^&>].*)?", word):
+            target = match[1] or following
+            return "" if target.startswith("/dev/") else target
+    return ""
 
 
 def without_redirection(words: list[str]) -> list[str]:
