@@ -527,6 +527,13 @@ class TestStore:
         assert copies
         assert not [content for content in copies if "hunter22" in decode(content)]
 
+    def test_the_app_has_no_credentials_of_submodules(self, tmp_path, app):
+        (app / "outside").unlink()
+        (app / "requirements.txt").write_text("flask\n")
+        (app / ".gitmodules").write_text('[submodule "a"]\n\turl = https://me:hunter22@example.org/a.git\n')
+        target = self.lay_out(tmp_path, app)
+        assert (target / "app" / ".gitmodules").read_text() == '[submodule "a"]\n\turl = https://example.org/a.git\n'
+
     def test_the_whole_of_it_as_a_package(self, tmp_path, app):
         (app / "requirements.txt").write_text("-e .\n")
         (app / "outside").unlink()

@@ -88,9 +88,9 @@ def lay_out(source: Path, target: Path, subdir: str, wanted: str, wsgi: str, exc
             copy_code(found, place, [])
         else:
             shutil.copy2(found, place)
-    for name in plan.files:
+    for name in (*plan.files, ".gitmodules"):
         for copy in (target / "app" / os.path.relpath(name, subdir or "."), target / "local" / name):
-            # The app has no need of what pip logs in with.
+            # The app has no need of what pip and git log in with.
             text, credentials = take(decode(copy.read_bytes())) if copy.is_file() else ("", {})
             if credentials:
                 copy.write_text(text, encoding="utf-8")
