@@ -494,6 +494,33 @@ def test_the_apps_own_name_is_not_looked_for_on_an_index(tmp_path, files, line, 
     assert choose(plan, [], [plan.requirements[1].name], PIN).problems == []
 
 
+UV = '[project]\nname = "x"\ndependencies = ["{}"]\n[tool.uv.sources]\nour-lib = {}\ndev-only = {{ path = "../dev" }}\n'
+
+
+@pytest.mark.parametrize(
+    ("dependency", "source", "text", "missing"),
+    [
+        ("our_lib>=1", '{ path = "../our" }', "-e .", "our-lib"),
+        ("our-lib", "{ workspace = true }", "flask\n./lib", "our-lib"),
+        ("our-lib", '[{ git = "https://example.org/x" }]', ".", "our-lib"),
+        ("our-lib", "{ workspace = true }", ".\nour-lib @ git+https://example.org/x.git", ""),
+        ("our-lib", "{ workspace = true }", ".\n-e ./our", ""),
+        ("our-lib", "{ workspace = true }", ".\nour-lib", "our-lib"),
+        ("our-lib", '{ index = "pytorch" }', ".", ""),
+        ("our-lib @ https://example.org/x.zip", '{ path = "../our" }', ".", ""),
+        ("flask", '{ path = "../our" }', ".", ""),
+    ],
+)
+def test_what_a_package_of_the_app_has_from_no_index(tmp_path, dependency, source, text, missing):
+    for name, project in {".": "x", "lib": "x", "our": "our-lib"}.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        content = UV.format(dependency, source) if project == "x" else '[project]\nname = "our-lib"\n'
+        (tmp_path / name / "pyproject.toml").write_text(content)
+    (tmp_path / "requirements.txt").write_text(text)
+    problems = choose(read(tmp_path), [], [], PIN).problems
+    assert [f"takes {missing} from" in problem for problem in problems] == [True] * bool(missing)
+
+
 class TestStore:
     """The store has all that pip gets."""
 

@@ -263,6 +263,7 @@ class _Reader:
         self.exclude = exclude
         self.plan = Plan()
         self.seen: set[tuple[str, bool]] = set()
+        self.placed: list[tuple[Requirement, set[str]]] = []  # packages of the app, with what they have from no index
 
     def file(self, name: str, by: str, is_constraint: bool = False) -> None:
         """Read a requirements file and those that it includes."""
@@ -433,6 +434,7 @@ class _Reader:
                 )
                 return
             found.name = found.name if named else canonical(project)
+            self.placed.append((found, _placed(kind)))
         found.local = self.stored(path)
         tail = f" ; {marker}" if marker else ""
         if named:
@@ -559,7 +561,33 @@ def read(source: Path, subdir: str = "", wanted: str = "", exclude: list[str] | 
     if not name and reader.plan.missing in ("", LEAD):
         reader.plan.missing = _nothing(source, subdir)
     _refuse_own_names(reader)
+    _refuse_placed(reader)
     return reader.plan
+
+
+def _placed(folder: Path) -> set[str]:
+    """Return what a project requires by name alone, while a tool of the laptop knows that it is on no index."""
+    if not (folder / "pyproject.toml").is_file():
+        return set()
+    found = _toml((folder / "pyproject.toml").read_bytes())
+    tool, required = found.get("tool", {}), found.get("project", {}).get("dependencies", [])
+    sources = {**tool.get("poetry", {}).get("dependencies", {}), **tool.get("uv", {}).get("sources", {})}
+    elsewhere = {"path", "workspace", "git", "url", "file"}
+    names = {canonical(name) for name, source in sources.items() if elsewhere & set(_table(source))}
+    return names & {name_of(str(text)) for text in required if not NAMED_URL.match(str(text))}
+
+
+def _refuse_placed(reader: _Reader) -> None:
+    """Note each package of the app whose own requirements would be looked for on an index, though they are on none."""
+    given = {line.name for line in reader.plan.requirements if line.local or "://" in line.text}
+    for line, names in reader.placed:
+        if missing := ", ".join(sorted(names - given - {line.name})):
+            folder = line.local.partition("/")[2] or "the app"
+            line.problem = (
+                f"{line.where}: the pyproject.toml of {folder} takes {missing} from a folder or repository, which pip does "
+                "not read: it would install an index's package of that name. Give a line for it here, such as ./FOLDER or "
+                f"{missing.partition(',')[0]} @ git+https://….git; `uv export` and `poetry export` write them."
+            )
 
 
 def _refuse_own_names(reader: _Reader) -> None:
