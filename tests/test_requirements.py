@@ -334,6 +334,7 @@ def test_the_users_own_server_wins(app):
     [
         "pip install numpy", "!pip install numpy", "conda install numpy", "import numpy", "numpy 1.26", "numpy, scipy",
         "numpy scipy", "- numpy", "* numpy", "numpy => 1.26", "numpy \u2265 1.26", "numpy^1.26", "numpy: 1.26", "numpy==",
+        "numpy@1.26", "numpy @ latest",
         "numpy==1.26 (the last)", "[packages]", "{", "<<<<<<< HEAD", "=======", "<!DOCTYPE html>",
         "version https://git-lfs.github.com/spec/v1",
     ],

@@ -392,7 +392,7 @@ class _Reader:
                 f"{where}: {hide(target)!r} has a password, which would be on a command line of the host. "
                 "Use git+https, or an archive by https."
             )
-        elif not scheme and not named and not BY_NAME.fullmatch(target):
+        elif not scheme and not VARIABLE.search(text) and (named or not BY_NAME.fullmatch(target)):
             found.problem = f"{where}: {hide(text)!r} is no requirement. Write one on each line: NAME, or NAME==VERSION."
         return [self.without_variable(found, text)]
 

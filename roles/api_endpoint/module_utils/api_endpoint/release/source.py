@@ -109,5 +109,8 @@ def copy_code(app: Path, target: Path, exclude: list[str]) -> None:
                     "list it in api_endpoint_artifacts, or leave the link out (api_endpoint_app_exclude)."
                 )
         elif not found.is_file():
-            raise DeployError(f"{path} in the code is neither a file nor a folder nor a link. Remove it.")
+            raise DeployError(
+                f"{path} in the code is neither a file nor a folder nor a link. Remove it, or leave it out "
+                "(api_endpoint_app_exclude)."
+            )
         shutil.copy2(found, copy, follow_symlinks=False)
