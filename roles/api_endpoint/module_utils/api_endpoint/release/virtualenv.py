@@ -225,10 +225,13 @@ class Virtualenv:
             done = sandbox.run(list(command))
             if done.status != 0:
                 version = Path(os.path.realpath(self.given["python"])).name.removeprefix("python")
+                platforms = " ".join(
+                    f"--platform {kind}_{os.uname().machine}" for kind in ("manylinux_2_28", "manylinux2014")
+                )
                 others = (
                     f"For another Python or computer than the host's, and so not installed: {', '.join(unfit)}. "
-                    f"`pip download --only-binary :all: --python-version {version} --platform "
-                    f"manylinux2014_{os.uname().machine} --requirement FILE --dest FOLDER` fetches those that fit.\n"
+                    f"`pip download --only-binary :all: --python-version {version} {platforms} --dest FOLDER NAME` fetches "
+                    "those that fit.\n"
                 )
                 raise DeployError(
                     f"{step} failed (exit status {done.status}):\n{hide(done.output, self.credentials)}\n"
