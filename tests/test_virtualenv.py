@@ -109,12 +109,14 @@ def test_a_file_with_hashes_is_installed_as_it_is(tmp_path, code, calls):
     assert {"--require-hashes", "--no-deps"} <= set(first["command"])
 
 
-def test_packages_of_the_app_beside_hashes_come_with_the_server(tmp_path, code, calls):
+def test_packages_of_the_app_beside_hashes_come_in_a_step_of_their_own(tmp_path, code, calls):
     (tmp_path / "app" / "setup.py").write_text("")
     required(tmp_path, f"{HASHED}-e .\n")
-    _make, first, second = built(tmp_path, code, calls)
+    _make, first, own, server = built(tmp_path, code, calls)
     assert first["files"]["requirements.txt"] == f"flask==3 --hash=sha256:{'0' * 64}\n"
-    assert second["files"]["server.txt"] == f"{tmp_path}/venvs/key/local/app\ngunicorn==27.0.1\n"
+    assert own["files"]["own.txt"] == f"{tmp_path}/venvs/key/local/app\n"
+    assert "own.txt" in own["command"]
+    assert server["files"]["server.txt"] == "gunicorn==27.0.1\n"
 
 
 def test_packages_for_another_computer_are_named(tmp_path, code, calls, monkeypatch):

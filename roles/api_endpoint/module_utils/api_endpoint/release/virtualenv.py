@@ -78,7 +78,8 @@ class Virtualenv:
         own = self.choice.requirements_without_hash if self.plan.has_hashes else []
         # The server comes in a step of its own, and what has no hash or is in no folder of packages with it.
         self.first = [self.without_credentials(line.text) for line in self.choice.requirements if line not in own]
-        self.second = [line.text for line in own]
+        self.own = [line.text for line in own]  # between the two, as they may ask for another server
+        self.second: list[str] = []
         is_closed = self.plan.has_hashes or any(line.text == "--no-index" for line in self.plan.options)
         (self.second if is_closed else self.first).extend(self.choice.added)
         self.second.append(self.choice.server)
@@ -123,7 +124,7 @@ class Virtualenv:
         places = [self.code / place for place in self.local]
         return value_digest(
             {
-                "requirements": [self.first, self.second],
+                "requirements": [self.first, *([self.own] if self.own else []), self.second],
                 "constraints": self.constraints,
                 "index": self.options,
                 "options": given["options"],
@@ -180,6 +181,7 @@ class Virtualenv:
         files = {
             "requirements.txt": [*self.options, *self.first],
             "constraints.txt": self.constraints,
+            "own.txt": [*(line for line in self.options if not line.startswith(("--require", "--constraint"))), *self.own],
             "server.txt": [*passed, *self.second],
             # The server's packages change nothing that the app pins.
             "pins.txt": [pin for line in self.choice.requirements if (pin := line.pin)],
@@ -259,6 +261,8 @@ class Virtualenv:
             # A file with hashes lists all there is; what was taken out of it may not come back without one.
             strict.append("--no-deps")
         install("Installing the requirements", "requirements.txt", *found, *strict)
+        if self.own:
+            install("Installing the app's own packages", "own.txt", "--constraint", "pins.txt")
         install("Installing the server", "server.txt", "--constraint", "pins.txt", *found)
 
 
