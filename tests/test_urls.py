@@ -46,6 +46,7 @@ def test_what_is_secret_is_taken_out(text, clean, credentials):
         ("https://me:hunt%2Fer@example.org:8080/a@1?x=a@b#c@d", False),
         ("x @ https://example.org:8080/a@1/b.zip ; python_version > '3' # me@example.org", False),
         ("https://[::1]:8080/a@1", False),
+        ("https://example.org:8080?by=a@b", False),
     ],
 )
 def test_a_password_that_ends_too_early(text, is_broken):

@@ -46,9 +46,8 @@ def hide(text: str, credentials: Credentials | None = None) -> str:
 def has_broken_password(text: str) -> bool:
     """Tell whether a URL's password has a letter as it is that ends the place of the password: / ? # or a space."""
     for authority, rest in AUTHORITY.findall(text):
-        _userinfo, at, host = authority.rpartition("@")
-        after = rest.partition("/")[0] if at else rest
-        if "@" in after and (rest[:1] in ("?", "#", " ") or not HOST.fullmatch(host)) and (at or ":" in authority):
+        _userinfo, at, _host = authority.rpartition("@")
+        if "@" in (rest.partition("/")[0] if at else rest) and (rest[0] in "?# " if at else not HOST.fullmatch(authority)):
             return True
     return False
 
