@@ -681,6 +681,10 @@ SITE = (
             f"cat > /etc/systemd/system/topic.service <<UNIT\n{UNIT}UNIT\n"
             f"sudo tee /etc/nginx/sites-available/topic <<-'EOF' >/dev/null\n{SITE}\tEOF\n",
         ),
+        (
+            {"model.nginx": SITE, "topic.service": UNIT.replace("${APP_LBL}", "topic-api")},
+            "cat > /etc/logrotate.d/rotate.conf <<EOF\nweekly\nEOF",
+        ),
         ({"model.nginx": SITE}, f"cat <<EOF >/etc/systemd/system/topic.service\n{UNIT}EOF"),
     ],
 )
@@ -704,6 +708,7 @@ def test_settings_of_any_name_and_in_the_script_itself(files, steps, tmp_path):
     }.items() <= found.items()
     assert found["api_endpoint_artifacts"] == []
     assert "There is no translation" not in text
+    assert text.count("This writes a file") == steps.count("rotate.conf")
     assert "# - api_endpoint_git_url\n#     It has a password or token in plain text. Move it to Ansible Vault" in text
 
 

@@ -33,7 +33,7 @@ from old_template.layout import Layout
 from old_template.notes import Notes, printable
 from old_template.packages import Packages
 from old_template.settings import Reader
-from old_template.shell import Found, Script, Source
+from old_template.shell import WRITES, Found, Script, Source
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROLE = PROJECT / "roles" / "api_endpoint"
@@ -147,6 +147,7 @@ class Import:
     def read_settings(self) -> Reader:
         """Read the settings files. What the unit says wins, so it is read last."""
         reader = Reader(self.notes)
+        unread = dict(self.found.written)
         for patterns, read in (
             (("gunicorn*.py",), reader.gunicorn_conf),
             (("*uwsgi*.ini",), reader.uwsgi_ini),
@@ -162,8 +163,11 @@ class Import:
                 texts = [(file, text) for file, text in texts if re.search(r"\bserver\s*\{", text)]
             for file, text in texts[:1]:
                 read(text, file)
+                unread = {path: it for path, it in unread.items() if it[1] != text}
             for file, _text in texts[1:]:
                 self.decide(file, f"There are several of this kind; {texts[0][0]} was read.")
+        for line, _text in unread.values():
+            self.decide(line.text, WRITES, line.file, line.number)
         return reader
 
     # --- the variables, in the order of the vars file

@@ -28,6 +28,7 @@ VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.S)
 PLACEHOLDER = re.compile(r"<[^>]*>|\.\.\.$|^\.+$|example\.org/path")
 CONFIGURATION = (".service", ".nginx", ".conf", ".conf.py", ".ini")
+WRITES = "This writes a file. If the API needs it, put it into the code, or translate it by hand."
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 
 
@@ -145,7 +146,7 @@ class Script:
             text = VARIABLE.sub(lambda match: known.get(match[1] or match[2], match[0]), line.body)
             self.found.written[self.path(target)] = (line, text)
         else:
-            self.unknown(line, "This writes a file. If the API needs it, put it into the code, or translate it by hand.")
+            self.unknown(line, WRITES)
 
     def unknown(self, line: Line, why: str) -> None:
         """Note that a command was not translated."""
