@@ -86,12 +86,12 @@ COMMANDS = {
 # Tables of tools that say, beside a project's own dependencies, where packages are or which there are more.
 SOURCES: dict[str, Callable[[dict[str, Any]], bool]] = {
     "uv": lambda uv: bool({"sources", "index", "index-url", "extra-index-url", "find-links", "no-index"} & set(uv)),
-    "poetry": lambda poetry: (
+    "Poetry": lambda poetry: (
         "source" in poetry
         or any({"path", "git", "url", "file", "source"} & set(_table(it)) for it in poetry.get("dependencies", {}).values())
     ),
-    "pdm": lambda pdm: "source" in pdm,
-    "pixi": lambda pixi: (
+    "PDM": lambda pdm: "source" in pdm,
+    "Pixi": lambda pixi: (
         bool(set(pixi.get("dependencies", {})) - {"python"})
         or any(_table(it).get("path") != "." for it in pixi.get("pypi-dependencies", {}).values())
     ),
@@ -631,8 +631,8 @@ def _project(reader: _Reader, file: str) -> str:
     """Read what pyproject.toml lists; return why nothing of it can be used, `LEAD` alone where it is of other things."""
     found = _toml((reader.source / file).read_bytes())
     tool, project = found.get("tool", {}), found.get("project", {})
-    if other := next((known for known, has in SOURCES.items() if has(tool.get(known, {}))), ""):
-        command = COMMANDS[f"{other}.lock"]
+    if other := next((known for known, has in SOURCES.items() if has(tool.get(known.lower(), {}))), ""):
+        command = COMMANDS[f"{other.lower()}.lock"]
         return f"{LEAD} {file} says where packages are in a way of {other}'s own: `{command}` writes one with them."
     if "dependencies" in project:
         reader.plan.files.append(file)
