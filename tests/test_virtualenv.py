@@ -7,11 +7,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import virtualenv as venv
 from ansible.module_utils.api_endpoint.release.source import lay_out
 from ansible.module_utils.api_endpoint.sandbox import Outcome, Sandbox
-from helpers import Stub
+from helpers import PROJECT, Stub
 
 
 @pytest.fixture
@@ -117,6 +118,9 @@ def test_packages_of_the_app_beside_hashes_come_in_a_step_of_their_own(tmp_path,
     assert own["files"]["own.txt"] == f"{tmp_path}/venvs/key/local/app\n"
     assert "own.txt" in own["command"]
     assert server["files"]["server.txt"] == "gunicorn==27.0.1\n"
+    # A file that is not in this list would get other permissions from the next run.
+    known = yaml.safe_load((PROJECT / "roles/api_endpoint/vars/main.yml").read_text())["__api_endpoint_notes"]
+    assert set(server["files"]) - {"netrc"} <= set(known)
 
 
 def test_packages_for_another_computer_are_named(tmp_path, code, calls, monkeypatch):
