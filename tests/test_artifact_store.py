@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import tarfile
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -310,6 +311,27 @@ def test_what_is_unpacked_and_only_stands_for_a_file(store, fetch, tmp_path, pac
     content = gzip.compress(made.getvalue() if packed == "tar" else pointer)
     with pytest.raises(DeployError, match=r"a pointer of git-lfs, .*Run `git lfs pull` where it is packed"):
         run(fetch, on_host(tmp_path, content, "packed.gz", unpack=True))
+    assert list(store.folder.glob("[0-9a-f]*")) == []
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({}, "has no file in it"),
+        (
+            {"a/model.bin": b"<!doctype html><title>Log in</title>"},
+            "model.bin is a web page, not a file. It begins 'Log in'",
+        ),
+        ({"a/model.pkl.dvc": b"outs:\n- md5: 7\n"}, "stands for data of DVC that is not there"),
+    ],
+)
+def test_an_archive_without_the_data_itself(store, fetch, tmp_path, members, words):
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(DeployError, match=words):
+        run(fetch, on_host(tmp_path, made.getvalue(), "packed.zip", unpack=True))
     assert list(store.folder.glob("[0-9a-f]*")) == []
 
 

@@ -492,6 +492,10 @@ def test_a_damaged_header_in_the_middle(box):
     refused(box, bytes(data), r"cannot be unpacked: tar: Skipping to next header\. Is it whole\?")
 
 
+def test_a_zip_that_ends_in_the_middle(box):
+    refused(box, zipped(("a", b"x" * 512, 0o644))[:-30], r"cannot be unpacked: File is not a zip file\. Is it whole\?")
+
+
 def test_data_after_the_end(box):
     refused(box, tar(member("a")) + b"rubbish" * 500, "Is it whole")
     refused(box, gzip.compress(MODEL) + b"rubbish", "Is it whole")

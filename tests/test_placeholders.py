@@ -1,5 +1,7 @@
 """What lies in a file's place and is not the file is told apart from the file, and named with what fetches it."""
 
+import contextlib
+import gzip
 import json
 import os
 import socket
@@ -7,8 +9,9 @@ import socket
 import pytest
 from ansible.module_utils.api_endpoint.artifacts.acquire import check_path
 from ansible.module_utils.api_endpoint.artifacts.store import Artifact
+from ansible.module_utils.api_endpoint.digests import walk
 from ansible.module_utils.api_endpoint.errors import DeployError
-from ansible.module_utils.api_endpoint.placeholders import check_file, check_folder, page, pointer
+from ansible.module_utils.api_endpoint.placeholders import check_data, check_file, check_folder, check_size, page, pointer
 from ansible.module_utils.api_endpoint.release.source import check_content
 
 LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'7' * 64}\nsize 104857600\n".encode()
@@ -20,6 +23,7 @@ POINTERS = [
     ("annex2.bin", b"../.git/annex/objects/Xx/0K/SHA256E-s4--7.bin/SHA256E-s4--7.bin", "git-annex", "git annex get"),
     ("windows.bin", b"..\\.git\\annex\\objects\\Xx\\0K\\SHA256E-s4--7.bin", "git-annex", "git annex get"),
     ("model.safetensors", b"../../blobs/bbbb", "became a file", "cp --dereference"),
+    ("model.pkl", b"outs:\n- md5: 0123456789abcdef0123456789abcdef\n  size: 10\n  path: model.pkl\n", "DVC", "dvc pull"),
     (".model.bin.icloud", b"bplist00", "iCloud", "brctl download"),
 ]
 FILES = [
@@ -64,7 +68,17 @@ PAGES = [
     (b"<meta http-equiv=refresh content='0; url=/login'><p>One moment", "One moment"),
     (b"<script>location='/login'</script>", "<script>location"),
     (b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>", "AccessDenied"),
+    (b"<Error xmlns='http://doc.s3.amazonaws.com/2006-03-01'><Code>NoSuchKey</Code></Error>", "NoSuchKey"),
+    (b"<h1>404 Not Found</h1>", "404 Not Found"),
+    (b"<title>Moved</title>\n<h1>Moved</h1>", "Moved"),
+    (b"<!-- saved from url=(0014)about:internet -->\n<!doctype html>\n<body>Sign in", "It begins 'Sign in'"),
+    ("<!DOCTYPE html><body>Log in".encode("utf-16"), "Log in"),
+    (gzip.compress(b"\n<html><body>Maintenance"), "Maintenance"),
+    (b"404: Not Found", "404: Not Found"),
+    (b"Access Denied.\n", "Access Denied"),
+    (b"Invalid username or password.", "Invalid username"),
     (b'{"message": "Not found", "code": 404}', "Not found"),
+    (b'\xef\xbb\xbf{"msg": "quota", "status_code": 429}', "quota"),
     (b' {"error": {"reason": "quota"}}', "quota"),
     (b'{"errors": ["x"], "status": 500, "requestId": "7"}', "errors"),
 ]
@@ -83,6 +97,11 @@ def test_a_page_in_the_place_of_a_file_is_refused_with_its_first_line(tmp_path, 
         ("index.html", PAGES[0][0]),
         ("templates/answer.j2", PAGES[1][0]),
         ("README.md", b"<html>"),
+        ("pages.html.gz", gzip.compress(PAGES[0][0])),
+        ("model.bin.gz", gzip.compress(b"\0<html>")),
+        ("model.bin", b"\x1f\x8bno gzip"),
+        ("titles.xml", b"<title>a</title>\n<title>b</title>"),
+        ("labels.txt", b"Not found\nForbidden\n"),
         ("corpus.xml", b"<?xml version='1.0'?><corpus><doc>error</doc></corpus>"),
         ("corpus.txt", b"<doc><html></doc>"),
         ("config.json", b'{"error": 0.1, "layers": 3}'),
@@ -162,7 +181,7 @@ def test_many_pointers_are_counted(tmp_path):
         (lambda path: path.symlink_to("nowhere"), "which is a link to 'nowhere', and nothing is there"),
         (lambda path: path.mkdir(), r"that is a folder. Pack it \(tar\)"),
         (os.mkfifo, "that is no file"),
-        (lambda path: path.write_bytes(b""), "is empty there. If that is right, give size: 0"),
+        (lambda path: path.write_bytes(b""), "is empty. If that is right, give its sha256, or size: 0"),
         (lambda path: path.write_bytes(PAGES[0][0]), "is a web page"),
         (lambda path: None, "and is not. Copy it there"),
     ],
@@ -171,6 +190,34 @@ def test_what_lies_on_the_host_and_is_no_file(tmp_path, make, words):
     make(tmp_path / "model")
     with pytest.raises(DeployError, match=words):
         check_path(Artifact(dest="m", key="", path=str(tmp_path / "model")))
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "sha256", "words"),
+    [
+        (b"four", 3, "", "has 4 bytes, size says 3. Correct the one or the other"),
+        (b"", 3, "", "has 0 bytes, size says 3"),
+        (b"", None, "", "is empty. If that is right, give its sha256, or size: 0"),
+        (b"", 0, "", ""),
+        (b"", None, "e3b0", ""),
+        (b"four", 4, "", ""),
+    ],
+)
+def test_the_size_of_a_file_on_the_laptop_or_the_host(tmp_path, content, size, sha256, words):
+    (tmp_path / "model").write_bytes(content)
+    with pytest.raises(DeployError, match=words) if words else contextlib.nullcontext():
+        check_size(tmp_path / "model", size, sha256, may_be_empty=False)
+    with pytest.raises(DeployError, match=words) if words else contextlib.nullcontext():
+        check_path(Artifact(dest="m", key="", path=str(tmp_path / "model"), size=size, sha256=sha256))
+
+
+def test_a_page_among_the_files_of_a_folder_is_named_where_a_model_belongs(tmp_path):
+    (tmp_path / "about.txt").write_bytes(PAGES[0][0])  # text may be a page
+    (tmp_path / "config.json").write_bytes(b"{}")
+    check_data(tmp_path, list(walk(tmp_path)), "")
+    (tmp_path / "pytorch_model.bin").write_bytes(PAGES[0][0])
+    with pytest.raises(DeployError, match=r"pytorch_model.bin is a web page, not a file. It begins 'Google Drive"):
+        check_data(tmp_path, list(walk(tmp_path)), "")
 
 
 def test_a_link_on_the_host_is_followed(tmp_path):

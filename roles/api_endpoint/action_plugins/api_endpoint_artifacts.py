@@ -23,7 +23,7 @@ from ansible.module_utils.api_endpoint.controller.pieces import Pieces, Remote
 from ansible.module_utils.api_endpoint.controller.rsync import NoWayError, send
 from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, walk
 from ansible.module_utils.api_endpoint.errors import DeployError, lacks_room, says_full
-from ansible.module_utils.api_endpoint.placeholders import check_file, check_folder
+from ansible.module_utils.api_endpoint.placeholders import check_file, check_folder, check_size
 from ansible.module_utils.api_endpoint.urls import shown_url
 from ansible.module_utils.parsing.convert_bool import boolean
 
@@ -229,8 +229,13 @@ class ActionModule(ActionBase):
             if path.is_dir():
                 return check_folder(path, PULL)
             check_file(path, artifact["dest"], PULL)
-            if not (path.stat().st_size or artifact.get("sha256") or boolean(artifact.get("writable", False))):
-                raise DeployError(f"{path} is empty. If that is right, give its sha256.")
+            size = artifact.get("size")
+            check_size(
+                path,
+                None if size is None else int(size),
+                str(artifact.get("sha256") or ""),
+                may_be_empty=boolean(artifact.get("writable", False)),
+            )
         except DeployError as error:
             raise DeployError(f"api_endpoint_artifacts[{number}] ({artifact['dest']}), on this computer: {error}") from error
         return False

@@ -18,7 +18,7 @@ from ansible.module_utils.api_endpoint.artifacts.store import MARGIN, Artifact, 
 from ansible.module_utils.api_endpoint.digests import CHUNK, file_digest, tree_digest, value_digest, walk
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import BUILDING, chown_tree, escapes, read_json, write_json
-from ansible.module_utils.api_endpoint.placeholders import check_file, pointers, refuse
+from ansible.module_utils.api_endpoint.placeholders import check_data, check_file, check_size
 from ansible.module_utils.api_endpoint.sandbox import Sandbox, environment_of, run_command
 
 Say = Callable[[str], None]
@@ -215,7 +215,7 @@ class Fetch:
         progress = Progress(say, f"unpacking {artifact.dest}")
         extract(archive, target, limits, name=self.name, user=self.user, progress=progress)
         if target.is_dir():
-            refuse(pointers(target, walk(target)), IN_ARCHIVE)
+            check_data(target, list(walk(target)), IN_ARCHIVE)
         else:
             check_file(target, artifact.dest, IN_ARCHIVE)
         return target
@@ -272,8 +272,7 @@ def check_path(artifact: Artifact) -> None:
         kind = "a folder. Pack it (tar), give the archive and unpack: true" if path.is_dir() else "no file. Give a file"
         raise DeployError(f"{where} and that is {kind}.")
     check_file(path, artifact.dest, "Run `{command}` where it comes from, and copy the file itself.")
-    if not (path.stat().st_size or artifact.size == 0 or artifact.writable):
-        raise DeployError(f"{where} and is empty there. If that is right, give size: 0.")
+    check_size(path, artifact.size, artifact.sha256, may_be_empty=artifact.writable)
 
 
 def derived_key(artifact: Artifact, keys: dict[str, str]) -> str:

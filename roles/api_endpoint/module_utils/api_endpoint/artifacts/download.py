@@ -39,7 +39,7 @@ from ansible.module_utils.api_endpoint.urls import shown_url
 PIECE = 64 * 1024
 EXCERPT = 4000  # bytes of an error page that are read
 HEAD = 256 * 1024  # bytes of headers at most
-REDIRECTS = 10
+REDIRECTS = 50  # as curl's own limit
 AGENT = "api_endpoint (Ansible role)"
 
 # Statuses below 500 after which the same request may succeed later; above, all but those that say "never".

@@ -168,6 +168,7 @@ class Tool:
         said = os.pread(self.errors.fileno(), 4000, 0).decode(errors="replace")
         said = re.sub(r"^/usr/bin/", "", said, flags=re.M)  # of the program's name, which systemd makes a path
         said = said.removesuffix("\ntar: Exiting with failure status due to previous errors\n").strip()
+        said = re.sub(r"(?s)^Traceback .*\n(?:\w+\.)*\w+: (?=[^\n]+$)", "", said)  # of zipfile
         for pattern, meaning in MEANINGS:
             if found := re.search(f"^{pattern}", said, re.M):
                 return meaning.format(*found.groups())
@@ -288,7 +289,7 @@ class Extraction:
     def note(self, name: str) -> None:
         """Note a name that tar lists."""
         if name.startswith("/"):
-            raise DeployError(f"the name {name!r} is absolute")
+            raise DeployError(f"the name {name!r} is absolute. Pack it again from inside (`tar -C <folder> -c .`)")
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if len(parts) > self.limits.depth:
             raise DeployError(f"it has more than {self.limits.depth} folders in each other, which is the limit")
@@ -346,7 +347,7 @@ class Extraction:
             if path not in found:
                 raise DeployError(f"the member {path!r} is below a file or link")
             if count > 1 and found[path] != stat.S_IFDIR:
-                raise DeployError(f"the member {path!r} is in it twice")
+                raise DeployError(f"the member {path!r} is in it twice. Pack it anew, without `tar -r` or `-u`")
 
     def stop(self) -> None:
         """End the tools, and remove what they have made."""
@@ -369,7 +370,7 @@ def is_tar(block: bytes) -> bool:
 def check_letters(name: str) -> None:
     """Refuse a name that cannot be shown in a line. It need not be UTF-8: programs read a name by its bytes."""
     if re.search(r"[\x00-\x1f\x7f]", name):
-        raise DeployError(f"the name {name!r} has control characters in it")
+        raise DeployError(f"the name {name!r} has control characters in it. Rename it, and pack it again")
 
 
 def check_link(path: str, target: str) -> None:

@@ -455,7 +455,7 @@ def source(artifact: dict[str, Any], label: str, playbook_dir: str) -> list[str]
             "src (on the laptop), url, path (on the host) or command."
         )
     if sha256 and not SHA256.fullmatch(str(sha256)):
-        found.append(f"{label}.sha256 is {sha256!r}. Give 64 hexadecimal digits, the output of sha256sum.")
+        found.append(f"{label}.sha256 is {sha256!r}. Give the 64 hexadecimal digits alone that sha256sum prints.")
     if artifact.get("mode") and not MODE.fullmatch(str(artifact["mode"])):
         found.append(
             f"{label}.mode is {artifact['mode']!r}. Give rights in octal and in quotes that only the owner may write, "
