@@ -192,7 +192,8 @@ def test_a_worker_that_does_not_take_the_connection_is_not_waited_for_with_the_o
 
 def test_an_answer_that_never_ends_is_given_up(tmp_path, version):
     version({"/": "trickle"})  # for 50 s
-    assert str(proof(tmp_path, [], health_timeout=0.3).health()) == "no answer (timed out)"
+    said = "no answer (timed out: status 200, but its body did not end)"
+    assert str(proof(tmp_path, [], health_timeout=0.3).health()) == said
 
 
 def test_a_worker_that_came_meanwhile_makes_the_answer_uncertain(tmp_path, version, monkeypatch):

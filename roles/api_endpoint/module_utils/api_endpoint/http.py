@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ MOST = 1024 * 1024  # bytes of an answer that are looked at
 LOADED = "loaded.invalid"  # the host name under which nginx says, over its proof socket, which configuration it has loaded
 STOP_IT = "where nginx belongs. Stop it, or give the endpoint another api_endpoint_port"
 LOOPBACK = ("127.0.0.1", "::1")
+http.client.__dict__["_MAXHEADERS"] = 2000  # instead of 100; nginx limits their size
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,16 @@ class Answer:
     status: int | None
     text: str
     cause: str = ""  # why nginx gave this answer in the app's place, where it did
+    location: str = ""  # where a redirect leads to
 
     def __str__(self) -> str:
         """Say it in words for a message."""
         if self.cause:
             return f"status {self.status} from nginx, not from the app. {self.cause}"
-        return f"no answer ({self.text})" if self.status is None else f"status {self.status}: {self.text[:300]!r}"
+        if self.status is None:
+            return f"no answer ({self.text})"
+        to = f", a redirect to {self.location!r}" if self.location else ""
+        return f"status {self.status}{to}: {self.text[:300]!r}"
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -45,6 +51,21 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def _read(answer: http.client.HTTPResponse, late: threading.Event) -> bytes:
+    """Return the beginning of an answer's body, without gzip; when it is late, what has come of it."""
+    content = bytearray()
+    try:
+        while len(content) < MOST and (part := answer.read1(MOST - len(content))):
+            content += part
+    except (OSError, http.client.IncompleteRead):
+        if not late.is_set():
+            raise
+    if answer.getheader("Content-Encoding", "").lower() == "gzip":
+        with suppress(zlib.error):
+            return zlib.decompressobj(wbits=31).decompress(content, MOST)
+    return bytes(content)
 
 
 def ask(
@@ -80,13 +101,19 @@ def ask(
         connection.connect()
         timer = threading.Timer(timeout, give_up, [connection.sock])
         timer.start()
-        sent = {"Host": host, "Connection": "close", "X-Forwarded-Proto": "https", **(headers or {})}
+        given = {name.lower() for name in headers or {}}
+        usual = {"Host": host, "Connection": "close", "X-Forwarded-Proto": "https", "Accept": "*/*"}
+        sent = {name: value for name, value in usual.items() if name.lower() not in given} | (headers or {})
         connection.request(method, path, body=body, headers=sent)
         if when_sent:
             when_sent(connection.sock)
         answer = connection.getresponse()
-        text = answer.read(MOST).decode(errors="replace")
-        return Answer(None, "timed out") if late.is_set() else Answer(answer.status, text)
+        content = _read(answer, late)
+        is_stream = answer.headers.get_content_type() == "text/event-stream" and content  # which need not end
+        if late.is_set() and not is_stream:
+            return Answer(None, f"timed out: status {answer.status}, but its body did not end")
+        location = answer.getheader("Location", "") if 300 <= answer.status < 400 else ""
+        return Answer(answer.status, content.decode(errors="replace"), location=location)
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Answer(None, "timed out" if late.is_set() else str(error) or type(error).__name__)
     finally:
@@ -99,7 +126,7 @@ def healthy(answer: Answer, expected: list[int]) -> bool:
     """Tell whether an answer is one of the expected statuses or, when none is expected, any of the app's below 500."""
     if answer.status is None:
         return False
-    return answer.status in expected if expected else answer.status < 500 and not answer.cause
+    return answer.status in expected if expected else 200 <= answer.status < 500 and not answer.cause
 
 
 def loaded_configuration(proof_socket: str) -> str:
@@ -136,7 +163,7 @@ def stranger_on(port: int, host: str, loaded: str) -> str:
     others = [program for program in programs if not program.startswith("nginx ")]
     for address in LOOPBACK if loaded else ():
         answer = ask(f"/{loaded}", host, port=port, address=address, timeout=2)
-        is_closed = answer.status is None and answer.text != "timed out"
+        is_closed = answer.status is None and not answer.text.startswith("timed out")
         if is_closed or answer.text == loaded:
             continue
         if programs and not others:

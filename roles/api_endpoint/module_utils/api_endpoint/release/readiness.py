@@ -50,7 +50,7 @@ REFUSALS = {
     "The request's headers are too large.": "nginx refuses the request's headers: they are too large",
 }
 # Headers of a request that a failed answer has nothing to do with.
-USUAL = {"accept", "authorization", "content-type", "cookie"}
+USUAL = {"accept", "authorization", "content-type", "cookie", "host"}
 
 
 class ReleaseRejectedError(DeployError):
@@ -97,7 +97,9 @@ class Request:
         """Say what is wrong with an answer; empty when nothing is."""
         if answer.status is None or not healthy(answer, self.status):
             return f"{answer}; expected: status {' or '.join(map(str, self.status))}{self._dropped()}"
-        if self.text not in answer.text:
+        # JSON may have letters beyond ASCII as \\uXXXX.
+        plain = re.sub(r"(?:\\u[0-9a-fA-F]{4})+", lambda escaped: str(json.loads(f'"{escaped[0]}"')), answer.text)
+        if self.text not in answer.text and self.text not in plain:
             return f"{answer}; expected: a text with {self.text!r}{self._dropped()}"
         return ""
 
