@@ -357,6 +357,9 @@ def test_a_service_that_does_not_start_fails_but_for_a_dry_run(act):
     failed = {"failed": True, "msg": "no such unit"}
     act.program("journalctl", "true")
     assert act("services", names=["a"], answers=[failed]) == {"failed": True, "msg": "a does not start. no such unit"}
+    masked = {"failed": True, "msg": "Failed to start a.service: Unit a.service is masked."}
+    told = act("services", names=["a"], answers=[masked])["msg"]
+    assert told.startswith("a is masked, and so does not start. `sudo systemctl unmask a`")
     act.program("journalctl", "echo 'nginx: [emerg] bind() to [::]:80 failed (98: Address already in use)'")
     act.program("ss", """echo 'LISTEN 0 5 0.0.0.0:80 0.0.0.0:* users:(("apache2",pid=42,fd=3))'""")
     told = act("services", names=["a"], answers=[failed])["msg"].splitlines()

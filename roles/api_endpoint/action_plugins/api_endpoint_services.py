@@ -40,6 +40,9 @@ class ActionModule(ActionBase):
             if result.get("failed"):
                 # A dry run on a clean host: the package that brings the unit is not there yet.
                 if not self._task.check_mode:
+                    if "is masked" in str(result.get("msg")):
+                        remedy = f"`sudo systemctl unmask {unit}` on the host allows it. Then run this again."
+                        return {**result, "msg": f"{unit} is masked, and so does not start. {remedy}"}
                     return {**result, "msg": f"{unit} does not start. {self._reason(unit) or result.get('msg')}"}
                 result["changed"] = True
             if result.get("changed"):

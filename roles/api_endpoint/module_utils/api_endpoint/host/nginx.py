@@ -91,7 +91,10 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
         )
         if done.returncode != 0:
             words = done.stderr.strip().replace(str(copy), str(folder))
-            raise DeployError(f"nginx rejects the new configuration; the old one is in place.\n{words}")
+            raise DeployError(
+                f"nginx rejects the new configuration; the old one is in place.\n{words}\n"
+                "Where the file is not the role's, correct it, or remove it. Then run this again."
+            )
 
 
 def left_by_a_port(folder: Path, wanted: dict[str, str | None]) -> list[str]:
