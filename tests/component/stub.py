@@ -34,3 +34,18 @@ def hold():
     while not (folder / "release").exists() and time.monotonic() < end:
         time.sleep(0.01)
     return ready()
+
+
+@app.get("/parts")
+def parts():
+    """Answer with a first part at once, and with the last one when the file `release` is in the folder ?in."""
+    folder = Path(request.args["in"])
+
+    def made():
+        yield "first"
+        end = time.monotonic() + 300
+        while not (folder / "release").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        yield "last"
+
+    return Response(made(), mimetype="text/event-stream")

@@ -1,6 +1,7 @@
 """Tools of others judge what nginx answers (httplint) and how it is configured (gixy)."""
 
 import json
+import socket
 import subprocess
 
 import pytest
@@ -70,6 +71,18 @@ def test_answers_without_an_app_keep_to_the_rules_of_http(api):
     with silent_app() as silent:
         late = silent.get("/")
     assert (late.status, offences(late)) == (504, [])
+
+
+def test_the_parts_of_a_stream_arrive_as_they_are_made(api, tmp_path):
+    with socket.create_connection(("127.0.0.1", api.port), timeout=20) as connection:
+        connection.sendall(f"GET /parts?in={tmp_path} HTTP/1.1\r\nHost: {api.name}\r\nConnection: close\r\n\r\n".encode())
+        with connection.makefile("rb") as answer:
+            begun = b"".join(iter(answer.readline, b"5\r\n")) + answer.readline()  # up to the first part
+            (tmp_path / "release").touch()
+            rest = answer.read()
+    assert begun.endswith(b"\r\n\r\nfirst\r\n")
+    assert b"last" in rest
+    assert b"x-accel" not in begun.lower()
 
 
 def test_httplint_finds_a_broken_rule(api):

@@ -366,8 +366,11 @@ class Response:
             bad = [name for name, value in kept if not HEADERS.fullmatch(f"{name}: {value}\r\n") or "\n" in name + value]
             raise ValueError(f"The app answered with characters that no header may have, in {', '.join(map(repr, bad))}.")
         self.status, self.headers, self.response_length = status, kept, length
-        self.head = f"HTTP/1.1 {status}\r\n{lines}\r\n".encode("latin-1")
         self.omits_body = self.request.method == "HEAD" or code in ("204", "304")
+        if length is None and not self.omits_body:
+            # A stream: nginx sends its parts as they are made. It keeps this line to itself.
+            lines += "X-Accel-Buffering: no\r\n"
+        self.head = f"HTTP/1.1 {status}\r\n{lines}\r\n".encode("latin-1")
         return self.write
 
     def write(self, data: bytes) -> None:
