@@ -505,6 +505,7 @@ INSTEAD = {
     b'{"message": "Not found", "code": 404}': "it is a server's error, not a file: .*Not found",
     b"<Error><Code>AccessDenied</Code></Error>": "it is a web page, not a file. It begins 'AccessDenied'",
     b"version https://git-lfs.github.com/spec/v1\noid sha256:7\nsize 1\n": "it is a pointer of git-lfs.*media.github",
+    b"outs:\n- md5: 7\n  path: model.pkl\n": "it is a pointer of DVC.*Run `dvc pull` in a clone",
     b"": "it is empty",
 }
 

@@ -32,7 +32,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, lacks_room
 from ansible.module_utils.api_endpoint.files import read_json, write_json
-from ansible.module_utils.api_endpoint.placeholders import HEAD_BYTES, page, pointer, readable
+from ansible.module_utils.api_endpoint.placeholders import HEAD_BYTES, LFS, page, pointer, readable
 from ansible.module_utils.api_endpoint.urls import shown_url
 
 # Bytes read at a time: what a pipe holds, and little enough to stay in the processor's cache. 1 MiB is half as fast.
@@ -507,9 +507,10 @@ class _Download:
     def check_content(self) -> None:
         """Refuse a page, or what only stands for a file; a page is one on purpose where the file's name says so."""
         head = os.pread(self.file, HEAD_BYTES, 0)
-        what, _command = pointer("", head)
+        what, command = pointer("", head)
         if what:
-            said, remedy = f"it is {what}, not the file itself", POINTER_REMEDY
+            said = f"it is {what}, not the file itself"
+            remedy = POINTER_REMEDY if what == LFS else f"Run `{command}` in a clone, and give the file as src."
         elif said := page(self.name, head) if self.offset <= PAGE_BYTES else "":
             said, remedy = f"it is {said}", PAGE_REMEDY
         elif not (self.offset or self.sha256 or self.size == 0):
