@@ -88,6 +88,7 @@ def test_the_effective_nginx_configuration_names_nobody(api):
     assert error_logs == {
         "error_log /var/log/nginx/error.log warn;",
         "error_log syslog:server=unix:/run/nginx-log/error.sock,nohostname,tag=nginx warn;",
+        "error_log /run/nginx-log/api-endpoint-proof.log warn;",  # of root's own requests alone, which prove a version
     }
 
 
