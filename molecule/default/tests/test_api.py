@@ -1,4 +1,4 @@
-"""A client's view of a deployed endpoint. Errors and CORS of every status: tests/component/test_errors.py."""
+"""A client's view of a deployed endpoint. Errors and CORS of every status: tests/component/test_error_answers.py."""
 
 import json
 from urllib.parse import quote
