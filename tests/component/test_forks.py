@@ -140,6 +140,10 @@ UNCLEAN = {
     "a datagram socket that is connected": (
         "import socket; S = socket.socket(type=socket.SOCK_DGRAM); S.connect(('127.0.0.1', 9))", "a connection to 127.0.0.1",
     ),
+    "a datagram socket that has sent": (  # the kernel gave it an address, so answers come back on it
+        "import socket; S = socket.socket(type=socket.SOCK_DGRAM); S.sendto(b'', ('127.0.0.1', 9))",
+        "a socket that is not connected at 0.0.0.0:",
+    ),
     "a socket that listens": (f"import socket; {LISTENS}", "a socket that listens at 127.0.0.1:"),
     "a pair of sockets": (PAIR, "a connection within the app (a pair of sockets)"),
     "an SQLite database": (
@@ -155,6 +159,16 @@ UNCLEAN = {
     "an event loop": ("import asyncio; LOOP = asyncio.new_event_loop()", "an event loop (epoll)"),
     "a process": ("import subprocess; P = subprocess.Popen(['sleep', '60'])", "the process 'sleep' that the app"),
     "a pipe": ("PIPE = os.pipe()", "a pipe"),
+    "an exit handler": (
+        "import atexit; atexit.register(lambda: os.unlink(HERE + '/its.txt'))", "an exit handler (<lambda> at {folder}/",
+    ),
+    "a folder that a library removes in the end": (
+        "import atexit, shutil; exec(compile('atexit.register(shutil.rmtree, HERE + \"/x\", True)', '/lib.py', 'exec'))",
+        "at /lib.py:1), which each worker would run at its end",
+    ),
+    "a temporary folder": (
+        "import tempfile; FOLDER = tempfile.TemporaryDirectory()", "the temporary folder /tmp/tmp",
+    ),
     "an alarm": ("import signal; signal.alarm(600)", "a timer (signal.alarm or signal.setitimer)"),
 }  # fmt: skip
 CLEAN = {
@@ -170,7 +184,11 @@ CLEAN = {
         "import subprocess; P = subprocess.Popen(['true']); os.waitid(os.P_PID, P.pid, os.WEXITED | os.WNOWAIT)"
     ),
     "a counter that processes share": "import multiprocessing; COUNT = multiprocessing.Value('i')",
-    "a socket that only sends": "import socket; S = socket.socket(type=socket.SOCK_DGRAM)",
+    "a datagram socket that has not sent": "import socket; S = socket.socket(type=socket.SOCK_DGRAM)",
+    "a temporary folder that is gone": "import tempfile; F = tempfile.TemporaryDirectory(); F.cleanup()",
+    "an exit handler of a library": (
+        "import atexit; exec(compile('atexit.register(int)', '/lib.py', 'exec'))"
+    ),
     "a device without a state": "F = open('/dev/urandom', 'rb')",
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ has a copy of this file beside its gunicorn.conf.py. Decision 31 (docs/adr) says
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
@@ -17,12 +18,15 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import stat
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +36,7 @@ SHOWN = 5  # things that a line names
 OPENMP = re.compile(r"/lib(?:gomp|omp|iomp5)[^/]*\.so[^/]*$")
 PAUSE_HARD = 2  # of OpenMP's omp_pause_resource_t
 DATABASE_FILE = re.compile(r"(?:-wal|-shm|-journal|/lock\.mdb)$")  # SQLite's and LMDB's, beside the database
+REMOVERS = (shutil.rmtree, os.unlink, os.remove, os.rmdir, os.removedirs)
 HARMLESS_DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "console")}
 
 
@@ -47,6 +52,7 @@ class Preload:
     is_replaced: bool = False  # this process has replaced one that had loaded the app
     readers: list[int] = field(default_factory=list)  # descriptors of files that the app reads
     generators: list[Any] = field(default_factory=list)  # of random numbers
+    at_exit: list[str] = field(default_factory=list)  # what the app has registered for the end of its process
 
 
 preload = Preload()
@@ -59,6 +65,8 @@ def watch(may_replace: bool) -> bool:
     preload.environment, preload.folder = dict(os.environ), os.getcwd()
     preload.descriptors = open_descriptors()
     preload.private_bytes = private_bytes()
+    if not preload.is_replaced:
+        atexit.register = note_exit_handlers(atexit.register)
     return not preload.is_replaced
 
 
@@ -73,7 +81,7 @@ def check_process(server: Any) -> None:
         preload.descriptors.add(its.fileno())  # gunicorn's own, to statsd
     mapped = mapped_files()
     end_idle_threads(mapped)
-    found = list(dict.fromkeys([*threads(), *children(), *timers(), *descriptors(mapped)]))
+    found = list(dict.fromkeys([*threads(), *children(), *timers(), *ends(), *descriptors(mapped)]))
     if not found:
         preload.generators = find_generators()
         return
@@ -190,6 +198,34 @@ def timers() -> Iterator[str]:
         yield "a timer (signal.alarm or signal.setitimer)"
 
 
+# --- what happens at the end of a process
+
+
+def note_exit_handlers(register: Callable[..., Any]) -> Callable[..., Any]:
+    """Return atexit.register, which notes what each worker would do at its end to what the others still need.
+
+    That is what the app itself registers, and what removes files, whoever registers it. Other libraries' know forks.
+    """
+
+    def register_and_note(function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
+        caller = sys._getframe(1)
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        if function in REMOVERS or caller.f_code.co_filename.startswith(f"{preload.folder}/"):
+            preload.at_exit.append(f"{name} at {caller.f_code.co_filename}:{caller.f_lineno}")
+        return register(function, *arguments, **named)
+
+    return register_and_note
+
+
+def ends() -> Iterator[str]:
+    """Name what each worker would do at its end, while the others go on: exit handlers, folders that are removed."""
+    for handler in preload.at_exit:
+        yield f"an exit handler ({handler}), which each worker would run at its end"
+    for kept in list(weakref.finalize._registry.values()):  # type: ignore[attr-defined]
+        if getattr(kept.func, "__func__", None) is tempfile.TemporaryDirectory._cleanup.__func__:  # type: ignore[attr-defined]
+            yield f"the temporary folder {kept.args[0]}, which each worker would remove at its end"
+
+
 # --- what is open
 
 
@@ -225,10 +261,11 @@ def describe_socket(number: int) -> Iterator[str]:
         except OSError:
             peer = None
         if peer is None:
-            if is_datagram:
-                return  # it is not connected, so whoever uses it sends
+            own = its.getsockname()
+            if is_datagram and not (own[1] if isinstance(own, tuple) else own):
+                return  # it has no address yet, so nothing can come back on it
             listens = its.family != socket.AF_NETLINK and its.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            yield f"a socket that {'listens' if listens else 'is not connected'}" + address(its.getsockname(), " at ")
+            yield f"a socket that {'listens' if listens else 'is not connected'}" + address(own, " at ")
         elif its.family == socket.AF_UNIX and is_datagram and not its.getsockname():
             return  # such as to a system log: nobody can answer
         else:
