@@ -30,6 +30,7 @@ GOOD = {
     "int": {"number", "number in text"},
     "bool": {"truth", "truth in text"},
     "dict": {"dictionary"},
+    "dict of known names": set(),
     "raw": set(SHAPES) - {"nothing"},
     "list of str": {"list"},
     "list of path": {"list"},
@@ -41,13 +42,15 @@ GOOD = {
 GOOD["path"] = GOOD["str"]
 
 
-GOOD["choice"] = set(SHAPES) - {"nothing", "dictionary"} - {shape for shape in SHAPES if shape.startswith("list")}
+GOOD["choice"] = set()  # its words are in a test of their own
 
 
 def kind_of(option):
     if "choices" in option:
         return "choice"
     kind = option.get("type", "str")
+    if kind == "dict" and "options" in option:
+        return "dict of known names"
     return f"list of {option['elements']}" if kind == "list" else kind
 
 
@@ -79,7 +82,7 @@ ALL = [pytest.param(role, *case, id=case[0]) for role, options in SPECS.items() 
 def test_a_wrong_shape_is_refused_by_name_with_its_remedy(role, label, option, put):
     for shape, value in SHAPES.items():
         problems = wrong_types(put(value), SPECS[role])
-        if shape in GOOD[kind_of(option)]:
+        if shape in GOOD[kind_of(option)] or str(value).lower() in option.get("choices", []):
             assert problems == [], shape
         elif value is None and "." in label:
             # A dictionary's empty part is left out by the roles; an element's would lose its default.
@@ -104,6 +107,18 @@ def test_a_wrong_shape_is_refused_by_name_with_its_remedy(role, label, option, p
          "-e '{\"api_endpoint_server_names\": [\"a.example\"]}'."),
         ({"api_endpoint_health_status": 200}, "is 200, and not a list. Give a list: [200]; on the command line"),
         ({"api_endpoint_health_status": "200"}, "is '200', and not a list. Give a list: [200]; on the command line"),
+        ({"api_endpoint_health_status": "200, 404"}, "is '200, 404', and not a list. Give a list: [200, 404]; on the"),
+        ({"api_endpoint_methods": "GET,POST"}, "is 'GET,POST', and not a list. Give a list: [\"GET\", \"POST\"]; on the"),
+        ({"api_endpoint_pip_packages": "numpy>=2,<3"}, "and not a list. Give a list: [\"numpy>=2,<3\"]; on the"),
+        ({"api_endpoint_build_commands": ""}, "is '', and not a list. Give a list: []; on the command line"),
+        ({"api_endpoint_artifacts": [{"dest": "m", "url": "u", "sha": "1"}]},
+         "artifacts[0].sha is set, but there is no such name. Did you mean sha256?"),
+        ({"api_endpoint_artifacts": [{"dest": "m", "src": "a"}, {"src": "b"}]}, "artifacts[1].dest is missing. Give text"),
+        ({"api_endpoint_cache": {"frequency": 1}}, "cache.frequency is set, but there is no such name. Give paths, ttl"),
+        ({"api_endpoint_preload": "maybe"}, "api_endpoint_preload is 'maybe'. Give auto, true or false."),
+        ({"api_endpoint_profile": ["plain"]}, "profile is ['plain']. Give plain, sklearn, fasttext or pytorch."),
+        ({"api_endpoint_volume": {"filesystem": "btrfs"}}, "api_endpoint_volume.filesystem is 'btrfs'. Give ext4 or xfs."),
+        ({"api_endpoint_secrets": ["A=b"]}, "api_endpoint_secrets is not a dictionary. Give names with values, or {} for"),
         ({"api_endpoint_artifacts": {"dest": "a", "src": "b"}}, "and not a list. Give a list, a dash before each element"),
         ({"api_endpoint_artifacts": None}, "artifacts is empty. Give a list, a dash before each element, or [] for none"),
         ({"api_endpoint_artifacts": ["a"]}, "artifacts[0] is 'a', and not a dictionary. Give names with values"),
@@ -121,6 +136,11 @@ def test_the_sentence_has_what_to_write(given, said):
     problems = wrong_types(given, SPECS["api_endpoint"])
     assert len(problems) == 1
     assert said in problems[0]
+
+
+@pytest.mark.parametrize("value", ["auto", "true", "false", "True", "False", True, False])
+def test_a_choice_that_yaml_may_write_as_a_truth(value):
+    assert wrong_types({"api_endpoint_preload": value}, SPECS["api_endpoint"]) == []
 
 
 @pytest.mark.parametrize("value", ["the-secret", ["the-secret"], {"a": "the-secret"}, 1.5])

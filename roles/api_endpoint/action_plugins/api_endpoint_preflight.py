@@ -15,7 +15,6 @@ from typing import Any
 import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
@@ -158,10 +157,6 @@ class ActionModule(ActionBase):
         rollback = bool(arguments.get("rollback"))
         found = unknown_names([name for name in variables if name.startswith(PREFIX)], known)
         settings, mistaken = typed(self._templar, variables, spec)
-        if not mistaken:
-            messages = ArgumentSpecValidator(spec).validate(settings).error_messages
-            # Of an element of a list Ansible says twice what is wrong, once without the variable's name.
-            mistaken = [message for message in messages if PREFIX in message] or messages
         found += mistaken
         if not mistaken:
             settings |= {name: self._templar.template(variables[name]) for name in DERIVED}

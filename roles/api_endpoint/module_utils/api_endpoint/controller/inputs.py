@@ -14,6 +14,7 @@ from ansible.module_utils.api_endpoint.urls import hide
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 TRUTHS = ("true", "yes", "on", "1", "false", "no", "off", "0")  # as text, which Ansible's filter `bool` knows too
+COMMAS = re.compile(r"[\w*][\w.:/*%-]*(\s*,\s*[\w*][\w.:/*%-]*)+")  # words with commas between them
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|\*")
 
 Settings = dict[str, Any]
@@ -39,10 +40,15 @@ def unknown_names(given: list[str], known: list[str]) -> list[str]:
     """Return a problem for every name that is not one of the role's variables, with the nearest that is."""
     found = []
     for name in sorted(set(given) - set(known)):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"Did you mean {near[0]}?" if near else "The role's README lists the variables there are."
+        near = nearest(name, known)
+        hint = f"Did you mean {near}?" if near else "The role's README lists the variables there are."
         found.append(f"{name} is set, but the role has no such variable. {hint}")
     return found
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return the known name that a misspelt one may stand for; nothing when none is near."""
+    return "".join(difflib.get_close_matches(name, known, n=1, cutoff=0.6))
 
 
 def typed(templar: Any, variables: dict[str, Any], options: dict[str, Any]) -> tuple[Settings, list[str]]:
@@ -74,10 +80,18 @@ def wrong_types(given: Settings, options: dict[str, Any], within: str = "", is_l
     `within` is what the names are parts of, `is_listed` whether that is an element of a list.
     """
     found = []
+    for name in given if within and options else []:
+        if name not in options:
+            near = nearest(str(name), list(options))
+            hint = f"Did you mean {near}?" if near else f"Give {', '.join(options)}."
+            found.append(f"{within}{name} is set, but there is no such name. {hint}")
     for name, option in options.items():
+        label = f"{within}{name}"
         if name not in given:
+            if within and option.get("required"):
+                found.append(f"{label} is missing. {remedy(label, option, None)}.")
             continue
-        value, label = given[name], f"{within}{name}"
+        value = given[name]
         if value is None:
             # The roles take an empty part of a dictionary as left out; elsewhere a default would not be applied.
             if not within or (is_listed and (option.get("required") or "default" in option)):
@@ -90,14 +104,17 @@ def wrong_types(given: Settings, options: dict[str, Any], within: str = "", is_l
 def wrong_type(value: Any, option: dict[str, Any], label: str) -> list[str]:
     """Return the problems of one value."""
     kind = option.get("type", "str")
-    # Of a choice the argument spec's own check says what there is.
-    if kind == "raw" or ("choices" in option and not isinstance(value, (list, dict))):
+    if kind == "raw":
         return []
+    if "choices" in option:
+        # YAML makes truths of some words, and Python writes them with a capital.
+        word = str(value).lower() if str(value) in ("True", "False") else value
+        return [] if word in option["choices"] else [f"{label} is {value!r}. {remedy(label, option, value)}."]
     if not is_of(value, kind):
-        shown = "no such value" if option.get("no_log") else repr(value)
-        is_container = kind in ("list", "dict") and not option.get("no_log")
-        nature = f", and not a {'list' if kind == 'list' else 'dictionary'}" if is_container else ""
-        return [f"{label} is {shown}{nature}. {remedy(label, option, value)}."]
+        wanted = {"list": "not a list", "dict": "not a dictionary"}.get(kind, "")
+        if option.get("no_log"):
+            return [f"{label} is {wanted or 'not text'}. {remedy(label, option, value)}."]
+        return [f"{label} is {value!r}{wanted and f', and {wanted}'}. {remedy(label, option, value)}."]
     parts = option.get("options", {})
     if kind == "dict":
         return wrong_types(value, parts, f"{label}.")
@@ -130,10 +147,14 @@ def remedy(label: str, option: dict[str, Any], value: Any) -> str:
     """Say how a value is to be written."""
     kind = option.get("type", "str")
     if kind == "list" and isinstance(value, (str, int)) and not isinstance(value, bool) and not option.get("no_log"):
-        element = int(value) if option.get("elements") == "int" and number(value) is not None else str(value)
-        wanted = value if isinstance(value, str) and value.startswith("[") else json.dumps([element], ensure_ascii=False)
+        # Commas are taken for those between elements where nothing else can be meant.
+        parts = re.split(r"\s*,\s*", str(value)) if COMMAS.fullmatch(str(value)) else [str(value)] if value != "" else []
+        elements = [int(part) if option.get("elements") == "int" and number(part) is not None else part for part in parts]
+        wanted = value if isinstance(value, str) and value.startswith("[") else json.dumps(elements, ensure_ascii=False)
         line = f"""; on the command line -e '{{"{label}": {wanted}}}'""" if "." not in label else ""
         return f"Give a list: {wanted}{line}"
+    if "choices" in option:
+        return f"Give {', '.join(option['choices'][:-1])} or {option['choices'][-1]}"
     return {
         "list": "Give a list, a dash before each element, or [] for none",
         "dict": "Give names with values, or {} for none",

@@ -79,8 +79,9 @@ OWN_HEADERS = {
 
 # What a kept answer cannot depend on. Conditions and ranges are nginx's to answer.
 NO_KEYS = re.compile(r"(authorization|cookie|range|if-.*)", re.I)
+# With an architecture, a version or a release, as apt takes them.
+DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~*-]+|/[a-z0-9-]+)?")
 LEAST_CACHE = 8 * 2**20  # bytes
-CACHE_OPTIONS = ["key", "paths", "size", "stale", "ttl"]
 
 # Least and most of every number, and what it counts.
 RANGES = {
@@ -232,8 +233,6 @@ def cache(settings: Settings) -> list[str]:
     """Check which answers nginx keeps."""
     given = settings.get("api_endpoint_cache") or {}
     found = []
-    for name in sorted(set(map(str, given)) - set(CACHE_OPTIONS)):
-        found.append(f"api_endpoint_cache.{name} is set, but there is no such option. Give {', '.join(CACHE_OPTIONS)}.")
     paths = given.get("paths")
     if paths is not None and not paths:
         found.append("api_endpoint_cache.paths is []. Give paths, or turn the cache off with api_endpoint_cache: {}.")
@@ -296,6 +295,12 @@ def service(settings: Settings) -> list[str]:
         elif not all(isinstance(one, (str, int, float)) and "\n" not in str(one) for one in values):
             found.append(
                 f"api_endpoint_service_settings[{name!r}] is {value!r}. Give one line of text, a number, or a list."
+            )
+    for package in settings.get("api_endpoint_apt_packages") or []:
+        if not DEBIAN_PACKAGE.fullmatch(str(package)):
+            found.append(
+                f"api_endpoint_apt_packages has {package!r}. Give names of Debian packages, each an element of its own, "
+                "such as libgomp1, or with a version, such as ffmpeg=7:7.1*."
             )
     for port in settings.get("api_endpoint_firewall_ports") or []:
         if not 1 <= (number(port) or 0) <= 65535:
@@ -397,7 +402,7 @@ def host_paths(settings: Settings) -> list[str]:
             )
     if why := misplaced(str(settings.get("api_endpoint_python"))):
         found.append(f"api_endpoint_python is {settings.get('api_endpoint_python')!r}: {why}.")
-    for mount in mounts:
+    for mount in [] if found else mounts:
         for name in ("api_endpoint_root", "api_endpoint_data_dir"):
             inner = str(settings.get(name))
             if inner == str(mount) or is_within(Path(str(mount)), os.path.relpath(inner, str(mount))):
