@@ -59,6 +59,7 @@ SAID = {
     # --- system calls
     "pthread_setaffinity_np failed for thread: 9, index: 0, mask: {1, }, error code: 1 error msg: Operation not permitted.":
         "SystemCallFilter",
+    "self.socket.bind(self.server_address): PermissionError: [Errno 1] Operation not permitted": "SocketBindAllow: any",
     "Worker (pid:7) was sent SIGSYS!": "SystemCallArchitectures",
     "[0101/1.FATAL:zygote_host_impl_linux.cc(128)] No usable sandbox!": "RestrictNamespaces",
     "RuntimeError: can't start new thread": "TasksMax",

@@ -81,6 +81,13 @@ def test_the_sentence_names_the_program_and_the_way_to_stop_it(unit, command, sa
     assert "or give another port to api_endpoint_port" in told
 
 
+@pytest.mark.parametrize("unit", ["ssh.service", "sshd.service", "ssh@7.service"])
+def test_nobody_is_told_to_stop_the_ssh_server(unit):
+    told = taken("api_endpoint_port", 22, in_the_way(f"port 22\t7\t{unit}\tsshd: /usr/sbin/sshd -D\n", 22, "nginx.service"))
+    assert told.endswith("The host is reached by it, so give another port to api_endpoint_port.")
+    assert "systemctl" not in told
+
+
 def test_the_owner_of_the_port_may_have_it():
     assert in_the_way("port 80\t7\tnginx.service\tnginx: master process \n", 80, "nginx.service") == []
     assert in_the_way("port 8080\t7\tapache2.service\tapache2 \n", 80, "nginx.service") == []

@@ -106,7 +106,7 @@ def in_the_way(answer: str, port: int, unit: str) -> list[Process]:
 def taken(name: str, value: object, others: list[Process]) -> str:
     """Say who has the port of a variable, and what to do."""
     first = others[0]
-    return (
-        f"{name} is {value}, where {', '.join(map(str, others))} listens on this host already. Stop that "
-        f"({first.stop}), or give another port to {name} or to that program."
-    )
+    found = f"{name} is {value}, where {', '.join(map(str, others))} listens on this host already. "
+    if first.unit.startswith("ssh"):
+        return f"{found}The host is reached by it, so give another port to {name}."
+    return f"{found}Stop that ({first.stop}), or give another port to {name} or to that program."

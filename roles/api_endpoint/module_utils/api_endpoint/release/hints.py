@@ -108,6 +108,10 @@ RULES = (
     # --- system calls
     Rule(r"(?:affinity|setpriority|sched_set\w+|os\.nice|mbind|mempolicy).*(?:not permitted|EPERM|error code: 1\b)",
          "The app chooses processors, priorities or memory for itself, which the sandbox refuses", RESOURCES),
+    Rule(r"\bbind\b.*(?:not permitted|EPERM)",
+         "The app listens on a port, which the sandbox refuses, since each worker of each version would want it", "",
+         "Answer in a route of the app instead (api_endpoint_metrics_listen has metrics). For a port that the app alone "
+         "talks to, and that the system chooses, set api_endpoint_service_settings: {SocketBindAllow: any}"),
     Rule(r"was sent SIGSYS", "A worker was killed for a system call that the sandbox refuses", "",
          "If it is a 32-bit program, set api_endpoint_service_settings: {SystemCallArchitectures: native x86}"),
     Rule(r"[Nn]o usable sandbox|[Ff]ailed to move to new namespace|unshare.*not permitted|clone.*not permitted",
