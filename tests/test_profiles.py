@@ -87,3 +87,19 @@ def test_the_guide_has_the_values():
         lines = [f"`{key}: {str(value).lower()}`" for key, value in values.items()]
         lines += [f"`{key}={value}`" for merged in sorted(MERGED) for key, value in settings.get(merged, {}).items()]
         assert shown[name] == ", ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "wanted"),
+    [
+        ("threads", "gunicorn==27.0.1", "gunicorn==27.0.1"),
+        ("gevent", "gunicorn==27.0.1", "gunicorn[gevent]==27.0.1"),
+        ("gevent", "gunicorn", "gunicorn[gevent]"),
+        ("gevent", "gunicorn[gevent,setproctitle]>=26", "gunicorn[gevent,setproctitle]>=26"),
+    ],
+)
+def test_a_kind_of_worker_brings_the_packages_that_it_needs(kind, given, wanted):
+    tasks = yaml.safe_load((ROLE / "tasks" / "app.yml").read_text())
+    (build,) = [task["api_endpoint_venv"] for task in tasks if "api_endpoint_venv" in task]
+    variables = {"api_endpoint_worker_class": kind, "api_endpoint_gunicorn": given}
+    assert templar({"hosts": "all"}, **variables).template(trust_as_template(build["gunicorn"])) == wanted
