@@ -105,6 +105,17 @@ def test_gunicorns_settings_of_other_kinds(render):
     assert settings["chdir"] is None
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("tiemout", "Did you mean timeout?"), ("zzzzzzzz", "Its documentation lists them.")]
+)
+def test_a_setting_that_gunicorn_would_leave_out_is_refused(render, name, said):
+    text = render("gunicorn.conf.py.j2", api_endpoint_preload=False, api_endpoint_gunicorn_settings={"backlog": 5, name: 3})
+    with pytest.raises(SystemExit) as refused:
+        exec(text, {})
+    assert f"api_endpoint_gunicorn_settings has '{name}', which gunicorn " in str(refused.value)
+    assert said in str(refused.value)
+
+
 def test_what_a_release_adds_to_its_unit(render):
     text = render(
         "service.conf.j2",

@@ -8,6 +8,7 @@ Decisions 13, 16, 17 and 32 (docs/adr) say why.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import gc
 import io
 import json
@@ -27,7 +28,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from gunicorn import SERVER_SOFTWARE
+from gunicorn import SERVER_SOFTWARE, __version__
+from gunicorn.config import KNOWN_SETTINGS
 from gunicorn.glogging import Logger, loggers
 from gunicorn.http.wsgi import FileWrapper
 from gunicorn.workers.sync import SyncWorker
@@ -749,6 +751,18 @@ def protect_logs(query_strings: bool) -> None:
     errors.addFilter(hide_malformed_request)
     if not query_strings:
         errors.addFilter(hide_query_string)
+
+
+def check_names(names: list[str]) -> None:
+    """End the start when gunicorn does not know a setting, which it would leave out without a word."""
+    known = [setting.name for setting in KNOWN_SETTINGS]
+    for name in names:
+        if name not in known:
+            near = "".join(difflib.get_close_matches(name, known, n=1))
+            hint = f"Did you mean {near}?" if near else "Its documentation lists them."
+            sys.exit(
+                f"api_endpoint_gunicorn_settings has {name!r}, which gunicorn {__version__} does not know. {hint}"
+            )
 
 
 def report(text: str) -> None:
