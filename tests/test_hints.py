@@ -60,6 +60,10 @@ SAID = {
     "pthread_setaffinity_np failed for thread: 9, index: 0, mask: {1, }, error code: 1 error msg: Operation not permitted.":
         "SystemCallFilter",
     "self.socket.bind(self.server_address): PermissionError: [Errno 1] Operation not permitted": "SocketBindAllow: any",
+    "_socket.socket.__init__(self, family, type, proto, fileno): PermissionError: [Errno 1] Operation not permitted":
+        "AmbientCapabilities: CAP_NET_RAW",
+    "raise child_exception_type(errno_num, err_msg, err_filename): FileNotFoundError: [Errno 2] No such file or directory: "
+    "'ffmpeg'": "api_endpoint_apt_packages",
     "Worker (pid:7) was sent SIGSYS!": "SystemCallArchitectures",
     "[0101/1.FATAL:zygote_host_impl_linux.cc(128)] No usable sandbox!": "RestrictNamespaces",
     "RuntimeError: can't start new thread": "TasksMax",

@@ -112,6 +112,11 @@ RULES = (
          "The app listens on a port, which the sandbox refuses, since each worker of each version would want it", "",
          "Answer in a route of the app instead (api_endpoint_metrics_listen has metrics). For a port that the app alone "
          "talks to, and that the system chooses, set api_endpoint_service_settings: {SocketBindAllow: any}"),
+    Rule(r"\bsocket\.__init__.*not permitted|\b[Ss]ocket: Operation not permitted",
+         "The app makes a raw socket, as ping does",
+         "api_endpoint_service_settings: {AmbientCapabilities: CAP_NET_RAW, CapabilityBoundingSet: CAP_NET_RAW}"),
+    Rule(r"child_exception_type.*No such file or directory: '[\w.+-]+'", "The app starts a program that this host has not",
+         "", "Name its Debian package in api_endpoint_apt_packages"),
     Rule(r"was sent SIGSYS", "A worker was killed for a system call that the sandbox refuses", "",
          "If it is a 32-bit program, set api_endpoint_service_settings: {SystemCallArchitectures: native x86}"),
     Rule(r"[Nn]o usable sandbox|[Ff]ailed to move to new namespace|unshare.*not permitted|clone.*not permitted",
