@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -35,6 +36,8 @@ def act(tmp_path, monkeypatch):
         spec.loader.exec_module(module)
         action = object.__new__(module.ActionModule)
         action._task = SimpleNamespace(args=arguments, check_mode=check_mode)
+        # It becomes root without a question, so that nothing is looked for on this machine.
+        action._connection = SimpleNamespace(become=SimpleNamespace(name="su", get_option=lambda _name: None))
         left = list(answers)
 
         def shell(command, sudoable=True):
@@ -392,6 +395,41 @@ def settings():
     names = [*preflight.argument_spec(), *preflight.DERIVED, "playbook_dir"]
     variables = found.available_variables
     return {name: found.template(variables[name]) for name in names if name in variables}
+
+
+@pytest.mark.parametrize(
+    ("method", "has_password", "programs", "said"),
+    [
+        ("sudo", False, {}, ""),
+        ("sudo", False, {"sudo": None}, "has no sudo"),
+        ("sudo", False, {"sudo": "echo 'sudo: a password is required' >&2; exit 1"}, "Run again with -K"),
+        ("sudo", True, {"sudo": "echo 'sudo: a password is required' >&2; exit 1"}, ""),
+        ("sudo", False, {"sudo": None, "id": "echo 0"}, ""),  # it logs in as root
+        ("su", True, {"sudo": None}, ""),
+        ("", False, {}, "ansible_become is false"),
+        ("", False, {"id": "echo 0"}, ""),
+        ("sudo", False, {"python3": None}, "has no python3"),
+    ],
+)
+def test_rights_that_are_missing_on_the_host_are_named(tmp_path, method, has_password, programs, said):
+    given = {"id": "echo 1000", "sudo": "exit 0", "python3": "exit 0", **programs}
+    for name, command in given.items():
+        if command is not None:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{command}\n")
+            (tmp_path / name).chmod(0o755)
+    (tmp_path / "grep").symlink_to(shutil.which("grep"))
+    look = preflight.rights_look(method, has_password, has_python=False)
+    answer = subprocess.run(
+        ["/bin/sh", "-c", look], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    found = preflight.rights(answer.stdout, "root")
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
+def test_another_user_than_root_is_refused():
+    assert "Leave it out" in preflight.rights("", "nobody")[0]
+    assert preflight.rights("", "") == []
 
 
 def test_the_facts_of_the_host(act, settings):

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 from ansible.module_utils.api_endpoint.release import hints
-from ansible.module_utils.api_endpoint.release.hints import RULES, find_hints, read_start
+from ansible.module_utils.api_endpoint.release.hints import RULES, find_hints, left_out, read_start
 from helpers import ROLE
 
 SPEC = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
@@ -61,7 +61,7 @@ SAID = {
         "SystemCallFilter",
     "self.socket.bind(self.server_address): PermissionError: [Errno 1] Operation not permitted": "SocketBindAllow: any",
     "_socket.socket.__init__(self, family, type, proto, fileno): PermissionError: [Errno 1] Operation not permitted":
-        "AmbientCapabilities: CAP_NET_RAW",
+        "connect by TCP",
     "raise child_exception_type(errno_num, err_msg, err_filename): FileNotFoundError: [Errno 2] No such file or directory: "
     "'ffmpeg'": "api_endpoint_apt_packages",
     "Worker (pid:7) was sent SIGSYS!": "SystemCallArchitectures",
@@ -88,6 +88,21 @@ def test_every_rule_has_a_line_and_names_variables_that_there_are():
         assert named <= set(SPEC), rule
         if rule.setting:
             assert len(yaml.safe_load(rule.setting)) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/etc/x/release.conf:13: Unknown key 'ProcSubset' in section [Service], ignoring.",
+        "/etc/x/release.conf:13: Unknown key name 'ProcSubset' in section 'Service', ignoring.",
+        "/etc/x/release.conf:13: Failed to parse ProcSubset=al, ignoring: Invalid argument",
+    ],
+)
+def test_a_setting_that_systemd_leaves_out_is_told_once(line):
+    (told,) = left_out(f"Starting a\n{line}\n{line}\n", "[Service]\nProcSubset=al\n")
+    assert told == f"systemd leaves out ProcSubset ({line}). Correct it in api_endpoint_service_settings."
+    # The journal may still have it of the release that the slot had before.
+    assert left_out(line, "[Service]\nNoProcSubset=al\n") == []
 
 
 @pytest.mark.parametrize(

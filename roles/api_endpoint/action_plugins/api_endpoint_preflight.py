@@ -38,6 +38,10 @@ OLD_SITE = "site of the old template: "
 OLD_UNIT = "unit of the old template: "
 THERE = "there: "
 LISTENED_ON = "listened on, and not by this endpoint: "
+NO_SUDO = "no sudo"
+ASKS_FOR_MORE = "sudo asks for a password"
+NO_ROOT = "this is not root"
+NO_PYTHON = "no python3"
 DERIVED = ["__api_endpoint_usual_headers"]  # of what the rules look at
 
 
@@ -108,6 +112,37 @@ def foreign_listeners(name: str, port: int | None, metrics: str) -> str:
     return command
 
 
+def rights_look(method: str, has_password: bool, has_python: bool) -> str:
+    """Return the command that shows why the run would not become root there, or why Ansible's modules would not run.
+
+    `method` is how it becomes root, empty when it does not; `has_python` whether the inventory names the host's Python.
+    """
+    command = "" if has_python else f"command -v python3 >/dev/null || echo '{NO_PYTHON}'; "
+    if not method:
+        return f"{command}test \"$(id -u)\" = 0 || echo '{NO_ROOT}'; "
+    if method != "sudo":
+        return command
+    asks = "LC_ALL=C sudo -n /bin/sh -c true 2>&1 </dev/null | grep -q 'password is required'"
+    look = f"command -v sudo >/dev/null || echo '{NO_SUDO}'; "
+    look += "" if has_password else f"{{ {asks} && echo '{ASKS_FOR_MORE}'; }}; "
+    return f'{command}test "$(id -u)" = 0 || {{ {look}}}; '
+
+
+def rights(text: str, user: str) -> list[str]:
+    """Return why the run would not become root, or would not run there, from what the command has shown."""
+    said = {
+        NO_SUDO: "This host has no sudo, by which the run becomes root. Install it (as root: apt-get install sudo), or "
+        "become root by su: -e ansible_become_method=su -K.",
+        ASKS_FOR_MORE: "sudo asks for a password on this host. Run again with -K, and type it.",
+        NO_ROOT: "The run needs root on the host, and ansible_become is false. Leave that out, or log in as root.",
+        NO_PYTHON: "This host has no python3, which Ansible needs there. Install it: sudo apt-get install python3.",
+    }
+    found = [sentence for line, sentence in said.items() if line in text.splitlines()]
+    if user not in ("", "root"):
+        found.append(f"ansible_become_user is {user!r}, and the run needs root on the host. Leave it out.")
+    return found
+
+
 def hidden(settings: dict[str, Any], old: dict[str, Any]) -> list[str]:
     """Check that a volume does not hide the socket of the old template's service, while that serves."""
     volume, sock = settings.get("api_endpoint_volume") or {}, f"/srv/{settings.get('api_endpoint_name')}/sock/"
@@ -143,6 +178,9 @@ class ActionModule(ActionBase):
         asked = foreign_listeners(name, number(port), str(metrics or "")) + question(
             name, list(arguments.get("look_for") or [])
         )
+        method, user, has_password = self._become()
+        python = str(self._given(variables, "ansible_python_interpreter") or "auto")
+        asked = rights_look(method, has_password, not python.startswith("auto")) + asked
         answer = self._low_level_execute_command(asked, sudoable=False)
         if answer.get("rc"):
             # The question cannot fail: not every kind of connection notices that nobody is there.
@@ -155,7 +193,8 @@ class ActionModule(ActionBase):
         spec = argument_spec()
         known = sorted(spec)
         rollback = bool(arguments.get("rollback"))
-        found = unknown_names([name for name in variables if name.startswith(PREFIX)], known)
+        found = rights(text, user)
+        found += unknown_names([name for name in variables if name.startswith(PREFIX)], known)
         settings, mistaken = typed(self._templar, variables, spec)
         found += mistaken
         if not mistaken:
@@ -173,6 +212,14 @@ class ActionModule(ActionBase):
         there = [line.removeprefix(THERE) for line in text.splitlines() if line.startswith(THERE)]
         found_facts = {f"ansible_{name}": facts[name] for name in looked}
         return {"changed": False, "ansible_facts": found_facts, "old": old, "there": there, "is_set_up": is_set_up}
+
+    def _become(self) -> tuple[str, str, bool]:
+        """Return how the run becomes another user on the host (empty when it does not), which, and whether by a password."""
+        become = self._connection.become
+        if not become:
+            return "", "", False
+        name = become.name.rsplit(".", 1)[-1]
+        return name, str(become.get_option("become_user") or ""), bool(become.get_option("become_pass"))
 
     def _given(self, variables: dict[str, Any], name: str) -> Any:
         """Return a variable before the variables are checked; None when it cannot be told."""

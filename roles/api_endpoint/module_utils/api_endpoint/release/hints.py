@@ -113,8 +113,7 @@ RULES = (
          "Answer in a route of the app instead (api_endpoint_metrics_listen has metrics). For a port that the app alone "
          "talks to, and that the system chooses, set api_endpoint_service_settings: {SocketBindAllow: any}"),
     Rule(r"\bsocket\.__init__.*not permitted|\b[Ss]ocket: Operation not permitted",
-         "The app makes a raw socket, as ping does",
-         "api_endpoint_service_settings: {AmbientCapabilities: CAP_NET_RAW, CapabilityBoundingSet: CAP_NET_RAW}"),
+         "The app makes a raw socket, as ping does", "", "Let it connect by TCP instead"),
     Rule(r"child_exception_type.*No such file or directory: '[\w.+-]+'", "The app starts a program that this host has not",
          "", "Name its Debian package in api_endpoint_apt_packages"),
     Rule(r"was sent SIGSYS", "A worker was killed for a system call that the sandbox refuses", "",
@@ -131,6 +130,8 @@ RULES = (
 
 # What the role's own part of gunicorn writes (files/api_endpoint_forks.py and api_endpoint_worker.py).
 FORK = re.compile(r"(Loaded in each worker|Refused to fork with api_endpoint_preload: true), since .*")
+# What systemd writes; Debian's releases word it differently.
+LEFT_OUT = re.compile(r"Unknown key(?: name)? '(\w+)' in section|Failed to parse (\w+)=.*, ignoring")
 LOST = re.compile(r"Dropped a log line: (.*)|(--- Logging error)")
 
 
@@ -174,6 +175,17 @@ def lost_lines(lines: list[str]) -> Iterator[Hint]:
         is_rotated = "Read-only" in reason
         advice = "A log that the app rotates needs a folder in api_endpoint_writable_paths" if is_rotated else ""
         yield Hint(f"{count} log line{'s were' if count > 1 else ' was'} lost", reason, advice=advice)
+
+
+def left_out(journal: str, settings: str) -> list[str]:
+    """Return which of a unit's settings systemd has left out, from its journal: it logs that, and starts the unit."""
+    found = {}
+    for line in journal.splitlines():
+        match = LEFT_OUT.search(line)
+        name = match and (match[1] or match[2])
+        if name and re.search(rf"(?m)^{name}=", settings):
+            found[name] = f"systemd leaves out {name} ({line}). Correct it in api_endpoint_service_settings."
+    return list(found.values())
 
 
 def read_start(unit: str, error_log: str, offset: int, since: float) -> str:

@@ -19,7 +19,7 @@ from ansible.module_utils.api_endpoint.jobs import Background, detached
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
 from ansible.module_utils.api_endpoint.release.health import ask_through_nginx
-from ansible.module_utils.api_endpoint.release.hints import find_hints, read_start
+from ansible.module_utils.api_endpoint.release.hints import find_hints, left_out, read_start
 from ansible.module_utils.api_endpoint.release.history import RELEASE, History, audit, discard, unable, went_by
 from ansible.module_utils.api_endpoint.release.readiness import ReadinessCheck, ReleaseRejectedError
 from ansible.module_utils.api_endpoint.release.secrets import place, setting
@@ -55,6 +55,7 @@ class Rollout:
         self.old_unit: str = self.given.get("old_unit") or ""
         self.step = "start"
         self.offset = 0  # where gunicorn's error log ended before the start
+        self.prepared = 0.0  # when the slot got its settings (epoch); 0 before
         self.started = 0.0  # when the slot was started (epoch); 0 before
         self.rollout_lock = -1  # the file descriptor that holds the rollout lock; -1 before
 
@@ -220,6 +221,7 @@ class Rollout:
 
     def write_drop_in(self, slot: str, release: str) -> None:
         """Give a slot's unit the settings of its release."""
+        self.prepared = time.time()
         drop_in = self.endpoint.drop_in_of(slot)
         drop_in.parent.mkdir(exist_ok=True, mode=0o755)
         write_file(drop_in, self.settings(release), 0o644)
@@ -399,8 +401,10 @@ class Rollout:
     def notes(self) -> list[str]:
         """Return what the new version's log tells of the fork, of threads and of the sandbox, with what helps."""
         with contextlib.suppress(OSError):  # without a journal
-            text = read_start(self.endpoint.unit_of(self.slot), str(self.given["error_log"]), self.offset, self.started)
-            return [str(hint) for hint in find_hints(text)]
+            unit = self.endpoint.unit_of(self.slot)
+            text = read_start(unit, str(self.given["error_log"]), self.offset, self.started)
+            read_settings = read_start(unit, os.devnull, 0, self.prepared)  # systemd reads them before the start
+            return [*map(str, find_hints(text)), *left_out(read_settings, self.settings(self.release))]
         return []
 
     # --- when it does not work
