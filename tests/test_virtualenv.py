@@ -263,3 +263,22 @@ def test_a_python_that_does_not_run(tmp_path, code):
 
 def test_check_mode_on_a_clean_host(tmp_path):
     assert venv.ensure(Stub(check_mode=True, root=str(tmp_path), code="")) == {"changed": True}
+
+
+def test_the_umask_of_the_host_leaves_nothing_for_setup_to_repair(tmp_path, code, monkeypatch):
+    """Ansible's modules have the umask of the user who logs in."""
+    built = SimpleNamespace(
+        read=lambda _code: None, key=lambda: "k", choice=SimpleNamespace(note=""), excluded=[],
+        build=lambda folder, _cache: folder.mkdir(parents=True),
+    )  # fmt: skip
+    monkeypatch.setattr(venv, "Virtualenv", lambda _module: built)
+    for name in ("refuse_unusable", "probe"):
+        monkeypatch.setattr(venv, name, lambda *_: None)
+    (tmp_path / "code" / "its").mkdir(parents=True)
+    params = {"root": str(tmp_path), "code": "its", "part": False, "python": "", "user": "", "name": ""}
+    before = os.umask(0o077)
+    try:
+        venv.ensure(SimpleNamespace(params=params, check_mode=False))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "venvs" / "k" / venv.COMPLETE).stat().st_mode & 0o777 == 0o644

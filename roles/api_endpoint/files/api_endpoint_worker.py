@@ -760,9 +760,7 @@ def check_names(names: list[str]) -> None:
         if name not in known:
             near = "".join(difflib.get_close_matches(name, known, n=1))
             hint = f"Did you mean {near}?" if near else "Its documentation lists them."
-            sys.exit(
-                f"api_endpoint_gunicorn_settings has {name!r}, which gunicorn {__version__} does not know. {hint}"
-            )
+            sys.exit(f"api_endpoint_gunicorn_settings has {name!r}, which gunicorn {__version__} does not know. {hint}")
 
 
 def report(text: str) -> None:

@@ -291,6 +291,7 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
             virtualenv.build(folder, root / "cache")
             os.sync()
             (folder / COMPLETE).touch()
+            (folder / COMPLETE).chmod(0o644)  # as setup wants it, whatever the host's umask is
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
