@@ -51,7 +51,7 @@ def body(content, headers=b""):
     ("sent", "status", "text"),
     [
         (body(b"ok", COOKIES), 200, "ok"),
-        (body(gzip.compress(b"ok"), b"Content-Encoding: gzip\r\n"), 200, "ok"),
+        (body(gzip.compress(b"ok", mtime=0), b"Content-Encoding: gzip\r\n"), 200, "ok"),
         (body(b"no gzip", b"Content-Encoding: gzip\r\n"), 200, "no gzip"),
         (body(b"caf\xe9"), 200, "caf\N{REPLACEMENT CHARACTER}"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
