@@ -130,7 +130,7 @@ class TestRefused:
 
     def test_data_that_the_app_cannot_load_never_goes_live(self, api, deploy, tmp_path):
         bad = tmp_path / "model.bin"
-        bad.write_text("<html>This is an error page, and no model.</html>\n")
+        bad.write_text("These are words, and no model.\n")
         before = api.release, api.processes, api.get("/").json
         with load(api) as result:
             run = deploy({"dest": "model.bin", "src": str(bad)})
@@ -328,7 +328,9 @@ class TestInterrupted:
         full_soon(SIZE // 4)
         with nothing_changes(api, store):
             run = deploy(given)
-        assert_refused(run, "data/large", f"The disk that holds {DATA}/.part-", "is full: ", "have arrived", "Make room")
+        assert_refused(
+            run, "data/large", f"No space was left on the disk at {DATA} (", "of the host", "have arrived", "Make room"
+        )
         assert before + SIZE // 8 < store.half(large["sha256"]) < SIZE
         assert server.sent(SIZE, seed)["bytes"] - sent <= SIZE - before
 
