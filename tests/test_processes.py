@@ -121,7 +121,16 @@ def test_nginx_with_a_site_on_the_port_is_known_without_root(tmp_path, site, run
         assert shell(look).stdout == ("" if is_left else f"{preflight.LISTENED_ON}{port}\n")
 
 
-@pytest.mark.parametrize(("listen", "is_left"), [("127.0.0.1:{port}", True), ("127.0.0.1:{port}0", False), (None, False)])
+@pytest.mark.parametrize(
+    ("listen", "is_left"),
+    [
+        ("127.0.0.1:{port}", True),
+        ("0.0.0.0:{port}", True),
+        ("[::]:{port}", True),
+        ("127.0.0.1:{port}0", False),
+        (None, False),
+    ],
+)
 def test_the_socket_of_the_metrics_is_known_without_root(tmp_path, listen, is_left):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

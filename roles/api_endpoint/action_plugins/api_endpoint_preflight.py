@@ -105,7 +105,8 @@ def foreign_listeners(name: str, port: int | None, metrics: str) -> str:
     address, _, number_of_port = metrics.rpartition(":")
     if number_of_port.isdecimal() and int(number_of_port) <= 65535:
         unit = shlex.quote(f"/etc/systemd/system/{name}-metrics.socket")
-        own = f"grep -qsxF {shlex.quote(f'ListenStream={metrics}')} {unit}"
+        # The endpoint's own one has the port, perhaps on another address until this run.
+        own = f"grep -qsE '^ListenStream=.*:{int(number_of_port)}$' {unit}"
         listens = is_listened_on(int(number_of_port), address)
         command += f"{own} || {{ {listens} && echo '{LISTENED_ON}{int(number_of_port)}'; }}; "
         command += IPV6_LOOK if address.startswith("[") else ""
