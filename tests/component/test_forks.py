@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import api_endpoint_forks as forks
 import pytest
 from outcomes import wait_until
 from rendering import write_gunicorn_settings
@@ -300,3 +301,16 @@ def test_threads_that_libraries_make_anew_do_not_count(serve, worker_class):
     view = "def view(n):\n    return [int(MODEL.predict(X).sum() > 0), bool((SQUARE @ SQUARE).all())]"
     server = serve(OPENMP, view, api_endpoint_preload=True, api_endpoint_worker_class=worker_class)
     assert {(answer["preloaded"], *answer["answer"]) for answer in server.ask_all(range(12))} == {(True, 1, True)}
+
+
+def test_a_connection_that_has_the_number_of_something_closed_is_found(monkeypatch):
+    """Of the first things that an app opens: their numbers were in use when the process was looked at before."""
+    monkeypatch.setattr(forks.preload, "descriptors", forks.open_descriptors())
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        found = list(forks.descriptors(set()))
+    assert len(found) == 2, found
+    assert found[1] == f"a connection to 127.0.0.1:{server_port(found[0])}"
+
+
+def server_port(line: str) -> str:
+    return line.rpartition(":")[2]

@@ -47,7 +47,7 @@ class Preload:
     may_replace: bool = True  # api_endpoint_preload: auto
     environment: dict[str, str] = field(default_factory=dict)
     folder: str = "."
-    descriptors: set[int] = field(default_factory=set)
+    descriptors: set[tuple[int, str]] = field(default_factory=set)
     private_bytes: int = 0
     is_replaced: bool = False  # this process has replaced one that had loaded the app
     readers: list[int] = field(default_factory=list)  # descriptors of files that the app reads
@@ -78,7 +78,7 @@ def check_process(server: Any) -> None:
     if not server.cfg.preload_app:
         return
     if its := getattr(server.log, "sock", None):
-        preload.descriptors.add(its.fileno())  # gunicorn's own, to statsd
+        preload.descriptors.add((its.fileno(), os.readlink(f"/proc/self/fd/{its.fileno()}")))  # gunicorn's own, to statsd
     mapped = mapped_files()
     end_idle_threads(mapped)
     found = list(dict.fromkeys([*threads(), *children(), *timers(), *ends(), *descriptors(mapped)]))
@@ -111,7 +111,7 @@ def replace_process() -> None:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    for number in open_descriptors() - preload.descriptors:
+    for number, _path in open_descriptors() - preload.descriptors:
         with contextlib.suppress(OSError):
             os.set_inheritable(number, False)
     signal.setitimer(signal.ITIMER_REAL, 0)  # it would outlive the change of the program
@@ -229,16 +229,20 @@ def ends() -> Iterator[str]:
 # --- what is open
 
 
-def open_descriptors() -> set[int]:
-    """Return the descriptors that are open; the one that lists them is closed by then."""
-    return {int(name) for name in os.listdir("/proc/self/fd")}
+def open_descriptors() -> set[tuple[int, str]]:
+    """Return the descriptors that are open, each with what it is: the app may get the number of one that was closed."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one that lists them is closed by now
+            found.add((int(name), os.readlink(f"/proc/self/fd/{name}")))
+    return found
 
 
 def descriptors(mapped: set[str]) -> Iterator[str]:
     """Name what the app has opened and workers may not share; note the files that each can open anew."""
-    for number in sorted(open_descriptors() - preload.descriptors):
+    for number, path in sorted(open_descriptors() - preload.descriptors):
         with contextlib.suppress(OSError):  # it is closed by now
-            kind, path = os.fstat(number).st_mode, os.readlink(f"/proc/self/fd/{number}")
+            kind = os.fstat(number).st_mode
             if stat.S_ISSOCK(kind):
                 yield from describe_socket(number)
             elif stat.S_ISREG(kind):
