@@ -29,6 +29,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 
 LARGE = 100_000_000  # bytes of a file that takes a moment to read
 MOST = 200  # artifacts that one shell command can ask for
+BEGIN = "The output begins here:"
 PULL = "Run `{command}` in its folder."
 Local = tuple[Path, bool]  # a file or folder, and whether links in it are followed
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "api_endpoint" / "digests.json"
@@ -212,7 +213,7 @@ class ActionModule(ActionBase):
             f"""sed --in-place 's/"touched": *[0-9.]*/"touched": '$(date +%s)/ {record}"""
         )
         done = self._low_level_execute_command(
-            f"flock --nonblock {busy} sh -c {shlex.quote(f'umask 077 && {renewed} && {command}')}"
+            f"flock --nonblock {busy} sh -c {shlex.quote(f'umask 077 && {renewed} && echo {BEGIN} && {command}')}"
         )
         if done["rc"] != 0:
             words = done["stderr"].strip() or done["stdout"].strip() or "this run no longer has the lock of this host."
@@ -220,7 +221,8 @@ class ActionModule(ActionBase):
                 f"Sending the model data failed (exit status {done['rc']}): {words}\n"
                 "What has arrived is kept: run again, and it goes on from there."
             )
-        return str(done["stdout"])
+        # sudo may have said something before, such as that it cannot resolve the host's name.
+        return str(done["stdout"]).partition(BEGIN)[2].lstrip("\r\n")
 
     @staticmethod
     def _check(path: Path, artifact: dict[str, Any], number: int) -> bool:
