@@ -223,8 +223,9 @@ class Run:
 
     @property
     def said(self) -> str:
-        """The output as running text: without line breaks and indentation, and without YAML's escapes of quotes."""
-        return " ".join(self.output.replace('\\"', '"').replace("\\n", " ").replace("''", "'").split())
+        """The output as running text: without colours, line breaks, indentation and YAML's escapes of quotes."""
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", self.output)
+        return " ".join(plain.replace('\\"', '"').replace("\\n", " ").replace("''", "'").split())
 
 
 def wait_until(condition, what: str, seconds: float = 300) -> None:
