@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -76,7 +78,7 @@ def serve(tmp_path):
         (tmp_path / "its.py").write_text(APP.format(at_import=at_import, view=view))
         command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py", "--bind", f"unix:{tmp_path}/socket"]
         command += ["--access-logfile", "access.log", "--error-logfile", "error.log", "its:app"]
-        process = subprocess.Popen(command, cwd=tmp_path, stderr=(tmp_path / "stderr").open("w"))
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=(tmp_path / "stderr").open("w"), start_new_session=True)
         started.append(process)
         server = Gunicorn(process, tmp_path)
         if wait:
@@ -85,7 +87,9 @@ def serve(tmp_path):
 
     yield start
     for process in started:
-        process.kill()  # its workers end with it
+        # With its workers, which wait for ever for a thread of the app that is no daemon.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
