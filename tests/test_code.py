@@ -277,7 +277,7 @@ class TestGit:
     def test_a_repository_from_elsewhere_does_not_read_the_hosts(self, tmp_path, repository):
         git = code.Git(tmp_path / "x", "https://example.org/a/b.git", None)
         for url in (str(repository), f"file://{repository}"):
-            with pytest.raises(DeployError, match="which is none of the host"):
+            with pytest.raises(DeployError, match="which the host does not have"):
                 git.submodule(url, tmp_path / "place")
 
     def test_pointers_are_refused_before_anything_is_built(self, tmp_path, repository):

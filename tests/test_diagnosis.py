@@ -232,7 +232,7 @@ def test_the_log_of_this_start_leads_to_the_setting(tmp_path, monkeypatch):
     error = "OSError: [Errno 97] Address family not supported by protocol"
     note = "Loaded in each worker, since a fork would share or lose: the thread 'refresher'. More."
     monkeypatch.setattr(EndpointState, "log", ["Traceback (most recent call last):", "  File x", error, note])
-    monkeypatch.setattr(checks.app, "read_start", lambda *_given: 2 * "Dropped a log line: Read-only file system\n")
+    monkeypatch.setattr(checks.app, "read_journal", lambda *_given: 2 * "Dropped a log line: Read-only file system\n")
     for answers, kind in ((True, RISK), (False, CAUSE)):
         monkeypatch.setattr(EndpointState, "answers", answers)
         found = {finding.evidence[0]: finding for finding in checks.app.hints(observed(tmp_path))}

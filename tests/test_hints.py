@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 from ansible.module_utils.api_endpoint.release import hints
-from ansible.module_utils.api_endpoint.release.hints import RULES, find_hints, left_out, read_start
+from ansible.module_utils.api_endpoint.release.hints import RULES, find_hints, left_out, read_journal
 from helpers import ROLE
 
 SPEC = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
@@ -161,7 +161,7 @@ def test_lost_lines_are_counted():
     ]  # fmt: skip
 
 
-def test_a_start_is_read_from_the_error_log_and_the_journal(tmp_path, monkeypatch):
+def test_the_journal_is_read_since_the_start(monkeypatch):
     calls = []
 
     def run(command, **_options):
@@ -169,14 +169,5 @@ def test_a_start_is_read_from_the_error_log_and_the_journal(tmp_path, monkeypatc
         return subprocess.CompletedProcess(command, 0, "of the journal\n")
 
     monkeypatch.setattr(hints.subprocess, "run", run)
-    log = tmp_path / "error.log"
-    log.write_text("of an earlier start\nof this start\n")
-    assert read_start("x@blue.service", str(log), 20, 1700000000.5) == "of this start\n\nof the journal\n"
+    assert read_journal("x@blue.service", 1700000000.5) == "of the journal\n"
     assert "--since=@1700000000" in calls[1]
-    # A log that was rotated since is read from its beginning; what the app has put in its place is not read.
-    assert read_start("x@blue.service", str(log), 99, 0).startswith("of an earlier start\n")
-    for other in ("gone", "folder", "link"):
-        (tmp_path / "folder").mkdir(exist_ok=True)
-        (tmp_path / "link").unlink(missing_ok=True)
-        (tmp_path / "link").symlink_to(log)
-        assert read_start("x@blue.service", str(tmp_path / other), 0, 0) == "\nof the journal\n"

@@ -646,3 +646,28 @@ def test_the_things_of_the_old_templates_service_stay_until_it_is_stopped(host, 
     assert host.root / "p3env" not in links
     assert host.root / "current" in links
     assert host.root / "p3env" in rollout.Rollout(Stub(**given)).links()
+
+
+def test_hints_are_of_this_start_and_not_of_the_other_slot(tmp_path, monkeypatch):
+    """The other slot goes on answering, and logging, while a version starts."""
+    log = tmp_path / "error.log"
+    stamp = "[2026-12-01 10:00:07 +0000]"
+    log.write_text(
+        f"{stamp} [30] [INFO] Starting\n{stamp} [21] [ERROR] a request\n"
+        "OSError: [Errno 30] Read-only file system: '/etc/a'\n"
+    )
+    monkeypatch.setattr(rollout.Endpoint, "_processes", lambda _self, slot: [21] if slot == "green" else [])
+    monkeypatch.setattr(rollout, "read_journal", lambda *_given: "")
+    monkeypatch.setattr(rollout.Rollout, "settings", lambda *_given: "")
+    one = object.__new__(rollout.Rollout)
+    one.endpoint, one.slot, one.offset = rollout.Endpoint("api", str(tmp_path)), "blue", 0
+    one.started = one.prepared = 0.0
+    one.given, one.release = {"error_log": str(log)}, ""
+    assert one.notes() == []
+    one.slot = "green"
+    monkeypatch.setattr(rollout.Endpoint, "_processes", lambda *_given: [])
+    assert any("read-only" in note.lower() for note in one.notes())
+    # What the app has put in the log's place is not read.
+    log.rename(tmp_path / "moved")
+    log.symlink_to(tmp_path / "moved")
+    assert one.notes() == []

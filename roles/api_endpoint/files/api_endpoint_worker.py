@@ -348,7 +348,7 @@ class Response:
         elif self.status:
             raise AssertionError("The app called start_response twice.")
         if not isinstance(status, str) or not STATUS.fullmatch(status):
-            raise ValueError("The app answered with a status that is none, such as '200 OK'.")
+            raise ValueError("The app answered with an invalid status. A valid one is '200 OK'.")
         code = status[:3]
         length, kept = None, []
         for name, value in headers:

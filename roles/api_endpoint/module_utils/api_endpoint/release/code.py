@@ -169,9 +169,9 @@ class Git:
         if place.is_symlink() or escapes(place.parent, place):
             raise DeployError("its folder is a link.")
         whole = relative_url(self.url, url) if url.startswith(("./", "../")) else url
-        # A repository from elsewhere does not reach into the host's files, and the path of a laptop is none of the host.
+        # A repository from elsewhere does not reach into the host's files, and a path of the laptop leads nowhere there.
         if whole.startswith(("/", "file:")) and not self.is_local:
-            raise DeployError(f"`.gitmodules` has the path {url}, which is none of the host. Give a URL there.")
+            raise DeployError(f"`.gitmodules` has the path {url}, which the host does not have. Give a URL there.")
         found = Git(self.folder.with_name(f"{value_digest(whole, 16)}.git"), whole, self.key, self.credentials)
         found.remedy = (
             "Its URL in .gitmodules is a path, which must be there on the host: give the URL of a server. Or leave it out "

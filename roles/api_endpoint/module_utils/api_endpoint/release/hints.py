@@ -6,15 +6,13 @@ A refusal of the sandbox reaches the app as a plain error of the system, which n
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-LOG_BYTES = 200_000  # of the end of each log
+JOURNAL_CHARACTERS = 200_000  # of its end
 LINE_CHARACTERS = 300  # of a line that is quoted
 JOURNAL_LINES = 2000
 # The last line of a traceback: an error that nothing has handled.
@@ -188,8 +186,8 @@ def left_out(journal: str, settings: str) -> list[str]:
     return list(found.values())
 
 
-def read_start(unit: str, error_log: str, offset: int, since: float) -> str:
-    """Return what a unit has logged since a start: gunicorn's error log from an offset on, the journal since a time."""
+def read_journal(unit: str, since: float) -> str:
+    """Return what the journal has of a unit since a time (epoch)."""
     subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
     journal = subprocess.run(
         ["journalctl", "--unit", unit, f"--since=@{int(since)}", f"--lines={JOURNAL_LINES}", "--output=cat", "--no-pager"],
@@ -198,17 +196,4 @@ def read_start(unit: str, error_log: str, offset: int, since: float) -> str:
         errors="replace",
         check=False,
     ).stdout
-    return f"{read_end(error_log, offset)}\n{journal[-LOG_BYTES:]}"
-
-
-def read_end(path: str, offset: int) -> str:
-    """Return the end of a log that the app may have put something else in place of; nothing when it is no file."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return ""
-            file.seek(max(offset if offset <= size else 0, size - LOG_BYTES))
-            return file.read(LOG_BYTES).decode(errors="replace")
-    except OSError:
-        return ""
+    return journal[-JOURNAL_CHARACTERS:]

@@ -19,7 +19,7 @@ from ansible.module_utils.api_endpoint.jobs import Background, detached
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
 from ansible.module_utils.api_endpoint.release.health import ask_through_nginx
-from ansible.module_utils.api_endpoint.release.hints import find_hints, left_out, read_start
+from ansible.module_utils.api_endpoint.release.hints import find_hints, left_out, read_journal
 from ansible.module_utils.api_endpoint.release.history import RELEASE, History, audit, discard, unable, went_by
 from ansible.module_utils.api_endpoint.release.readiness import ReadinessCheck, ReleaseRejectedError
 from ansible.module_utils.api_endpoint.release.secrets import place, setting
@@ -400,11 +400,15 @@ class Rollout:
 
     def notes(self) -> list[str]:
         """Return what the new version's log tells of the fork, of threads and of the sandbox, with what helps."""
+        written = ""
+        with contextlib.suppress(OSError):  # the app may have put something else in the log's place
+            written = self.endpoint.written_since(self.slot, str(self.given["error_log"]), self.offset, self.started)
         with contextlib.suppress(OSError):  # without a journal
-            unit = self.endpoint.unit_of(self.slot)
-            text = read_start(unit, str(self.given["error_log"]), self.offset, self.started)
-            read_settings = read_start(unit, os.devnull, 0, self.prepared)  # systemd reads them before the start
-            return [*map(str, find_hints(text)), *left_out(read_settings, self.settings(self.release))]
+            journal = read_journal(
+                self.endpoint.unit_of(self.slot), self.prepared
+            )  # systemd reads settings before the start
+            hints = find_hints(f"{written}\n{journal}")
+            return [*map(str, hints), *left_out(journal, self.settings(self.release))]
         return []
 
     # --- when it does not work

@@ -258,14 +258,29 @@ class Endpoint:
         started = int(self.properties(slot, "InactiveExitTimestampMonotonic").get("InactiveExitTimestampMonotonic") or 0)
         return time.time() - time.monotonic() + started / 1e6 if started else 0
 
+    def written_since(self, slot: str, error_log: str, offset: int, since: float) -> str:
+        """Return what a slot has written into gunicorn's error log since a time (epoch), from an offset on.
+
+        The log is both slots': the lines of processes that wrote before, or are the other slot's, are left out.
+        Raise OSError for a log that is no file, or cannot be read.
+        """
+        others = {pid for other in SLOTS if other != slot for pid in self._processes(other)}
+        with open(os.open(error_log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError("it is no file")
+            end = file.seek(0, os.SEEK_END)
+            begin = offset if offset <= end else 0
+            file.seek(max(0, begin - LOOK_BACK))
+            others |= _writers(file.read(begin - file.tell()).decode(errors="replace").splitlines())
+            file.seek(max(begin, end - LOOK_BACK))
+            return "\n".join(lines_since(file.read().decode(errors="replace").splitlines(), since, others))
+
     def log_tail(self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = 40) -> str:
         """Return the last lines that a slot has logged since a time (epoch), its last start when none is given.
 
-        gunicorn's error log is both slots': it is read from `offset` on, without the lines of processes that wrote before,
-        or are the other slot's.
+        gunicorn's error log is read from `offset` on.
         """
         since = since or self.started_at(slot)
-        others = {pid for other in SLOTS if other != slot for pid in self._processes(other)}
         subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
         # Both together would give the first lines since then, on older versions.
         extent = f"--since=@{since:.6f}" if since else f"--lines={lines}"
@@ -277,15 +292,7 @@ class Endpoint:
             check=False,
         ).stdout
         try:
-            with open(os.open(error_log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise OSError("it is no file")
-                end = file.seek(0, os.SEEK_END)
-                begin = offset if offset <= end else 0
-                file.seek(max(0, begin - LOOK_BACK))
-                others |= _writers(file.read(begin - file.tell()).decode(errors="replace").splitlines())
-                file.seek(max(begin, end - LOOK_BACK))
-                written = "\n".join(lines_since(file.read().decode(errors="replace").splitlines(), since, others))
+            written = self.written_since(slot, error_log, offset, since)
         except OSError as error:
             written = f"(not readable: {error})"
         return f"--- {error_log}\n{_end(written, lines)}\n--- journal of {self.unit_of(slot)}\n{_end(journal, lines)}"

@@ -16,7 +16,7 @@ from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run
 from ansible.module_utils.api_endpoint.digests import file_digest, value_digest, walk
 from ansible.module_utils.api_endpoint.files import acting_as
 from ansible.module_utils.api_endpoint.interpreter import python_changed
-from ansible.module_utils.api_endpoint.release.hints import find_hints, read_start
+from ansible.module_utils.api_endpoint.release.hints import find_hints, read_journal
 from ansible.module_utils.api_endpoint.release.slots import SLOTS, queued
 
 SITE = "ansible-playbook -i inventory site.yml"
@@ -251,7 +251,7 @@ def loads(observed: EndpointState) -> Iterator[Finding]:
 
 def hints(observed: EndpointState) -> Iterator[Finding]:
     """Find what the log of this start tells of the fork, of threads and of the sandbox, and the setting that helps."""
-    journal = read_start(observed.unit, os.devnull, 0, observed.started_at)
+    journal = read_journal(observed.unit, observed.started_at)
     for hint in find_hints("\n".join([*observed.log, journal])):
         yield Finding(
             observed.severity if hint.is_fault else NOTE,
