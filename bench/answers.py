@@ -32,11 +32,23 @@ def rounds() -> Iterator[int]:
 
 def throughput() -> list[Figure]:
     """Ask the example app, with eight clients as fast as they can."""
-    rate = Figure("A small model (the example app)", "requests a second, against the old configuration", goal=1.3)
-    slow = Figure(rate.part, "99th percentile, against the old configuration", goal=0.8, more_is_better=False)
+    rate = Figure(
+        "A small model (the example app)",
+        "requests a second, against the old configuration",
+        goal=1.3,
+    )
+    slow = Figure(
+        rate.part, "99th percentile, against the old configuration", goal=0.8, more_is_better=False
+    )
     # One client: without nginx each request is a new TCP connection, on which eight stall now and then.
     behind = Figure(rate.part, "requests a second of one client, against gunicorn alone", goal=0.95)
-    overhead = Figure(rate.part, "median, beyond that of gunicorn alone", unit="ms", goal=0.5, more_is_better=False)
+    overhead = Figure(
+        rate.part,
+        "median, beyond that of gunicorn alone",
+        unit="ms",
+        goal=0.5,
+        more_is_better=False,
+    )
     for _ in rounds():
         old, ours = (host.load(port, host.QUESTION, CLIENTS, SECONDS) for port in (OLD, OURS))
         one, one_alone = (host.load(port, host.QUESTION, 1, SECONDS) for port in (OURS, ALONE))
@@ -60,7 +72,10 @@ def others(port: int, path: str, clients: int) -> Iterator[None]:
 def waiting() -> list[Figure]:
     """Ask an app that waits for another API: something fast while 20 others wait 2 s, and how many get through."""
     fast = Figure(
-        "An app that waits for others", "median while 20 others wait 2 s, against alone", goal=2, more_is_better=False
+        "An app that waits for others",
+        "median while 20 others wait 2 s, against alone",
+        goal=2,
+        more_is_better=False,
     )
     rate = Figure(fast.part, "requests a second that wait 100 ms, against the old configuration")
     for _ in rounds():
@@ -69,17 +84,22 @@ def waiting() -> list[Figure]:
             among = host.load(OURS, "/healthz", 1, SECONDS)
         fast.values.append(among.p50 / alone.p50)
         rate.values.append(
-            host.load(OURS, "/wait?seconds=0.1", 64, SECONDS).rate / host.load(OLD, "/wait?seconds=0.1", 64, SECONDS).rate
+            host.load(OURS, "/wait?seconds=0.1", 64, SECONDS).rate
+            / host.load(OLD, "/wait?seconds=0.1", 64, SECONDS).rate
         )
     return [fast, rate]
 
 
 def heavy() -> list[Figure]:
     """Ask a model that keeps a processor busy for 50 ms."""
-    rate = Figure("A heavy model (50 ms of a processor)", "requests a second, against the old configuration")
+    rate = Figure(
+        "A heavy model (50 ms of a processor)", "requests a second, against the old configuration"
+    )
     slow = Figure(rate.part, "99th percentile, against the old configuration", more_is_better=False)
     for _ in rounds():
-        old, ours = (host.load(port, "/compute?seconds=0.05", CLIENTS, SECONDS) for port in (OLD, OURS))
+        old, ours = (
+            host.load(port, "/compute?seconds=0.05", CLIENTS, SECONDS) for port in (OLD, OURS)
+        )
         rate.values.append(ours.rate / old.rate)
         slow.values.append(ours.p99 / old.p99)
     return [rate, slow]
@@ -94,7 +114,11 @@ def overload(part: str, path: str) -> list[Figure]:
     """Ask more than can be answered: see how long the served wait, those that are shed, and those that come afterwards."""
     address = host.address()
     found: dict[int, list[Figure]] = {}
-    after = Figure(part, "slowest answer in the 3rd second after 10 times capacity, against unloaded", more_is_better=False)
+    after = Figure(
+        part,
+        "slowest answer in the 3rd second after 10 times capacity, against unloaded",
+        more_is_better=False,
+    )
     for times in (2, 5, 10):
         found[times] = [
             Figure(
@@ -104,15 +128,26 @@ def overload(part: str, path: str) -> list[Figure]:
                 more_is_better=False,
             ),
             Figure(part, f"answers at {times} times capacity, against capacity"),
-            Figure(part, f"99th percentile of those shed at {times} times capacity", unit="ms", more_is_better=False),
+            Figure(
+                part,
+                f"99th percentile of those shed at {times} times capacity",
+                unit="ms",
+                more_is_better=False,
+            ),
         ]
     for _ in rounds():
         unloaded = percentile(
-            [one.seconds for one in open_loop_client.ask_at_rate(address, path, 3, max(10, 2 * SECONDS))], 99
+            [
+                one.seconds
+                for one in open_loop_client.ask_at_rate(address, path, 3, max(10, 2 * SECONDS))
+            ],
+            99,
         )
         capacity = host.load(OURS, path, 16, SECONDS).rate
         for times, (served, answers, shed) in found.items():
-            asked = open_loop_client.ask_at_rate(address, path, times * capacity, SECONDS + BURST_SECONDS)
+            asked = open_loop_client.ask_at_rate(
+                address, path, times * capacity, SECONDS + BURST_SECONDS
+            )
             steady = [one for one in asked if one.sent > BURST_SECONDS]
             good = [one.seconds for one in steady if one.status == 200]
             served.values.append(percentile(good, 99) / unloaded)
@@ -121,16 +156,28 @@ def overload(part: str, path: str) -> list[Figure]:
             if len(refused) > 1:
                 shed.values.append(percentile(refused, 99) * 1000)
             if broken := [one for one in asked if one.status not in (200, 503)]:
-                raise SystemExit(f"{path} at {times} times capacity: {len(broken)} requests got neither 200 nor 503.")
+                raise SystemExit(
+                    f"{path} at {times} times capacity: {len(broken)} requests got neither 200 nor 503."
+                )
         threading.Event().wait(2)
-        after.values.append(max(one.seconds for one in open_loop_client.ask_at_rate(address, path, 3, 3)) / unloaded)
+        after.values.append(
+            max(one.seconds for one in open_loop_client.ask_at_rate(address, path, 3, 3)) / unloaded
+        )
     return [figure for group in found.values() for figure in group] + [after]
 
 
 def cache() -> list[Figure]:
     """Answers that nginx has kept."""
-    old = Figure("Answers from the cache", "requests a second, against the old configuration, uncached", goal=15)
-    static = Figure(old.part, "requests a second, against an answer that stands in nginx's configuration", goal=0.5)
+    old = Figure(
+        "Answers from the cache",
+        "requests a second, against the old configuration, uncached",
+        goal=15,
+    )
+    static = Figure(
+        old.part,
+        "requests a second, against an answer that stands in nginx's configuration",
+        goal=0.5,
+    )
     host.load(OURS, host.QUESTION, 1, 1)
     for _ in rounds():
         hits, answer = (host.load(port, host.QUESTION, 32, SECONDS).rate for port in (OURS, STATIC))

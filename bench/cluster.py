@@ -43,8 +43,20 @@ SETTINGS = {
 def start_instance(name: str, number: int) -> None:
     """Start a container with sshd and the packages that the roles install."""
     run(
-        *("bash", "-euc", f'keys="{FOLDER}"; debian=13-warm; . tools/instance.sh; start_instance "$@"', "start"),
-        *(f"{NAME}-{name}", str(2240 + number), "--network", NAME, "--ip", f"{SUBNET}.{10 + number}"),
+        *(
+            "bash",
+            "-euc",
+            f'keys="{FOLDER}"; debian=13-warm; . tools/instance.sh; start_instance "$@"',
+            "start",
+        ),
+        *(
+            f"{NAME}-{name}",
+            str(2240 + number),
+            "--network",
+            NAME,
+            "--ip",
+            f"{SUBNET}.{10 + number}",
+        ),
     )
 
 
@@ -57,18 +69,32 @@ def inventory(hosts: int) -> str:
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={FOLDER}/known_hosts -o IdentitiesOnly=yes",
     }
     endpoints = {
-        f"{NAME}-{number}": {**common, "ansible_port": 2240 + number, "balancer_address": f"{SUBNET}.{10 + number}"}
+        f"{NAME}-{number}": {
+            **common,
+            "ansible_port": 2240 + number,
+            "balancer_address": f"{SUBNET}.{10 + number}",
+        }
         for number in range(1, hosts + 1)
     }
     path = FOLDER / f"{hosts}.yml"
     balancers = {f"{NAME}-balancer": {**common, "ansible_port": 2240}}
-    path.write_text(json.dumps({"load_balancers": {"hosts": balancers}, "api_endpoints": {"hosts": endpoints}}))
+    path.write_text(
+        json.dumps({"load_balancers": {"hosts": balancers}, "api_endpoints": {"hosts": endpoints}})
+    )
     return str(path.relative_to(PROJECT))
 
 
 def deploy(hosts: int, *options: str, playbook: str = "site.yml") -> str:
     """Deploy to so many hosts, and return what Ansible says."""
-    return run("ansible-playbook", "-i", inventory(hosts), playbook, *options, "--extra-vars", json.dumps(SETTINGS))
+    return run(
+        "ansible-playbook",
+        "-i",
+        inventory(hosts),
+        playbook,
+        *options,
+        "--extra-vars",
+        json.dumps(SETTINGS),
+    )
 
 
 def balance(hosts: int) -> None:
@@ -88,7 +114,9 @@ def nothing_to_do(hosts: int) -> float:
 def new_code(hosts: int) -> float:
     """Deploy a new line of code, host after host, and return how many seconds it takes."""
     module = host.APP / "wsgi.py"
-    module.write_text(f"{module.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n", encoding="utf-8")
+    module.write_text(
+        f"{module.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n", encoding="utf-8"
+    )
     begun = time.monotonic()
     deploy(hosts)
     return time.monotonic() - begun
@@ -127,7 +155,10 @@ def deployments() -> list[Figure]:
     found = []
     for what, measure in kinds.items():
         alone = Figure(part, f"{what}, one host", unit="s", more_is_better=False)
-        more = {hosts: Figure(part, f"{what}, {hosts} hosts against one", more_is_better=False) for hosts in HOSTS[1:]}
+        more = {
+            hosts: Figure(part, f"{what}, {hosts} hosts against one", more_is_better=False)
+            for hosts in HOSTS[1:]
+        }
         for _ in range(REPEATS):
             # The balancer learns the number of hosts first: that is not what is measured.
             balance(1)
@@ -145,9 +176,17 @@ def answers() -> list[Figure]:
     waits, computes = "an app that waits (100 ms)", "an app that computes (20 ms of a processor)"
     paths = {waits: "/wait?seconds=0.1", computes: "/compute?seconds=0.02"}
     numbers = [number for number in (2, 3) if number <= max(HOSTS)]
-    more = {(what, hosts): Figure(part, f"{what}, {hosts} hosts against one") for what in paths for hosts in numbers}
-    cost = Figure("A cluster: the balancer itself", "answers a second through it, against one host without it")
-    later = Figure(cost.part, "median of one client, beyond that without it", unit="ms", more_is_better=False)
+    more = {
+        (what, hosts): Figure(part, f"{what}, {hosts} hosts against one")
+        for what in paths
+        for hosts in numbers
+    }
+    cost = Figure(
+        "A cluster: the balancer itself", "answers a second through it, against one host without it"
+    )
+    later = Figure(
+        cost.part, "median of one client, beyond that without it", unit="ms", more_is_better=False
+    )
     small = "/healthz"
     for _ in range(REPEATS):
         one: dict[str, float] = {}
@@ -155,13 +194,18 @@ def answers() -> list[Figure]:
         for what, path in paths.items():
             one[what] = host.load(80, path, CLIENTS, SECONDS, BALANCER).rate
         direct = f"{SUBNET}.11"
-        cost.values.append(host.load(80, small, 16, SECONDS, BALANCER).rate / host.load(80, small, 16, SECONDS, direct).rate)
+        cost.values.append(
+            host.load(80, small, 16, SECONDS, BALANCER).rate
+            / host.load(80, small, 16, SECONDS, direct).rate
+        )
         through, without = (host.load(80, small, 1, SECONDS, at).p50 for at in (BALANCER, direct))
         later.values.append((through - without) * 1000)
         for hosts in numbers:
             balance(hosts)
             for what, path in paths.items():
-                more[what, hosts].values.append(host.load(80, path, CLIENTS, SECONDS, BALANCER).rate / one[what])
+                more[what, hosts].values.append(
+                    host.load(80, path, CLIENTS, SECONDS, BALANCER).rate / one[what]
+                )
     return [*more.values(), cost, later]
 
 

@@ -45,11 +45,17 @@ def throughput(folder: Path) -> list[Figure]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     digest = fault_server.digest(SIZE, "1")
     found = []
-    for name, query in (("at 100 MB/s", "?throttle=100000000"), ("at 400 MB/s", "?throttle=400000000"), ("unthrottled", "")):
+    for name, query in (
+        ("at 100 MB/s", "?throttle=100000000"),
+        ("at 400 MB/s", "?throttle=400000000"),
+        ("unthrottled", ""),
+    ):
         url = f"http://127.0.0.1:{server.server_address[1]}/bytes/{SIZE}/1{query}"
         figure = Figure(PART, f"download, verified, against curl alone, server {name}", goal=0.9)
         for _ in range(REPEATS):
-            plain = seconds(lambda url=url: subprocess.run(["curl", "-sfo", folder / "plain", url], check=True))
+            plain = seconds(
+                lambda url=url: subprocess.run(["curl", "-sfo", folder / "plain", url], check=True)
+            )
             ours = seconds(lambda url=url: download(folder / "part", [url], sha256=digest))
             figure.values.append(plain / ours)
             for path in folder.iterdir():
@@ -75,8 +81,19 @@ def nothing_to_do(folder: Path) -> list[Figure]:
     small = [seconds(lambda: store.has("b" * 64)) for _ in range(REPEATS)]
     ratios = [a / b for a, b in zip(large, small, strict=True)]
     return [
-        Figure(PART, "finding out that nothing changed, 5 GB against 1 byte", ratios, more_is_better=False),
-        Figure(PART, "finding out that nothing changed, 5 GB", [one * 1000 for one in large], "ms", more_is_better=False),
+        Figure(
+            PART,
+            "finding out that nothing changed, 5 GB against 1 byte",
+            ratios,
+            more_is_better=False,
+        ),
+        Figure(
+            PART,
+            "finding out that nothing changed, 5 GB",
+            [one * 1000 for one in large],
+            "ms",
+            more_is_better=False,
+        ),
     ]
 
 

@@ -31,7 +31,15 @@ GOALS = {NOTHING: 4.0, MODEL: 2.0, PART: 2.0, NEW_CODE: 8.0, BACK: 4.0}
 def deploy(*options: str) -> str:
     """Deploy the copy of the example app, and return what Ansible says."""
     folder = os.path.relpath(APP, PROJECT)
-    return run("ansible-playbook", "-i", INVENTORY, "site.yml", *options, "--extra-vars", f"api_endpoint_app_dir={folder}")
+    return run(
+        "ansible-playbook",
+        "-i",
+        INVENTORY,
+        "site.yml",
+        *options,
+        "--extra-vars",
+        f"api_endpoint_app_dir={folder}",
+    )
 
 
 def timed(work: Callable[[], str]) -> tuple[float, str]:
@@ -52,13 +60,17 @@ def nothing_to_do(*options: str) -> float:
 def new_code() -> float:
     """Return the seconds that a run takes with a new line of code and unchanged requirements, but for the app's start."""
     module = APP / "wsgi.py"
-    module.write_text(f"{module.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n", encoding="utf-8")
+    module.write_text(
+        f"{module.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n", encoding="utf-8"
+    )
     return beyond_the_start(deploy)
 
 
 def back() -> float:
     """Return the seconds that it takes to go back to the release before, but for the app's start."""
-    return beyond_the_start(lambda: run("ansible-playbook", "-i", INVENTORY, "playbooks/rollback.yml"))
+    return beyond_the_start(
+        lambda: run("ansible-playbook", "-i", INVENTORY, "playbooks/rollback.yml")
+    )
 
 
 def beyond_the_start(switch: Callable[[], str]) -> float:
@@ -97,7 +109,12 @@ def main() -> None:
     if HOST == CONTAINER:
         start()
     found = measure(int(os.environ.get("BENCH_REPEATS", 5)))
-    keep([Figure("Deployments", name, ratios, goal=GOALS[name], more_is_better=False) for name, ratios in found.items()])
+    keep(
+        [
+            Figure("Deployments", name, ratios, goal=GOALS[name], more_is_better=False)
+            for name, ratios in found.items()
+        ]
+    )
 
 
 if __name__ == "__main__":

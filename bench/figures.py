@@ -50,7 +50,11 @@ class Figure:
     @property
     def goal_shown(self) -> str:
         """Return the goal, or nothing."""
-        return "" if self.goal is None else f"{'≥' if self.more_is_better else '≤'} {self.show(self.goal)}"
+        return (
+            ""
+            if self.goal is None
+            else f"{'≥' if self.more_is_better else '≤'} {self.show(self.goal)}"
+        )
 
 
 def kept() -> list[Figure]:
@@ -121,10 +125,22 @@ def picture(figures: list[Figure]) -> str:
         ".y{stroke:#5cc6c8;fill:#5cc6c8}.n{stroke:#ff8a80;fill:#ff8a80}}</style>",
         f'<rect class="bg" width="{left + width + 50}" height="{height}"/>',
     ]
-    for ratio, label in ((0.25, "¼"), (0.5, "½"), (1, "goal"), (2, "2×"), (4, "4×"), (8, "8×"), (16, "16× better")):
+    for ratio, label in (
+        (0.25, "¼"),
+        (0.5, "½"),
+        (1, "goal"),
+        (2, "2×"),
+        (4, "4×"),
+        (8, "8×"),
+        (16, "16× better"),
+    ):
         dash = "" if ratio == 1 else ' stroke-dasharray="2 4"'
-        out.append(f'<line class="g" x1="{x(ratio):.0f}" x2="{x(ratio):.0f}" y1="{top - 12}" y2="{height - 14}"{dash}/>')
-        out.append(f'<text class="s" x="{x(ratio):.0f}" y="{top - 20}" text-anchor="middle">{label}</text>')
+        out.append(
+            f'<line class="g" x1="{x(ratio):.0f}" x2="{x(ratio):.0f}" y1="{top - 12}" y2="{height - 14}"{dash}/>'
+        )
+        out.append(
+            f'<text class="s" x="{x(ratio):.0f}" y="{top - 20}" text-anchor="middle">{label}</text>'
+        )
     for index, figure in enumerate(rows):
         y = top + row * index + 8
         if isinstance(figure, str):
@@ -137,8 +153,12 @@ def picture(figures: list[Figure]) -> str:
             f'<text class="s" x="{left - 14}" y="{y + 4}" text-anchor="end">{figure.show(figure.median)}'
             f" ({figure.goal_shown})</text>"
         )
-        out.append(f'<line class="{kind} w" x1="{x(ratios[0]):.1f}" x2="{x(ratios[-1]):.1f}" y1="{y}" y2="{y}"/>')
-        out.append(f'<circle class="{kind}" cx="{x(better(figure, figure.median)):.1f}" cy="{y}" r="5"/>')
+        out.append(
+            f'<line class="{kind} w" x1="{x(ratios[0]):.1f}" x2="{x(ratios[-1]):.1f}" y1="{y}" y2="{y}"/>'
+        )
+        out.append(
+            f'<circle class="{kind}" cx="{x(better(figure, figure.median)):.1f}" cy="{y}" r="5"/>'
+        )
     return "\n".join([*out, "</svg>", ""])
 
 

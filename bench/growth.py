@@ -15,7 +15,9 @@ import figures
 import host
 from figures import Figure
 
-ARTIFACTS, RELEASES, ENDPOINTS = (int(number) for number in os.environ.get("BENCH_GROWTH", "50,10,4").split(","))
+ARTIFACTS, RELEASES, ENDPOINTS = (
+    int(number) for number in os.environ.get("BENCH_GROWTH", "50,10,4").split(",")
+)
 SIZE = int(os.environ.get("BENCH_MODEL_BYTES", 10**9))
 REPEATS = min(3, int(os.environ.get("BENCH_REPEATS", 3)))
 FILES = host.PROJECT / ".cache" / "bench" / "files"
@@ -62,7 +64,11 @@ def with_artifacts() -> list[Figure]:
     size = nothing_to_do(**usual, api_endpoint_artifacts=[*own, large])
     return [
         against(f"run with nothing to do, {ARTIFACTS} artifacts more against 1 more", many, one),
-        against(f"run with nothing to do, an artifact of {SIZE / 1e6:,.0f} MB against one of 1 KB", size, one),
+        against(
+            f"run with nothing to do, an artifact of {SIZE / 1e6:,.0f} MB against one of 1 KB",
+            size,
+            one,
+        ),
         Figure(
             PART,
             f"bringing a file of {SIZE / 1e6:,.0f} MB from the laptop, beyond one of 1 MB",
@@ -84,7 +90,11 @@ def with_releases() -> list[Figure]:
         module.write_text(f"{text}\n# release {number} of {time.time()}\n")
         host.playbook("site.yml", **usual)
     many = [seconds(**usual) for _ in range(REPEATS)]
-    return [against(f"run with nothing to do, {RELEASES} releases kept against those from before", many, few)]
+    return [
+        against(
+            f"run with nothing to do, {RELEASES} releases kept against those from before", many, few
+        )
+    ]
 
 
 def memory(name: str) -> int:
@@ -109,8 +119,14 @@ def with_endpoints() -> list[Figure]:
         needs.append(memory(name) / first)
     among = [seconds(**usual) for _ in range(REPEATS)]
     return [
-        against(f"run with nothing to do for one of {ENDPOINTS} endpoints, against the only one", among, alone),
-        Figure(PART, "memory of each further endpoint, against the first", needs, more_is_better=False),
+        against(
+            f"run with nothing to do for one of {ENDPOINTS} endpoints, against the only one",
+            among,
+            alone,
+        ),
+        Figure(
+            PART, "memory of each further endpoint, against the first", needs, more_is_better=False
+        ),
     ]
 
 

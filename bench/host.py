@@ -65,7 +65,9 @@ def run(*command: str, text: str | None = None) -> str:
     """Run a command, and return what it says; what it complains of is shown when it fails."""
     result = subprocess.run(command, cwd=PROJECT, input=text, text=True, capture_output=True)
     if result.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
+        raise SystemExit(
+            f"{' '.join(command)} failed:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+        )
     return result.stdout
 
 
@@ -100,7 +102,9 @@ def settings(**more: object) -> dict:
         "api_endpoint_wsgi": "bench_wsgi:app",
         "api_endpoint_client_rate": 0,
         "api_endpoint_trusted_proxies": [
-            run("docker", "inspect", "--format", "{{ .NetworkSettings.Gateway }}", CONTAINER).strip()
+            run(
+                "docker", "inspect", "--format", "{{ .NetworkSettings.Gateway }}", CONTAINER
+            ).strip()
         ],
         **more,
     }
@@ -123,14 +127,34 @@ def start_rivals() -> None:
 
 def address() -> str:
     """Return the instance's address."""
-    return run("docker", "inspect", "--format", "{{ .NetworkSettings.IPAddress }}", CONTAINER).strip()
+    return run(
+        "docker", "inspect", "--format", "{{ .NetworkSettings.IPAddress }}", CONTAINER
+    ).strip()
 
 
-def load(port: int, path: str, connections: int, seconds: int, at: str = "", body: str = "") -> Answers:
+def load(
+    port: int, path: str, connections: int, seconds: int, at: str = "", body: str = ""
+) -> Answers:
     """Let so many clients ask the instance, or another address, each again as soon as it is answered; a body is a POST."""
     said = run(
-        *("wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", "--timeout", "30s"),
-        *("--header", "Host: localhost", "--script", "bench/wrk.lua", f"http://{at or address()}:{port}{path}"),
+        *(
+            "wrk",
+            "--threads",
+            "1",
+            "--connections",
+            str(connections),
+            "--duration",
+            f"{seconds}s",
+            "--timeout",
+            "30s",
+        ),
+        *(
+            "--header",
+            "Host: localhost",
+            "--script",
+            "bench/wrk.lua",
+            f"http://{at or address()}:{port}{path}",
+        ),
         *(["--", body] if body else []),
     )
     figures = json.loads(said.strip().splitlines()[-1])

@@ -17,7 +17,9 @@ class Asked:
     seconds: float
 
 
-def ask_at_rate(address: str, path: str, rate: float, seconds: float, patience: float = 30) -> list[Asked]:
+def ask_at_rate(
+    address: str, path: str, rate: float, seconds: float, patience: float = 30
+) -> list[Asked]:
     """Ask, each time on a new connection; return what became of it, in the order in which the requests were sent."""
     asked: list[Asked] = []
     head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()

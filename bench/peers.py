@@ -27,7 +27,9 @@ class Peer:
     name: str
     port: int
     packages: list[str]
-    command: str  # {port} and {workers} are filled in; run in FOLDER, with its own virtualenv's programs
+    command: (
+        str  # {port} and {workers} are filled in; run in FOLDER, with its own virtualenv's programs
+    )
     body: str = ""  # of a POST, where it takes no other; else the question is a GET
 
     @property
@@ -86,7 +88,10 @@ def start(peer: Peer) -> None:
 
 def throughput() -> list[Figure]:
     """Ask each in turn with ours."""
-    found = [Figure("Other servers, without nginx", f"ours, with nginx, against {peer.name}") for peer in PEERS]
+    found = [
+        Figure("Other servers, without nginx", f"ours, with nginx, against {peer.name}")
+        for peer in PEERS
+    ]
     found[0].goal = 0.7
     for _ in answers.rounds():
         ours = host.load(answers.OURS, host.QUESTION, answers.CLIENTS, answers.SECONDS)

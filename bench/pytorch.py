@@ -70,8 +70,19 @@ def configuration(folder: Path, variables: dict[str, object]) -> None:
         }
     ]
     (folder / "play.json").write_text(json.dumps(play))
-    given = json.dumps({"ansible_python_interpreter": sys.executable, "api_endpoint_preload": False, **variables})
-    run("ansible-playbook", "-i", "localhost,", "-c", "local", "-e", given, str(folder / "play.json"))
+    given = json.dumps(
+        {"ansible_python_interpreter": sys.executable, "api_endpoint_preload": False, **variables}
+    )
+    run(
+        "ansible-playbook",
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-e",
+        given,
+        str(folder / "play.json"),
+    )
 
 
 def is_answered(seconds: float) -> bool:
@@ -95,7 +106,12 @@ def family(pid: int) -> list[int]:
 def memory(pid: int) -> int:
     """Return the sum of the PSS of a family of processes, in bytes."""
     rollups = [Path(f"/proc/{one}/smaps_rollup").read_text() for one in family(pid)]
-    return 1024 * sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:"))
+    return 1024 * sum(
+        int(line.split()[1])
+        for text in rollups
+        for line in text.splitlines()
+        if line.startswith("Pss:")
+    )
 
 
 def way(
@@ -105,7 +121,15 @@ def way(
     configuration(folder, variables)
     server = subprocess.Popen(
         [
-            *(python, "-m", "gunicorn", "--config", "gunicorn.conf.py", "--bind", f"127.0.0.1:{PORT}"),
+            *(
+                python,
+                "-m",
+                "gunicorn",
+                "--config",
+                "gunicorn.conf.py",
+                "--bind",
+                f"127.0.0.1:{PORT}",
+            ),
             *("--access-logfile", "access.log", "--error-logfile", "error.log", "wsgi:app"),
         ],
         cwd=folder,
@@ -118,11 +142,25 @@ def way(
             return None
         time.sleep(10)  # until the other workers have loaded theirs as well
         said = run(
-            *("wrk", "--threads", "1", "--connections", "8", "--duration", f"{SECONDS}s", "--timeout", "30s"),
+            *(
+                "wrk",
+                "--threads",
+                "1",
+                "--connections",
+                "8",
+                "--duration",
+                f"{SECONDS}s",
+                "--timeout",
+                "30s",
+            ),
             *("--script", "bench/wrk.lua", f"http://127.0.0.1:{PORT}/"),
         )
         answered = json.loads(said.strip().splitlines()[-1])
-        return memory(server.pid) / 1e9, answered["requests"] / (answered["duration"] / 1e6), answered["p50"] / 1000
+        return (
+            memory(server.pid) / 1e9,
+            answered["requests"] / (answered["duration"] / 1e6),
+            answered["p50"] / 1000,
+        )
     finally:
         server.terminate()
         try:

@@ -42,7 +42,9 @@ def add_variables(_app: Sphinx, page: str, source: list[str]) -> None:
     text = re.sub(r"\[[^\]]*\]\(#toc\)\n", "", table[1])
     text = re.sub(r"(?m)^##(#+ .*?)<a id=.*$", r"#\1", text)
     # Names and descriptions have room side by side; the rest is told below for each.
-    text = re.sub(r"(?m)^\| `(\w+)` \| `\w+` \| (?:Yes|No) \| (?:N/A|`[^`]*`) \|", r"| [`\1`](#\1) |", text)
+    text = re.sub(
+        r"(?m)^\| `(\w+)` \| `\w+` \| (?:Yes|No) \| (?:N/A|`[^`]*`) \|", r"| [`\1`](#\1) |", text
+    )
     text = re.sub(r"\| Variable \|.*\n\|[-|]*\n", "| Variable | Description |\n|---|---|\n", text)
     source[0] += re.sub(r"\(#variable-(\w+)\)", r"(#\1)", text)
 

@@ -20,9 +20,15 @@ def lines(said: str) -> list[str]:
     kept = []
     for block in blocks:
         plain = COLOURS.sub("", block)
-        if plain.startswith(("TASK", "RUNNING HANDLER")) and not re.search(r"^(changed|ok): ", plain, re.M):
+        if plain.startswith(("TASK", "RUNNING HANDLER")) and not re.search(
+            r"^(changed|ok): ", plain, re.M
+        ):
             continue
-        kept += [re.sub(r" \*+$", "", line).replace(HERE, "") for line in block.strip().splitlines() if "ssh -i" not in line]
+        kept += [
+            re.sub(r" \*+$", "", line).replace(HERE, "")
+            for line in block.strip().splitlines()
+            if "ssh -i" not in line
+        ]
     return ["$ make demo", *kept]
 
 
@@ -34,7 +40,9 @@ def main() -> None:
             console.print(Text.from_ansi(line), no_wrap=True, overflow="ellipsis")
         drawn = console.export_svg(title="make demo")
     # Fonts of the reader's own machine, instead of somebody else's server.
-    drawn = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.S).replace("Fira Code", "ui-monospace")
+    drawn = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.S).replace(
+        "Fira Code", "ui-monospace"
+    )
     with open(sys.argv[1], "w", encoding="utf-8") as picture:
         picture.write(drawn)
 

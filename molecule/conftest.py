@@ -34,7 +34,9 @@ def everywhere() -> Iterator[Playbook]:
 @pytest.fixture(scope="module")
 def hosts() -> list:
     """Return all hosts of the scenario, for a test that looks at all of them after one run."""
-    return testinfra.get_hosts(["ansible://all"], ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
+    return testinfra.get_hosts(
+        ["ansible://all"], ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,12 @@ def without_systemd(monkeypatch):
 
     def arguments(self, command):
         limits = [f"--{name.lower()}={limit}" for name, limit in self.limits.items()]
-        return ["prlimit", *limits, str(shutil.which(command[0])), *command[1:]]  # a path, as systemd makes of it
+        return [
+            "prlimit",
+            *limits,
+            str(shutil.which(command[0])),
+            *command[1:],
+        ]  # a path, as systemd makes of it
 
     monkeypatch.setattr(Sandbox, "arguments", arguments)
     monkeypatch.setattr(api_endpoint_commands, "systemctl", lambda *_words: None)

@@ -28,7 +28,10 @@ def load(name: str):
 
 def role_tags() -> set[str]:
     """Return the tags by which a run can be limited."""
-    files = [yaml.safe_load((ROLE / "tasks" / f"{name}.yml").read_text()) for name in ("build", "activate")]
+    files = [
+        yaml.safe_load((ROLE / "tasks" / f"{name}.yml").read_text())
+        for name in ("build", "activate")
+    ]
     tasks = [inner for file in files for task in file for inner in task.get("block", [task])]
     return {tag for task in tasks for tag in task["tags"]} - {"always"}
 

@@ -29,11 +29,15 @@ def variables_of(inventory, folder=PROJECT, **extra_vars) -> VariableManager:
     return variables
 
 
-def templar(play: dict, inventory="localhost,", host="localhost", folder=PROJECT, **extra_vars) -> Templar:
+def templar(
+    play: dict, inventory="localhost,", host="localhost", folder=PROJECT, **extra_vars
+) -> Templar:
     """Return a Templar with what a task of the play gets on the host."""
     variables = variables_of(inventory, folder, **extra_vars)
     loaded = Play.load(play, variables, variables._loader)
-    return Templar(variables._loader, variables.get_vars(loaded, variables._inventory.get_host(host)))
+    return Templar(
+        variables._loader, variables.get_vars(loaded, variables._inventory.get_host(host))
+    )
 
 
 def render(*names: str, role: str = "api_endpoint", registered: dict | None = None, **variables):
@@ -44,13 +48,22 @@ def render(*names: str, role: str = "api_endpoint", registered: dict | None = No
     folder = ROLE.parent / role
     files = [str(folder / kind / "main.yml") for kind in ("defaults", "vars")]
     templates = templar({"hosts": "all", "gather_facts": False, "vars_files": files}, **variables)
-    given = {**templates.available_variables, "ansible_search_path": [str(folder)], **(registered or {})}
-    templates = templates.copy_with_new_env(searchpath=[str(folder / "templates")], available_variables=given)
+    given = {
+        **templates.available_variables,
+        "ansible_search_path": [str(folder)],
+        **(registered or {}),
+    }
+    templates = templates.copy_with_new_env(
+        searchpath=[str(folder / "templates")], available_variables=given
+    )
     texts = [
         templates.template(
             trust_as_template((folder / "templates" / name).read_text()),
             escape_backslashes=False,
-            overrides={"trim_blocks": True, "lstrip_blocks": False},  # as ansible.builtin.template has them
+            overrides={
+                "trim_blocks": True,
+                "lstrip_blocks": False,
+            },  # as ansible.builtin.template has them
         )
         for name in names
     ]

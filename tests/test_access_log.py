@@ -32,7 +32,11 @@ PLENTY = 10**9
 
 
 def line(
-    seconds: float = NOW, request: str = "GET /a HTTP/1.1", code: int = 200, took: str = "0.010", referrer="-"
+    seconds: float = NOW,
+    request: str = "GET /a HTTP/1.1",
+    code: int = 200,
+    took: str = "0.010",
+    referrer="-",
 ) -> bytes:
     when = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(seconds))
     return f'[{when}] "{request}" {code} 12 "{referrer}" {took}\n'.encode()
@@ -50,7 +54,9 @@ def write(path: Path, lines: list[bytes], modified: float | None = None) -> None
         os.utime(path, (modified, modified))
 
 
-def read(log: Path, since: float, size: int = PLENTY, seconds: float = 60) -> tuple[list[Request], bool]:
+def read(
+    log: Path, since: float, size: int = PLENTY, seconds: float = 60
+) -> tuple[list[Request], bool]:
     budget = Budget(size, seconds)
     return list(recent(log, since, budget)), budget.is_spent
 
@@ -59,14 +65,21 @@ def read(log: Path, since: float, size: int = PLENTY, seconds: float = 60) -> tu
 
 
 def test_a_line():
-    found = parse(b'[25/Nov/2025:14:20:07 +0100] "POST /a/b?x=1 HTTP/1.1" 503 42 "https://en.wikipedia.org/" 12.345\n')
-    assert found == Request(NOW + 7, "POST", "/a/b?x=1", 503, 42, "https://en.wikipedia.org/", 12_345)
+    found = parse(
+        b'[25/Nov/2025:14:20:07 +0100] "POST /a/b?x=1 HTTP/1.1" 503 42 "https://en.wikipedia.org/" 12.345\n'
+    )
+    assert found == Request(
+        NOW + 7, "POST", "/a/b?x=1", 503, 42, "https://en.wikipedia.org/", 12_345
+    )
     assert found.path == "/a/b"
 
 
 def test_the_format_is_that_of_the_site():
     site = (ROLE / "templates" / "site.conf.j2").read_text()
-    assert """'[$time_local] "{{ logged_line }}" $status $body_bytes_sent "{{ logged_referrer }}" $request_time'""" in site
+    assert (
+        """'[$time_local] "{{ logged_line }}" $status $body_bytes_sent "{{ logged_referrer }}" $request_time'"""
+        in site
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +98,10 @@ def test_the_request_of_a_line(request_line, method, target):
 
 
 def test_bytes_that_are_no_text_are_replaced():
-    assert parse(b'[25/Nov/2025:13:20:00 +0000] "GET /\xff\xfe HTTP/1.1" 200 1 "\xc3" 0.001').target == "/��"
+    assert (
+        parse(b'[25/Nov/2025:13:20:00 +0000] "GET /\xff\xfe HTTP/1.1" 200 1 "\xc3" 0.001').target
+        == "/��"
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,9 +171,21 @@ def test_a_packed_file_is_read_when_the_time_reaches_into_it(log):
 
 
 def test_files_in_the_order_of_their_numbers(log):
-    for name in ("access.log", "access.log.1", "access.log.2.gz", "access.log.10.gz", "access.log.old", "access.logx"):
+    for name in (
+        "access.log",
+        "access.log.1",
+        "access.log.2.gz",
+        "access.log.10.gz",
+        "access.log.old",
+        "access.logx",
+    ):
         (log.parent / name).touch()
-    assert [path.name for path in files_of(log)] == ["access.log", "access.log.1", "access.log.2.gz", "access.log.10.gz"]
+    assert [path.name for path in files_of(log)] == [
+        "access.log",
+        "access.log.1",
+        "access.log.2.gz",
+        "access.log.10.gz",
+    ]
 
 
 def test_a_log_that_is_rotated_meanwhile_counts_once(log):
@@ -223,7 +251,13 @@ def test_percentiles_are_of_the_nearest_rank():
     assert [percentile(durations, percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
     assert percentile(Counter({7: 1}), 95) == 7
     assert percentile(Counter(), 50) is None
-    assert [in_seconds(value) for value in (None, 0, 999, 1000, 61_250)] == ["-", "0 ms", "999 ms", "1.0 s", "61.2 s"]
+    assert [in_seconds(value) for value in (None, 0, 999, 1000, 61_250)] == [
+        "-",
+        "0 ms",
+        "999 ms",
+        "1.0 s",
+        "61.2 s",
+    ]
 
 
 @pytest.fixture
@@ -235,7 +269,11 @@ def test_the_figures_of_the_last_hour(log, given):
     now = time.time()
     lines = [line(now - 4000)] * 5
     lines += [line(now - 3000 + number) for number in range(30)]
-    lines += [line(now - 60, code=404)] * 7 + [line(now - 50, code=500)] * 5 + [line(now - 40, took="1.500")] * 4
+    lines += (
+        [line(now - 60, code=404)] * 7
+        + [line(now - 50, code=500)] * 5
+        + [line(now - 40, took="1.500")] * 4
+    )
     lines += [line(now - 30, "GET /readyz HTTP/1.1", 503, "9.000")] * 50 + [b"no line\n"]
     write(log, lines)
     assert status.traffic(log, given) == {
@@ -285,7 +323,9 @@ def test_columns_are_aligned():
 
 
 def test_nothing_that_a_terminal_obeys_is_printed():
-    assert printable("a\tb \x1b[31m\r\x00é\u202e \n") == "a       b \\x1b[31m\\x0d\\x00é\\x202e \\x0a"
+    assert (
+        printable("a\tb \x1b[31m\r\x00é\u202e \n") == "a       b \\x1b[31m\\x0d\\x00é\\x202e \\x0a"
+    )
 
 
 def test_the_last_lines_go_back_into_the_rotated_file(log):

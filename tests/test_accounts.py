@@ -37,7 +37,11 @@ def test_what_is_missing_is_made_in_one_go(host):
     assert accounts.ensure(WANTED, check_mode=False) == ["my-api", "nginx"]
     (call,) = host.calls
     assert call[:2] == ["systemd-sysusers", "--inline"]
-    assert [line.split()[:3] for line in call[2:]] == [["u", "my-api", "-"], ["u", "nginx", "-"], ["m", "nginx", "my-api"]]
+    assert [line.split()[:3] for line in call[2:]] == [
+        ["u", "my-api", "-"],
+        ["u", "nginx", "-"],
+        ["m", "nginx", "my-api"],
+    ]
 
 
 def test_what_is_there_is_left(host):
@@ -54,10 +58,14 @@ def test_a_membership_alone(host):
     assert host.calls[0][2:] == ["m nginx my-api"]
 
 
-@pytest.mark.parametrize(("uid", "whose"), [(0, "root's"), (1000, "a person's"), (60000, "a person's")])
+@pytest.mark.parametrize(
+    ("uid", "whose"), [(0, "root's"), (1000, "a person's"), (60000, "a person's")]
+)
 def test_no_person_and_not_root(host, uid, whose):
     host.uids = {"my-api": uid}
-    with pytest.raises(DeployError, match=rf"'my-api' of this host is {whose}.*Set api_endpoint_user"):
+    with pytest.raises(
+        DeployError, match=rf"'my-api' of this host is {whose}.*Set api_endpoint_user"
+    ):
         accounts.ensure(WANTED, check_mode=True)
     assert host.calls == []
 

@@ -37,9 +37,13 @@ def fetch(store, tmp_path, monkeypatch, without_systemd):
 
     def run_command(command, sandbox):
         ran.append(sandbox)
-        done = subprocess.run(["sh", "-c", command], cwd=sandbox.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=sandbox.folder, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
-            raise DeployError(f"the command {command!r} ended with status {done.returncode}. {done.stderr}")
+            raise DeployError(
+                f"the command {command!r} ended with status {done.returncode}. {done.stderr}"
+            )
 
     ran = []
     monkeypatch.setattr(acquire, "run_command", run_command)
@@ -57,7 +61,13 @@ def on_host(tmp_path, content=MODEL, name="model", **more):
     path.write_bytes(content)
     digest = sha(content)
     mode, unpack = more.get("mode", ""), more.get("unpack", False)
-    return Artifact(dest=more.pop("dest", name), key=key_of(digest, unpack, mode), sha256=digest, path=str(path), **more)
+    return Artifact(
+        dest=more.pop("dest", name),
+        key=key_of(digest, unpack, mode),
+        sha256=digest,
+        path=str(path),
+        **more,
+    )
 
 
 def test_keys():
@@ -68,7 +78,9 @@ def test_keys():
     assert all(len(key) == 64 for key in made)
 
 
-def test_what_is_brought_is_verified_once_and_then_told_by_size_and_time(store, fetch, tmp_path, monkeypatch):
+def test_what_is_brought_is_verified_once_and_then_told_by_size_and_time(
+    store, fetch, tmp_path, monkeypatch
+):
     artifact = on_host(tmp_path)
     assert run(fetch, artifact) == {"keys": {"model": artifact.key}, "fetched": ["model"]}
     assert store.place(artifact.key).read_bytes() == MODEL
@@ -95,7 +107,9 @@ def test_what_was_touched_is_brought_again(store, fetch, tmp_path, damage):
     assert sorted(os.listdir(store.folder)) == [artifact.key]
 
 
-def test_a_flipped_byte_with_size_and_time_unchanged_is_found_when_asked_for(store, fetch, tmp_path):
+def test_a_flipped_byte_with_size_and_time_unchanged_is_found_when_asked_for(
+    store, fetch, tmp_path
+):
     artifact = on_host(tmp_path)
     run(fetch, artifact)
     place = store.place(artifact.key)
@@ -116,7 +130,9 @@ def test_a_damaged_file_of_the_laptop_is_sent_again_by_the_next_run(store, fetch
     before = place.stat()
     place.write_bytes(b"B model" * 1000)
     os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(DeployError, match=r"was damaged and was removed.*Run again: it is sent again"):
+    with pytest.raises(
+        DeployError, match=r"was damaged and was removed.*Run again: it is sent again"
+    ):
         run(fetch, artifact, verify=True)
     assert not store.has(artifact.key)
 
@@ -165,7 +181,9 @@ def test_an_archive_is_unpacked_and_not_kept(store, fetch, tmp_path):
     (tmp_path / "a").write_bytes(MODEL)
     with tarfile.open(tmp_path / "packed", "w:gz") as tar:
         tar.add(tmp_path / "a", arcname="sub/a")
-    artifact = on_host(tmp_path, (tmp_path / "packed").read_bytes(), "packed", unpack=True, dest="tree")
+    artifact = on_host(
+        tmp_path, (tmp_path / "packed").read_bytes(), "packed", unpack=True, dest="tree"
+    )
     run(fetch, artifact)
     assert (store.place(artifact.key) / "sub" / "a").read_bytes() == MODEL
     assert os.listdir(store.folder) == [artifact.key]
@@ -175,7 +193,9 @@ def test_an_archive_is_unpacked_and_not_kept(store, fetch, tmp_path):
 def test_a_hostile_archive_leaves_nothing(store, fetch, tmp_path):
     with tarfile.open(tmp_path / "packed", "w") as tar:
         tar.add(__file__, arcname="../../escaped")
-    artifact = on_host(tmp_path, (tmp_path / "packed").read_bytes(), "packed", unpack=True, dest="tree")
+    artifact = on_host(
+        tmp_path, (tmp_path / "packed").read_bytes(), "packed", unpack=True, dest="tree"
+    )
     with pytest.raises(DeployError, match="'tree' could not be brought"):
         run(fetch, artifact)
     assert not (tmp_path / "escaped").exists()
@@ -184,7 +204,9 @@ def test_a_hostile_archive_leaves_nothing(store, fetch, tmp_path):
 
 def test_a_command_runs_once_for_its_inputs(store, fetch, tmp_path):
     titles = on_host(tmp_path, b"b\na\n", "titles.tsv")
-    made = Artifact(dest="out/sorted", key="", command="sort titles.tsv > out/sorted", inputs=["titles.tsv"])
+    made = Artifact(
+        dest="out/sorted", key="", command="sort titles.tsv > out/sorted", inputs=["titles.tsv"]
+    )
     keys = run(fetch, titles, made)["keys"]
     assert store.place(keys["out/sorted"]).read_text() == "a\nb\n"
     assert run(fetch, titles, made) == {"keys": keys, "fetched": []}
@@ -192,8 +214,12 @@ def test_a_command_runs_once_for_its_inputs(store, fetch, tmp_path):
     other = run(fetch, on_host(tmp_path, b"d\nc\n", "titles.tsv"), made)
     assert other["fetched"] == ["titles.tsv", "out/sorted"]
     assert store.place(other["keys"]["out/sorted"]).read_text() == "c\nd\n"
-    longer = Artifact(dest="out/sorted", key="", command="sort -r titles.tsv > out/sorted", inputs=["titles.tsv"])
-    assert run(fetch, on_host(tmp_path, b"d\nc\n", "titles.tsv"), longer)["fetched"] == ["out/sorted"]
+    longer = Artifact(
+        dest="out/sorted", key="", command="sort -r titles.tsv > out/sorted", inputs=["titles.tsv"]
+    )
+    assert run(fetch, on_host(tmp_path, b"d\nc\n", "titles.tsv"), longer)["fetched"] == [
+        "out/sorted"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +230,10 @@ def test_a_command_runs_once_for_its_inputs(store, fetch, tmp_path):
         ("ln -s /etc/passwd made", "made no 'made'"),
         ("rmdir out 2>/dev/null; ln -s /etc out", "made no 'made'"),
         # A pipe would hold whoever reads it up for ever; a socket is refused for the same reason, and at once.
-        ("""python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("made")'""", "which is no file and no folder"),
+        (
+            """python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("made")'""",
+            "which is no file and no folder",
+        ),
     ],
 )
 def test_a_command_that_does_not_make_it(store, fetch, command, words):
@@ -241,7 +270,10 @@ def test_a_folder_belongs_to_one_endpoint(store):
     assert os.listdir(store.folder) == []
     store.claim("one", may_write=True)
     store.claim("one", may_write=True)
-    with pytest.raises(DeployError, match=r"holds the data of the endpoint 'one'. Give each endpoint a folder of its own"):
+    with pytest.raises(
+        DeployError,
+        match=r"holds the data of the endpoint 'one'. Give each endpoint a folder of its own",
+    ):
         store.claim("two", may_write=True)
 
 
@@ -253,7 +285,8 @@ def disk(monkeypatch, free, files=10**6):
 def test_room_is_looked_for_before_a_byte_moves(store, fetch, tmp_path, monkeypatch):
     disk(monkeypatch, api_endpoint_data.MARGIN + 6999)
     with pytest.raises(
-        DeployError, match=r"has 67.1 MB free, and 7.0 kB are needed.*\(model: 7.0 kB\).*Nothing was fetched"
+        DeployError,
+        match=r"has 67.1 MB free, and 7.0 kB are needed.*\(model: 7.0 kB\).*Nothing was fetched",
     ):
         run(fetch, on_host(tmp_path))
     assert os.listdir(store.folder) == []
@@ -295,8 +328,13 @@ def test_sizes():
 
 def test_a_disk_that_is_full_is_named_with_the_artifact(fetch, tmp_path, monkeypatch):
     artifact = on_host(tmp_path)
-    monkeypatch.setattr(acquire, "copy", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(DeployError, match=r"The artifact 'model' could not be brought: No space was left on the disk at /"):
+    monkeypatch.setattr(
+        acquire, "copy", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(
+        DeployError,
+        match=r"The artifact 'model' could not be brought: No space was left on the disk at /",
+    ):
         run(fetch, artifact)
 
 
@@ -309,7 +347,9 @@ def test_what_is_unpacked_and_only_stands_for_a_file(store, fetch, tmp_path, pac
         info.size = len(pointer)
         archive.addfile(info, io.BytesIO(pointer))
     content = gzip.compress(made.getvalue() if packed == "tar" else pointer)
-    with pytest.raises(DeployError, match=r"a pointer of git-lfs, .*Run `git lfs pull` where it is packed"):
+    with pytest.raises(
+        DeployError, match=r"a pointer of git-lfs, .*Run `git lfs pull` where it is packed"
+    ):
         run(fetch, on_host(tmp_path, content, "packed.gz", unpack=True))
     assert list(store.folder.glob("[0-9a-f]*")) == []
 

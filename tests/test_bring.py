@@ -44,14 +44,20 @@ def plan(store, *given, check_mode=False):
 
 def test_nothing_is_missing(store):
     put(store, A)
-    result = plan(store, {"dest": "./m", "url": "https://a.example/m", "sha256": A.upper(), "writable": True})
+    result = plan(
+        store, {"dest": "./m", "url": "https://a.example/m", "sha256": A.upper(), "writable": True}
+    )
     expected = [{"dest": "m", "digest": A, "writable": True}]
     assert result == {"changed": False, "missing": [], "uploads": {}, "artifacts": expected}
 
 
 def test_what_the_laptop_has_to_send_is_told(store):
     put(store, B)
-    result = plan(store, {"dest": "m", "src": "m", "sha256": A, "size": 3}, {"dest": "n", "src": "n", "sha256": B})
+    result = plan(
+        store,
+        {"dest": "m", "src": "m", "sha256": A, "size": 3},
+        {"dest": "n", "src": "n", "sha256": B},
+    )
     assert result["changed"]
     assert result["missing"] == ["m"]
     assert result["uploads"] == {"m": f".part-{A}"}
@@ -59,7 +65,9 @@ def test_what_the_laptop_has_to_send_is_told(store):
 
 
 def test_a_dry_run_knows_the_release_that_there_would_be(store):
-    result = plan(store, {"dest": "m", "url": "https://a.example/m", "sha256": A, "size": 5}, check_mode=True)
+    result = plan(
+        store, {"dest": "m", "url": "https://a.example/m", "sha256": A, "size": 5}, check_mode=True
+    )
     assert result["artifacts"] == [{"dest": "m", "digest": A, "writable": False}]
     assert "m from https://a.example/m (5 bytes)" in result["diff"]["after"]
 
@@ -72,7 +80,9 @@ def test_an_unverified_download_is_known_by_its_url(store):
 
 
 def test_what_should_be_on_the_host_and_is_not(store):
-    with pytest.raises(DeployError, match=r"'m' should be at /nowhere/m on the host, and is not. Copy it there"):
+    with pytest.raises(
+        DeployError, match=r"'m' should be at /nowhere/m on the host, and is not. Copy it there"
+    ):
         plan(store, {"dest": "m", "path": "/nowhere/m"})
 
 
@@ -96,7 +106,9 @@ def test_what_does_not_fit_is_refused_before_it_is_sent(store):
 def test_derived_data_has_a_key_as_soon_as_its_inputs_have(store):
     put(store, A)
     derived = {"dest": "n", "command": "sort m > n", "inputs": ["m"]}
-    result = plan(store, {"dest": "m", "url": "https://a.example/m", "sha256": A}, derived, check_mode=True)
+    result = plan(
+        store, {"dest": "m", "url": "https://a.example/m", "sha256": A}, derived, check_mode=True
+    )
     assert result["missing"] == ["n"]
     assert len(result["artifacts"][1]["digest"]) == 64
 
@@ -106,13 +118,17 @@ def test_nothing_is_brought_for_a_live_release_that_has_lost_its_python(tmp_path
     (tmp_path / "p3env").symlink_to(lost)
     with pytest.raises(DeployError, match=r"^Run site\.yml without tags"):
         artifacts.refuse_lost_python(tmp_path / "p3env")
-    artifacts.refuse_lost_python(lost)  # a whole run names the one that it has made, or in a dry run would make
+    artifacts.refuse_lost_python(
+        lost
+    )  # a whole run names the one that it has made, or in a dry run would make
     artifacts.refuse_lost_python(tmp_path / "never-deployed/p3env")
 
 
 @pytest.fixture
 def action():
-    spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / "api_endpoint_artifacts.py")
+    spec = importlib.util.spec_from_file_location(
+        "action", ROLE / "action_plugins" / "api_endpoint_artifacts.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -196,9 +212,15 @@ def test_rsync_takes_the_way_that_ansible_takes():
     shell, host, remote = remote_shell(docker, become=True)
     assert (shell[-1], host, remote) == ("sh", "box", "rsync")
     assert 'exec docker exec -i "$host" sh -c "$*"' in shell[2]
-    root = Connection("ssh", Become("sudo", "secret"), remote_user="root", host="host", host_key_checking=False)
+    root = Connection(
+        "ssh", Become("sudo", "secret"), remote_user="root", host="host", host_key_checking=False
+    )
     shell, host, remote = remote_shell(root, become=True)
-    assert (shell, host, remote) == (["ssh", "-l", "root", "-o", "StrictHostKeyChecking=no"], "host", "rsync")
+    assert (shell, host, remote) == (
+        ["ssh", "-l", "root", "-o", "StrictHostKeyChecking=no"],
+        "host",
+        "rsync",
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +265,11 @@ class Here:
 
     def run(self, command):
         return subprocess.run(
-            ["sh", "-c", command], capture_output=True, encoding="utf-8", errors="surrogateescape", check=True
+            ["sh", "-c", command],
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            check=True,
         ).stdout
 
     def send(self, source, target, **options):
@@ -330,7 +356,9 @@ def local(tmp_path):
     shell = tmp_path / "shell"
     shell.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
     shell.chmod(0o755)
-    return Connection("ssh", ssh_executable=str(shell), host="here", password=None, remote_user=None)
+    return Connection(
+        "ssh", ssh_executable=str(shell), host="here", password=None, remote_user=None
+    )
 
 
 def test_a_file_and_a_folder_are_sent(local, tmp_path):
@@ -338,7 +366,9 @@ def test_a_file_and_a_folder_are_sent(local, tmp_path):
     (source / "sub").mkdir(parents=True)
     (source / "sub" / "file").write_text("x")
     (source / "link").symlink_to("sub/file")
-    send(source / "sub" / "file", str(tmp_path / "file"), local, False, str(tmp_path / "busy"), print)
+    send(
+        source / "sub" / "file", str(tmp_path / "file"), local, False, str(tmp_path / "busy"), print
+    )
     assert (tmp_path / "file").read_text() == "x"
     send(source, str(tmp_path / "folder"), local, False, str(tmp_path / "busy"), print)
     assert os.readlink(tmp_path / "folder" / "link") == "sub/file"
@@ -363,7 +393,15 @@ def test_what_arrives_of_a_folder_has_the_digest_that_it_had(local, tmp_path, fo
         (folder / "inner").symlink_to(tmp_path / "blobs" / "inner")
     assert check_folder(folder, "") is follow
     for _ in range(2):  # again over what is there
-        send(folder, str(tmp_path / "target"), local, False, str(tmp_path / "busy"), print, follow=follow)
+        send(
+            folder,
+            str(tmp_path / "target"),
+            local,
+            False,
+            str(tmp_path / "busy"),
+            print,
+            follow=follow,
+        )
         assert tree_digest(tmp_path / "target") == tree_digest(folder, follow=follow)
     assert not (tmp_path / "target" / ".git").exists()
     links = [path.name for path in (tmp_path / "target").iterdir() if path.is_symlink()]
@@ -380,7 +418,11 @@ def test_a_large_file_behind_a_link_is_read_once_for_each_content(action, tmp_pa
     link.symlink_to("../first")
     digests = action.Digests(tmp_path / "cache" / "digests.json")
     first = digests.of(tmp_path / "folder", follow=True)
-    monkeypatch.setattr(action, "file_digest", lambda path: file_digest(path) if path.name == "second" else "read again")
+    monkeypatch.setattr(
+        action,
+        "file_digest",
+        lambda path: file_digest(path) if path.name == "second" else "read again",
+    )
     assert digests.of(tmp_path / "folder", follow=True) == first
     link.unlink()
     link.symlink_to("../second")
@@ -390,11 +432,16 @@ def test_a_large_file_behind_a_link_is_read_once_for_each_content(action, tmp_pa
 def test_a_disk_of_the_host_that_is_full_is_named(local, tmp_path, monkeypatch):
     rsync = tmp_path / "bin" / "rsync"
     rsync.parent.mkdir()
-    rsync.write_text("#!/bin/sh\necho 'rsync: write failed on \"x\": No space left on device (28)' >&2\nexit 11\n")
+    rsync.write_text(
+        "#!/bin/sh\necho 'rsync: write failed on \"x\": No space left on device (28)' >&2\nexit 11\n"
+    )
     rsync.chmod(0o755)
     monkeypatch.setenv("PATH", f"{rsync.parent}:{os.environ['PATH']}")
     (tmp_path / "source").write_text("x")
-    with pytest.raises(DeployError, match=r"The disk of the host that holds /srv/x took no more of \S+/source: .*No space"):
+    with pytest.raises(
+        DeployError,
+        match=r"The disk of the host that holds /srv/x took no more of \S+/source: .*No space",
+    ):
         send(tmp_path / "source", "/srv/x", local, False, str(tmp_path / "busy"), print)
 
 
@@ -411,10 +458,22 @@ def test_nothing_is_sent_while_another_process_works_on_the_host(local, tmp_path
     (tmp_path / "source").write_text("x")
     with subprocess.Popen(["flock", str(tmp_path / "busy"), "sleep", "30"]) as other:
         try:
-            while subprocess.run(["flock", "--nonblock", str(tmp_path / "busy"), "true"], check=False).returncode == 0:
+            while (
+                subprocess.run(
+                    ["flock", "--nonblock", str(tmp_path / "busy"), "true"], check=False
+                ).returncode
+                == 0
+            ):
                 pass
             with pytest.raises(DeployError, match="with rsync failed"):
-                send(tmp_path / "source", str(tmp_path / "target"), local, False, str(tmp_path / "busy"), print)
+                send(
+                    tmp_path / "source",
+                    str(tmp_path / "target"),
+                    local,
+                    False,
+                    str(tmp_path / "busy"),
+                    print,
+                )
         finally:
             subprocess.run(["pkill", "--parent", str(other.pid)], check=False)
             other.kill()

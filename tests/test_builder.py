@@ -58,15 +58,25 @@ def test_a_release_has_all_its_parts(host):
     assert (folder / "gunicorn.conf.py").read_text() == "workers = 1\n"
     assert os.readlink(folder / "p3env") == str(host / "root" / "venvs" / "v1")
     record = json.loads((folder / "release.json").read_text())
-    assert (record["id"], record["by"], record["revision"]) == (result["release"], "unknown@unknown", "abc")
-    assert module.warnings == ["The app's own gunicorn.conf.py is not used: that file is written from the role's variables."]
+    assert (record["id"], record["by"], record["revision"]) == (
+        result["release"],
+        "unknown@unknown",
+        "abc",
+    )
+    assert module.warnings == [
+        "The app's own gunicorn.conf.py is not used: that file is written from the role's variables."
+    ]
 
 
-@pytest.mark.parametrize("name", ["api_endpoint_worker.py", "api_endpoint_worker", "api_endpoint_forks.py"])
+@pytest.mark.parametrize(
+    "name", ["api_endpoint_worker.py", "api_endpoint_worker", "api_endpoint_forks.py"]
+)
 def test_a_module_of_the_apps_that_has_the_name_of_the_roles_is_refused(host, name):
     (host / "root" / "code" / "c1" / "app" / name).mkdir()
     own = name.removesuffix(".py")
-    with pytest.raises(DeployError, match=rf"The app's folder has {name}\. {own} is the role's own module"):
+    with pytest.raises(
+        DeployError, match=rf"The app's folder has {name}\. {own} is the role's own module"
+    ):
         build(host, **WHOLE)
     assert os.listdir(host / "root" / "releases") == []
 
@@ -80,12 +90,14 @@ def test_a_module_of_the_apps_that_has_the_name_of_the_roles_is_refused(host, na
         ("text.replace('a', 'b')", ["state.json"], False),
     ],
 )
-def test_an_app_that_replaces_files_and_may_write_a_single_one_is_warned_about(host, code, writable_paths, is_said):
+def test_an_app_that_replaces_files_and_may_write_a_single_one_is_warned_about(
+    host, code, writable_paths, is_said
+):
     (host / "root" / "code" / "c1" / "app" / "wsgi.py").write_text(code)
     _, module = build(host, **{**WHOLE, "writable_paths": writable_paths})
-    assert [warning.partition(",")[0] for warning in module.warnings if "writable_paths" in warning] == (
-        [f"wsgi.py has {code.removeprefix('with ').partition('(')[0]}"] if is_said else []
-    )
+    assert [
+        warning.partition(",")[0] for warning in module.warnings if "writable_paths" in warning
+    ] == ([f"wsgi.py has {code.removeprefix('with ').partition('(')[0]}"] if is_said else [])
 
 
 def test_equal_inputs_are_the_same_release(host):
@@ -112,7 +124,9 @@ def test_every_input_makes_another_release(host, change):
 def test_a_component_that_is_not_given_is_the_live_ones(host):
     first, _ = build(host, **WHOLE)
     make_live(host, first["release"])
-    code_alone, _ = build(host, code="c2", virtualenv="v1", settings=WHOLE["settings"], writable_paths=[])
+    code_alone, _ = build(
+        host, code="c2", virtualenv="v1", settings=WHOLE["settings"], writable_paths=[]
+    )
     folder = host / "root" / "releases" / code_alone["release"]
     assert (folder / "wsgi.py").read_text() == "# c2\n"
     assert (folder / "models" / "model.bin").exists()
@@ -124,12 +138,18 @@ def test_a_component_that_is_not_given_is_the_live_ones(host):
     assert not (folder / "models").exists()
 
 
-def test_where_live_was_removed_the_other_components_are_those_of_the_slot_that_serves(host, monkeypatch):
+def test_where_live_was_removed_the_other_components_are_those_of_the_slot_that_serves(
+    host, monkeypatch
+):
     first, _ = build(host, **WHOLE)
     (host / "root" / "slots" / "green").mkdir(parents=True)
     (host / "root" / "slots" / "green" / "release").symlink_to(f"../../releases/{first['release']}")
     (host / "root" / "current").symlink_to("live/release")
-    monkeypatch.setattr(release.Endpoint, "properties", lambda *_: {"ActiveState": "active", "UnitFileState": "enabled"})
+    monkeypatch.setattr(
+        release.Endpoint,
+        "properties",
+        lambda *_: {"ActiveState": "active", "UnitFileState": "enabled"},
+    )
     again, _ = build(host, artifacts=WHOLE["artifacts"])
     assert (again["release"], again["differs"]) == (first["release"], [])
 
@@ -139,7 +159,8 @@ def test_new_data_alone_is_refused_when_the_live_release_cannot_start_again(host
     make_live(host, first["release"])
     (host / "root/venvs/v1/bin/gunicorn").unlink()
     with pytest.raises(
-        DeployError, match=r"^Run site\.yml without tags: .*/bin/gunicorn is gone\. .*Nothing live was touched"
+        DeployError,
+        match=r"^Run site\.yml without tags: .*/bin/gunicorn is gone\. .*Nothing live was touched",
     ):
         build(host, artifacts=[])
     assert build(host, **WHOLE)[0]["release"] == first["release"]
@@ -151,9 +172,12 @@ def test_one_component_alone_needs_a_live_release(host):
 
 
 def test_an_interrupted_build_leaves_no_release(host, monkeypatch):
-    monkeypatch.setattr(release, "write_json", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+    monkeypatch.setattr(
+        release, "write_json", lambda *_: (_ for _ in ()).throw(OSError("No space left on device"))
+    )
     with pytest.raises(
-        DeployError, match=r'failed at the step "build": No space was left on the disk at /.* of the host: No space left'
+        DeployError,
+        match=r'failed at the step "build": No space was left on the disk at /.* of the host: No space left',
     ):
         build(host, **WHOLE)
     assert os.listdir(host / "root" / "releases") == []
@@ -163,7 +187,9 @@ def test_data_in_the_code_is_replaced_by_the_artifact(host):
     (host / "root" / "code" / "c1" / "app" / "models").mkdir()
     (host / "root" / "code" / "c1" / "app" / "models" / "model.bin").write_text("a sample")
     result, _ = build(host, **WHOLE)
-    assert (host / "root" / "releases" / result["release"] / "models" / "model.bin").read_text() == "model"
+    assert (
+        host / "root" / "releases" / result["release"] / "models" / "model.bin"
+    ).read_text() == "model"
 
 
 def test_a_writable_artifact_is_a_copy_that_survives_and_new_content_starts_anew(host):
@@ -173,7 +199,9 @@ def test_a_writable_artifact_is_a_copy_that_survives_and_new_content_starts_anew
     seen.write_text("written by the app")
     assert (host / "data" / "d1" / "artifact").read_text() == "model"
     second, _ = build(host, **{**WHOLE, "code": "c2", "artifacts": [artifact]})
-    assert (host / "root" / "releases" / second["release"] / "model.bin").read_text() == "written by the app"
+    assert (
+        host / "root" / "releases" / second["release"] / "model.bin"
+    ).read_text() == "written by the app"
     shutil.copytree(host / "data" / "d1", host / "data" / "d2")
     third, _ = build(host, **{**WHOLE, "artifacts": [{**artifact, "digest": "d2"}]})
     assert (host / "root" / "releases" / third["release"] / "model.bin").read_text() == "model"
@@ -229,7 +257,14 @@ def test_check_mode_builds_nothing(host):
 
 
 def plan(*commands):
-    return json.dumps({"build_commands": commands, "environment": {"A": "1"}, "mounts": ["/etc/api"], "command_timeout": 5})
+    return json.dumps(
+        {
+            "build_commands": commands,
+            "environment": {"A": "1"},
+            "mounts": ["/etc/api"],
+            "command_timeout": 5,
+        }
+    )
 
 
 @pytest.fixture
@@ -239,16 +274,23 @@ def commands(monkeypatch):
 
     def run_command(command, sandbox):
         asked.append(sandbox)
-        done = subprocess.run(["sh", "-c", command], cwd=sandbox.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=sandbox.folder, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
-            raise DeployError(f"the command {command!r} ended with status {done.returncode}. {done.stderr}")
+            raise DeployError(
+                f"the command {command!r} ended with status {done.returncode}. {done.stderr}"
+            )
 
     monkeypatch.setattr(release, "run_command", run_command)
     return asked
 
 
 def test_what_build_commands_make_is_part_of_the_release(host, commands):
-    settings = {**WHOLE["settings"], "rollout.json": plan("cat models/model.bin > index", "mkdir empty")}
+    settings = {
+        **WHOLE["settings"],
+        "rollout.json": plan("cat models/model.bin > index", "mkdir empty"),
+    }
     result, _ = build(host, **{**WHOLE, "settings": settings})
     folder = host / "root" / "releases" / result["release"]
     assert (folder / "index").read_text() == "model"
@@ -269,7 +311,9 @@ def test_a_writable_path_that_leads_out_by_links_is_refused(host):
 
 def test_a_build_command_that_fails_leaves_no_release(host, commands):
     settings = {**WHOLE["settings"], "rollout.json": plan("echo no such table >&2; exit 3")}
-    with pytest.raises(DeployError, match=r'failed at the step "build": the command .* status 3. no such table'):
+    with pytest.raises(
+        DeployError, match=r'failed at the step "build": the command .* status 3. no such table'
+    ):
         build(host, **{**WHOLE, "settings": settings})
     assert os.listdir(host / "root" / "releases") == []
     assert "result=failed previous=none step=build" in (host / "deploys.log").read_text()
@@ -310,7 +354,9 @@ def test_new_data_alone_keeps_the_live_secrets(host):
     make_live(host, first["release"])
     changed, _ = build(host, secrets={}, artifacts=[])
     records = [
-        json.loads((host / "root" / "releases" / result["release"] / "release.json").read_text())["components"]
+        json.loads((host / "root" / "releases" / result["release"] / "release.json").read_text())[
+            "components"
+        ]
         for result in (first, changed)
     ]
     assert records[0]["secrets"] == records[1]["secrets"] != ""

@@ -70,7 +70,16 @@ def test_requirements_beside_the_wsgi_module_win(tmp_path, source):
         ("old", ["bin/activate_this.py", "lib/python2.7/x.py"]),
         (".tox", ["py313/pyvenv.cfg", "log/1.log"]),
         # Made around the app, with `python3 -m venv .`
-        (".", ["pyvenv.cfg", "bin/activate", "bin/flask", "lib/python3.13/site-packages/x.py", "include/python3.13/x.h"]),
+        (
+            ".",
+            [
+                "pyvenv.cfg",
+                "bin/activate",
+                "bin/flask",
+                "lib/python3.13/site-packages/x.py",
+                "include/python3.13/x.h",
+            ],
+        ),
     ],
 )
 def test_a_virtualenv_of_any_name_is_no_code(tmp_path, source, folder, files):
@@ -85,7 +94,11 @@ def test_a_virtualenv_of_any_name_is_no_code(tmp_path, source, folder, files):
     (source / "model" / "lib").mkdir(exist_ok=True)
     (source / "model" / "lib" / "own.py").write_text("")
     target = laid_out(tmp_path, source)
-    found = {path.relative_to(target / "app") for path in (target / "app").rglob("*") if not path.is_dir()}
+    found = {
+        path.relative_to(target / "app")
+        for path in (target / "app").rglob("*")
+        if not path.is_dir()
+    }
     assert sorted(map(str, found)) == ["helpers/__init__.py", "lib/own.py", "wsgi.py"]
 
 
@@ -118,17 +131,40 @@ def over_links(root):
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
-        (lambda root: (root / "model" / "wsgi.py").unlink(), {}, r"no wsgi.py in its folder 'model'"),
+        (
+            lambda root: (root / "model" / "wsgi.py").unlink(),
+            {},
+            r"no wsgi.py in its folder 'model'",
+        ),
         (lambda root: None, {"wsgi": "main:app"}, r"no main.py"),
         (lambda root: None, {"subdir": "app"}, r"no folder 'app'"),
         (lambda root: None, {"requirements": "other.txt"}, r"other.txt does not exist"),
-        (lambda root: (root / "requirements.txt").write_text("-r ../../etc/x\n"), {}, r"etc/x does not exist"),
-        (lambda root: (root / "model" / "x").symlink_to("/etc/passwd"), {}, r"link x in the code points out"),
-        (lambda root: (root / "model" / "x").symlink_to("../README.md"), {}, r"link x in the code points out"),
-        (over_links, {}, r"link \S+ in the code points out"),
-        (lambda root: link_out(root / "requirements.txt"), {}, r"requirements.txt is a link that leads out of the code"),
         (
-            lambda root: (root / "requirements.txt").write_text("-r more.txt\n") and link_out(root / "more.txt"),
+            lambda root: (root / "requirements.txt").write_text("-r ../../etc/x\n"),
+            {},
+            r"etc/x does not exist",
+        ),
+        (
+            lambda root: (root / "model" / "x").symlink_to("/etc/passwd"),
+            {},
+            r"link x in the code points out",
+        ),
+        (
+            lambda root: (root / "model" / "x").symlink_to("../README.md"),
+            {},
+            r"link x in the code points out",
+        ),
+        (over_links, {}, r"link \S+ in the code points out"),
+        (
+            lambda root: link_out(root / "requirements.txt"),
+            {},
+            r"requirements.txt is a link that leads out of the code",
+        ),
+        (
+            lambda root: (
+                (root / "requirements.txt").write_text("-r more.txt\n")
+                and link_out(root / "more.txt")
+            ),
             {},
             r"more.txt is a link that leads out of the code",
         ),
@@ -194,7 +230,9 @@ class TestGit:
         assert code.from_git(self.module(tmp_path, repository, commit))["revision"] == commit
         assert code.from_git(self.module(tmp_path, repository, "HEAD"))["revision"] != commit
 
-    def test_the_same_files_have_the_same_digest_from_git_and_from_a_folder(self, tmp_path, repository):
+    def test_the_same_files_have_the_same_digest_from_git_and_from_a_folder(
+        self, tmp_path, repository
+    ):
         from_git = code.from_git(self.module(tmp_path, repository))["digest"]
         assert from_git == tree_digest(laid_out(tmp_path, repository))
 
@@ -215,11 +253,20 @@ class TestGit:
         self.commit(inner, name)
         allow = ["-c", "protocol.file.allow=always"]
         self.git(repository, *allow, "submodule", "--quiet", "add", str(inner), path)
-        self.git(repository, "config", "--file", ".gitmodules", f"submodule.{path}.url", url.format(inner=inner))
+        self.git(
+            repository,
+            "config",
+            "--file",
+            ".gitmodules",
+            f"submodule.{path}.url",
+            url.format(inner=inner),
+        )
         self.commit(repository, f"with {path}")
         return inner
 
-    @pytest.mark.parametrize("url", ["{inner}", "file://{inner}", "../group/words", "./../group/../group/words"])
+    @pytest.mark.parametrize(
+        "url", ["{inner}", "file://{inner}", "../group/words", "./../group/../group/words"]
+    )
     def test_submodules_are_fetched(self, tmp_path, repository, url):
         self.submodule(repository, "model/words", url)
         found = code.from_git(self.module(tmp_path, repository))
@@ -231,7 +278,15 @@ class TestGit:
     def test_submodules_of_submodules_and_commits_that_no_branch_has(self, tmp_path, repository):
         inner = self.submodule(repository, "model/words", "{inner}")
         self.submodule(inner, "deep/er", "../group/letters", name="letters")
-        self.git(repository / "model" / "words", "-c", "protocol.file.allow=always", "pull", "--quiet", "origin", "main")
+        self.git(
+            repository / "model" / "words",
+            "-c",
+            "protocol.file.allow=always",
+            "pull",
+            "--quiet",
+            "origin",
+            "main",
+        )
         self.commit(repository, "newer words")
         self.git(inner, "checkout", "--quiet", "--orphan", "other")
         self.git(inner, "branch", "--delete", "--force", "main")
@@ -256,7 +311,10 @@ class TestGit:
                 "/nowhere/words",
                 r"git could not read /nowhere/words: .*\nIts URL in .gitmodules is a path, which must be there",
             ),
-            ("https://127.0.0.1:1/words", r"git could not read https://127.0.0.1:1/words: .*Correct its URL in .gitmodules"),
+            (
+                "https://127.0.0.1:1/words",
+                r"git could not read https://127.0.0.1:1/words: .*Correct its URL in .gitmodules",
+            ),
             ("../missing", "git could not read .*missing"),
             ("ext::sh -c touch% /tmp/x", "git could not read ext::sh .*not allowed"),
             ("", r"`.gitmodules` does not say from where"),
@@ -264,7 +322,9 @@ class TestGit:
     )
     def test_a_submodule_that_cannot_be_fetched(self, tmp_path, repository, url, words):
         self.submodule(repository, "model/words", url)
-        with pytest.raises(DeployError, match=f"(?s)The submodule model/words cannot be fetched: .*{words}"):
+        with pytest.raises(
+            DeployError, match=f"(?s)The submodule model/words cannot be fetched: .*{words}"
+        ):
             code.from_git(self.module(tmp_path, repository))
         module = self.module(tmp_path, repository)
         module.params["exclude"] = ["/words"]
@@ -283,11 +343,16 @@ class TestGit:
     def test_pointers_are_refused_before_anything_is_built(self, tmp_path, repository):
         (repository / "model" / "titles.tsv").write_text(POINTER)
         self.commit(repository, "with a pointer")
-        with pytest.raises(DeployError, match=r"^titles.tsv: a pointer of git-lfs, .*Add git-lfs to api_endpoint_apt_pack"):
+        with pytest.raises(
+            DeployError,
+            match=r"^titles.tsv: a pointer of git-lfs, .*Add git-lfs to api_endpoint_apt_pack",
+        ):
             code.from_git(self.module(tmp_path, repository))
         assert not (tmp_path / "root" / "code").exists()
 
-    def test_where_git_lfs_is_the_files_themselves_are_fetched(self, tmp_path, repository, monkeypatch):
+    def test_where_git_lfs_is_the_files_themselves_are_fetched(
+        self, tmp_path, repository, monkeypatch
+    ):
         """Of the app alone, and once. The program is a stand-in: it has one object."""
         (repository / "model" / "titles.tsv").write_text(POINTER)
         (repository / "training.bin").write_text(POINTER.replace("7", "8"))
@@ -305,23 +370,32 @@ class TestGit:
         app = tmp_path / "root" / "code" / found["digest"] / "app"
         assert (app / "titles.tsv").read_text() == "titles\n"
         commit = self.git(repository, "rev-parse", "HEAD")
-        assert (tmp_path / "asked").read_text() == f"fetch --include /model/titles.tsv {repository} {commit}\n"
+        assert (
+            tmp_path / "asked"
+        ).read_text() == f"fetch --include /model/titles.tsv {repository} {commit}\n"
 
     def test_a_disk_that_is_full_is_named(self, tmp_path, repository, monkeypatch):
         git = code.Git(tmp_path / "code.git", str(repository), None)
         program = tmp_path / "bin" / "git"
         program.parent.mkdir()
-        program.write_text("#!/bin/sh\necho 'fatal: write error: No space left on device' >&2\nexit 128\n")
+        program.write_text(
+            "#!/bin/sh\necho 'fatal: write error: No space left on device' >&2\nexit 128\n"
+        )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(program.parent) + ":" + os.environ["PATH"])
-        with pytest.raises(DeployError, match=r"No space was left on the disk at /.* of the host: fatal: write error"):
+        with pytest.raises(
+            DeployError,
+            match=r"No space was left on the disk at /.* of the host: fatal: write error",
+        ):
             git.commit("main")
 
     def test_names_in_any_bytes(self, tmp_path, repository):
         (repository / "model" / os.fsdecode(b"gr\xf6\xdfe.py")).write_text("")
         self.commit(repository, "from an old system")
         found = code.from_git(self.module(tmp_path, repository))
-        assert os.fsdecode(b"gr\xf6\xdfe.py") in os.listdir(tmp_path / "root" / "code" / found["digest"] / "app")
+        assert os.fsdecode(b"gr\xf6\xdfe.py") in os.listdir(
+            tmp_path / "root" / "code" / found["digest"] / "app"
+        )
 
     def test_a_password_is_on_no_command_line_and_in_no_message(self, tmp_path, monkeypatch):
         called = []
@@ -341,7 +415,10 @@ class TestGit:
         assert environment["API_ENDPOINT_PASSWORD_0"] == "hunter22"
 
     def test_check_mode_on_a_clean_host(self, tmp_path, repository):
-        assert code.from_git(self.module(tmp_path, repository, check_mode=True)) == {"changed": True, "revision": ""}
+        assert code.from_git(self.module(tmp_path, repository, check_mode=True)) == {
+            "changed": True,
+            "revision": "",
+        }
         assert not (tmp_path / "root").exists()
 
 
@@ -378,10 +455,20 @@ def test_submodules_of_the_same_server_get_the_password(tmp_path, url, password)
     assert "@" not in found.url
     parts = urlsplit(found.url)
     asked = f"protocol={parts.scheme}\nhost={parts.netloc}\npath={parts.path[1:]}\n\n"
-    environment = {"PATH": os.environ["PATH"], "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nowhere"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "HOME": "/nowhere",
+    }
     environment |= git_environment(found.credentials)
     said = subprocess.run(
-        ["git", "credential", "fill"], env=environment, input=asked, capture_output=True, text=True, check=False
+        ["git", "credential", "fill"],
+        env=environment,
+        input=asked,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     assert said.partition("password=")[2].strip() == password
 
@@ -392,6 +479,9 @@ def test_a_path_of_the_laptop_is_found_from_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     variables = {"playbook_dir": str(tmp_path / "project" / "playbooks")}
     assert local_path("app", variables, "x") == (tmp_path / "project" / "app").resolve()
-    with pytest.raises(DeployError, match=r"x is 'nope', which is not on this computer\. Looked for: .*project/nope"):
+    with pytest.raises(
+        DeployError,
+        match=r"x is 'nope', which is not on this computer\. Looked for: .*project/nope",
+    ):
         local_path("nope", variables, "x")
     assert Path(local_path(str(tmp_path), variables, "x")) == tmp_path.resolve()

@@ -22,7 +22,12 @@ from ansible.module_utils.api_endpoint.diagnosis.findings import (
     ranked,
     summary,
 )
-from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run_command, sandbox_of, tail
+from ansible.module_utils.api_endpoint.diagnosis.state import (
+    EndpointState,
+    run_command,
+    sandbox_of,
+    tail,
+)
 from ansible.module_utils.api_endpoint.release.secrets import quote, unquote
 
 VALUES = ["s3cr3t-value", 'with "quotes" & more', "two\nlines-of-it", "a+b/c=="]
@@ -106,14 +111,21 @@ def test_secrets_are_read_as_they_were_written():
 
 
 def test_evidence_has_an_end(mask):
-    found = mask.finding(Finding(CAUSE, "at 10.0.0.1", ["\n".join("x" * 1000 for _ in range(100))], ["ping 10.0.0.1"]))
+    found = mask.finding(
+        Finding(
+            CAUSE, "at 10.0.0.1", ["\n".join("x" * 1000 for _ in range(100))], ["ping 10.0.0.1"]
+        )
+    )
     assert len(found.evidence) == LINES
     assert max(map(len, found.evidence)) == LENGTH
     assert "10.0.0.1" not in f"{found}"
 
 
 def test_a_cause_is_told_before_its_symptoms():
-    found = [Finding(kind, str(number)) for number, kind in enumerate([NOTE, SYMPTOM, RISK, CAUSE, SYMPTOM, CAUSE])]
+    found = [
+        Finding(kind, str(number))
+        for number, kind in enumerate([NOTE, SYMPTOM, RISK, CAUSE, SYMPTOM, CAUSE])
+    ]
     assert [finding.what for finding in ranked(found)] == ["3", "5", "1", "4", "2", "0"]
     assert not is_well(found)
     assert is_well(found[:1])
@@ -162,7 +174,9 @@ def observed(tmp_path, **more):
 
 def test_a_host_where_nothing_is(tmp_path):
     found, _looked = checks.diagnose(observed(tmp_path))
-    assert [finding.what for finding in found] == ["Nothing was ever deployed to this host under the name no-such-endpoint."]
+    assert [finding.what for finding in found] == [
+        "Nothing was ever deployed to this host under the name no-such-endpoint."
+    ]
     (tmp_path / "root").mkdir()
     found, _looked = checks.diagnose(observed(tmp_path))
     assert "no version of the app is live" in found[0].what
@@ -185,7 +199,14 @@ def test_a_check_that_fails_does_not_hide_the_others(tmp_path, monkeypatch):
 
 def test_the_clock(tmp_path, monkeypatch):
     now = checks.host.time.time()
-    for skew, kinds in ((0, []), (30, []), (600, [RISK]), (-600, [RISK]), (7200, [CAUSE]), (-7200, [CAUSE])):
+    for skew, kinds in (
+        (0, []),
+        (30, []),
+        (600, [RISK]),
+        (-600, [RISK]),
+        (7200, [CAUSE]),
+        (-7200, [CAUSE]),
+    ):
         found = list(checks.host.clock(observed(tmp_path, laptop_time=now - skew)))
         assert [finding.kind for finding in found] == kinds, skew
 
@@ -206,7 +227,12 @@ def test_workers_that_were_killed_before_the_last_start_are_history(monkeypatch)
     start = "[2026-11-30 23:20:20 +0000] [4200] [INFO] Starting gunicorn 27.0.1"
     monkeypatch.setattr(checks.host, "run_command", lambda *_command: (1, ""))
     monkeypatch.setattr(checks.host, "SCARCE", 0)
-    for log, kinds in (([killed], [RISK]), ([killed, start], []), ([start, killed], [RISK]), ([start], [])):
+    for log, kinds in (
+        ([killed], [RISK]),
+        ([killed, start], []),
+        ([start, killed], [RISK]),
+        ([start], []),
+    ):
         found = SimpleNamespace(log=log, plan={}, state={}, severity=RISK)
         assert [finding.kind for finding in checks.host.memory(found)] == kinds, log
 
@@ -223,7 +249,10 @@ def test_rights_name_what_is_closed_first(tmp_path, monkeypatch):
     (tmp_path / "root/slots/blue/release").symlink_to("../../releases/0123456789ab")
     assert list(checks.app.rights(observed(tmp_path))) == []
     (release / "package/it's a file.py").chmod(0o600)
-    assert f"may not use {release}/package/it's a file.py" in next(checks.app.rights(observed(tmp_path))).what
+    assert (
+        f"may not use {release}/package/it's a file.py"
+        in next(checks.app.rights(observed(tmp_path))).what
+    )
     (release / "package").chmod(0o700)
     assert f"may not use {release}/package," in next(checks.app.rights(observed(tmp_path))).what
 
@@ -231,8 +260,14 @@ def test_rights_name_what_is_closed_first(tmp_path, monkeypatch):
 def test_the_log_of_this_start_leads_to_the_setting(tmp_path, monkeypatch):
     error = "OSError: [Errno 97] Address family not supported by protocol"
     note = "Loaded in each worker, since a fork would share or lose: the thread 'refresher'. More."
-    monkeypatch.setattr(EndpointState, "log", ["Traceback (most recent call last):", "  File x", error, note])
-    monkeypatch.setattr(checks.app, "read_journal", lambda *_given: 2 * "Dropped a log line: Read-only file system\n")
+    monkeypatch.setattr(
+        EndpointState, "log", ["Traceback (most recent call last):", "  File x", error, note]
+    )
+    monkeypatch.setattr(
+        checks.app,
+        "read_journal",
+        lambda *_given: 2 * "Dropped a log line: Read-only file system\n",
+    )
     for answers, kind in ((True, RISK), (False, CAUSE)):
         monkeypatch.setattr(EndpointState, "answers", answers)
         found = {finding.evidence[0]: finding for finding in checks.app.hints(observed(tmp_path))}

@@ -109,13 +109,23 @@ def disk(path="/dev/sdb", **more) -> Disk:
 
 
 SYSTEM = Disk(
-    "/dev/sda", size=20 * GB, is_system=True, parts=(Disk("/dev/sda1", kind="part", mounts=("/",), is_system=True),)
+    "/dev/sda",
+    size=20 * GB,
+    is_system=True,
+    parts=(Disk("/dev/sda1", kind="part", mounts=("/",), is_system=True),),
 )
 WANTED = Wanted("/srv/api-endpoint", label="api-endpoint")
 OURS = Signature("ext4", "api-endpoint", UUID)
 
 
-def chosen(*there: Disk, wanted: Wanted = WANTED, mounted=None, fstab="", staging="/run/staging", unfinished=None):
+def chosen(
+    *there: Disk,
+    wanted: Wanted = WANTED,
+    mounted=None,
+    fstab="",
+    staging="/run/staging",
+    unfinished=None,
+):
     choice = choose(wanted, [SYSTEM, *there], mounted, fstab, staging, unfinished)
     return choice.disk.path, choice.action
 
@@ -143,18 +153,24 @@ class TestReading:
         assert volume.read_only
         assert volume.mounts == ("/srv", "/mnt")
 
-    @pytest.mark.parametrize("text", ["", "\n", '{\n   "signatures": [\n\n   ]\n}\n', '{"signatures": null}'])
+    @pytest.mark.parametrize(
+        "text", ["", "\n", '{\n   "signatures": [\n\n   ]\n}\n', '{"signatures": null}']
+    )
     def test_wipefs_that_finds_nothing(self, text):
         assert parse_wipefs(text) == ()
 
     def test_wipefs_that_finds_a_filesystem(self):
         text = """{"signatures": [{"device": "sdb", "offset": "0x438", "type": "ext4",
             "uuid": "a8fe958d-1a04-4499-a0b2-1462a1a00859", "label": "api-endpoint"}]}"""
-        assert parse_wipefs(text) == (Signature("ext4", "api-endpoint", "a8fe958d-1a04-4499-a0b2-1462a1a00859"),)
+        assert parse_wipefs(text) == (
+            Signature("ext4", "api-endpoint", "a8fe958d-1a04-4499-a0b2-1462a1a00859"),
+        )
 
     def test_wipefs_that_finds_a_partition_table_thrice(self):
         entry = {"device": "sdb", "offset": "0x200", "type": "gpt", "uuid": None, "label": None}
-        assert parse_wipefs(json.dumps({"signatures": [entry, {**entry, "offset": "0x1ff"}]})) == (Signature("gpt"),)
+        assert parse_wipefs(json.dumps({"signatures": [entry, {**entry, "offset": "0x1ff"}]})) == (
+            Signature("gpt"),
+        )
 
     def test_blkid(self):
         text = "DEVNAME=/dev/sdb\nLABEL=my\\ data\nUUID=a8fe\nVERSION=1.0\nBLOCK_SIZE=4096\nTYPE=ext4\nUSAGE=filesystem\n"
@@ -178,7 +194,12 @@ class TestReading:
         assert parse_mounts(text, "/srv/api-endpoint").read_only
 
     def test_sizes_of_filesystems(self):
-        assert parse_filesystem_size("Inode count: 1\nBlock count:              307200\nBlock size:   1024\n") == 314572800
+        assert (
+            parse_filesystem_size(
+                "Inode count: 1\nBlock count:              307200\nBlock size:   1024\n"
+            )
+            == 314572800
+        )
         xfs = "meta-data=/dev/sdb  isize=512\n         =   sectsz=512\ndata     =     bsize=4096   blocks=81920, imax=25\n"
         assert parse_filesystem_size(xfs) == 335544320
         assert parse_filesystem_size("") == 0
@@ -272,7 +293,10 @@ class TestChoosing:
     @pytest.mark.parametrize(
         ("there", "contents"),
         [
-            (disk(signatures=(Signature("ext4", "photos"),)), "an ext4 filesystem with the label 'photos'"),
+            (
+                disk(signatures=(Signature("ext4", "photos"),)),
+                "an ext4 filesystem with the label 'photos'",
+            ),
             (disk(signatures=(Signature("xfs"),)), "an xfs filesystem"),
             (disk(signatures=(Signature("LVM2_member"),)), "LVM"),
             (disk(signatures=(Signature("linux_raid_member"),)), "RAID"),
@@ -298,15 +322,22 @@ class TestChoosing:
             assert "it holds the system" in refused(disk(), wanted=replace(WANTED, device=device))
 
     def test_a_filesystem_with_somebodys_data_tells_how_to_use_it_and_how_to_wipe_it(self):
-        message = refused(disk(signatures=(Signature("ext4"),)), wanted=replace(WANTED, device="/dev/sdb"))
+        message = refused(
+            disk(signatures=(Signature("ext4"),)), wanted=replace(WANTED, device="/dev/sdb")
+        )
         assert "neither formatted nor mounted" in message
         assert "e2label /dev/sdb api-endpoint" in message
         assert "wipefs --all /dev/sdb" in message
 
     def test_a_volume_of_an_older_instance_by_its_label(self):
         there = disk(signatures=(Signature("ext4", "photos"),))
-        assert "api_endpoint_volume.label: photos" in refused(there, wanted=replace(WANTED, device="/dev/sdb"))
-        assert chosen(there, wanted=replace(WANTED, device="/dev/sdb", label="photos")) == ("/dev/sdb", "mount")
+        assert "api_endpoint_volume.label: photos" in refused(
+            there, wanted=replace(WANTED, device="/dev/sdb")
+        )
+        assert chosen(there, wanted=replace(WANTED, device="/dev/sdb", label="photos")) == (
+            "/dev/sdb",
+            "mount",
+        )
         assert chosen(there, wanted=replace(WANTED, label="photos")) == ("/dev/sdb", "mount")
 
     def test_the_right_label_on_another_filesystem(self):
@@ -338,14 +369,18 @@ class TestMounted:
         assert chosen(there, mounted=self.AT) == ("/dev/sdb", "use")
 
     def test_another_disk_is_named(self):
-        message = refused(self.THERE, disk("/dev/sdc"), mounted=self.AT, wanted=replace(WANTED, device="/dev/sdc"))
+        message = refused(
+            self.THERE, disk("/dev/sdc"), mounted=self.AT, wanted=replace(WANTED, device="/dev/sdc")
+        )
         assert "/dev/sdb is mounted at /srv/api-endpoint" in message
 
     def test_read_only(self):
         assert "mounted read-only" in refused(self.THERE, mounted=replace(self.AT, read_only=True))
 
     def test_another_filesystem(self):
-        assert "has the filesystem ext4" in refused(self.THERE, mounted=self.AT, wanted=replace(WANTED, filesystem="xfs"))
+        assert "has the filesystem ext4" in refused(
+            self.THERE, mounted=self.AT, wanted=replace(WANTED, filesystem="xfs")
+        )
 
     def test_it_was_pulled_off(self):
         message = refused(disk("/dev/sdc"), mounted=self.AT)
@@ -364,11 +399,17 @@ class TestFstab:
         there = disk(signatures=(Signature("ext4", "", UUID),))
         assert chosen(there, fstab=self.OTHERS + self.LINE) == ("/dev/sdb", "mount")
         for name in ("/dev/sdb", f"UUID={UUID}", f'UUID="{UUID}"'):
-            assert chosen(there, fstab=f"{name} /srv/api-endpoint ext4 defaults 0 0") == ("/dev/sdb", "mount")
+            assert chosen(there, fstab=f"{name} /srv/api-endpoint ext4 defaults 0 0") == (
+                "/dev/sdb",
+                "mount",
+            )
 
     def test_the_volume_it_names_is_not_attached_and_no_other_is_formatted(self):
         message = refused(disk(), fstab=self.LINE)
-        assert f"/etc/fstab has UUID={UUID} for /srv/api-endpoint, and no disk of this host is that" in message
+        assert (
+            f"/etc/fstab has UUID={UUID} for /srv/api-endpoint, and no disk of this host is that"
+            in message
+        )
         assert "Attach the volume again" in message
 
     def test_it_names_another_disk_than_the_variable(self):
@@ -387,7 +428,9 @@ class TestFstab:
         assert self.add(once) == once
 
     def test_a_line_that_is_good_stays_as_it_is(self):
-        line = f"UUID={UUID}   /srv/api-endpoint ext4 discard,nofail,x-systemd.device-timeout=2s 0 2\n"
+        line = (
+            f"UUID={UUID}   /srv/api-endpoint ext4 discard,nofail,x-systemd.device-timeout=2s 0 2\n"
+        )
         assert self.add(line + self.OTHERS) == line + self.OTHERS
 
     def test_a_line_without_nofail_keeps_its_options_and_gets_it(self):
@@ -417,14 +460,23 @@ class TestUnfinished:
             disk(signatures=(OURS,), mounts=("/run/staging",)),
         ):
             assert chosen(there, unfinished=self.NOTE) == ("/dev/sdb", "mount")
-        assert "No disk is unused" in refused(disk(signatures=(Signature("swap"),)), unfinished=self.NOTE)
+        assert "No disk is unused" in refused(
+            disk(signatures=(Signature("swap"),)), unfinished=self.NOTE
+        )
 
-    def test_what_the_tool_of_cloud_vps_was_formatting_is_formatted_again_unless_it_was_mounted(self):
+    def test_what_the_tool_of_cloud_vps_was_formatting_is_formatted_again_unless_it_was_mounted(
+        self,
+    ):
         there = disk(signatures=(Signature("ext4", "", UUID),))
         assert chosen(replace(there, last_mount=""), unfinished=self.TOOL) == ("/dev/sdb", "format")
-        assert chosen(replace(there, last_mount="/run/staging"), unfinished=self.TOOL) == ("/dev/sdb", "mount")
+        assert chosen(replace(there, last_mount="/run/staging"), unfinished=self.TOOL) == (
+            "/dev/sdb",
+            "mount",
+        )
         for last_mount in ("/srv", "unknown"):
-            assert "No disk is unused" in refused(replace(there, last_mount=last_mount), unfinished=self.TOOL)
+            assert "No disk is unused" in refused(
+                replace(there, last_mount=last_mount), unfinished=self.TOOL
+            )
         assert "No disk is unused" in refused(replace(there, last_mount=""))
 
     def test_nor_when_it_is_another_disk_under_the_same_name(self):

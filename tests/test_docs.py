@@ -15,9 +15,9 @@ PAGES = [
 VARIABLES = {
     name
     for role in ("api_endpoint", "load_balancer")
-    for name in yaml.safe_load((ROLE.parent / role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"][
-        "options"
-    ]
+    for name in yaml.safe_load((ROLE.parent / role / "meta" / "argument_specs.yml").read_text())[
+        "argument_specs"
+    ]["main"]["options"]
 }
 
 
@@ -27,7 +27,9 @@ def shell_lines() -> list[tuple[str, str]]:
     for page in PAGES:
         for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S):
             found += [
-                (str(page.relative_to(PROJECT)), line) for line in block.replace("\\\n", " ").splitlines() if line.strip()
+                (str(page.relative_to(PROJECT)), line)
+                for line in block.replace("\\\n", " ").splitlines()
+                if line.strip()
             ]
     return found
 
@@ -59,7 +61,12 @@ def test_links_to_headings_lead_somewhere(page):
         text = other.read_text()
         anchors = set(re.findall(r'<a id="([^"]+)"', text))
         for title in re.findall(r"^#+ (.+)$", text, re.M):
-            anchors.add(re.sub(r"[^\w\- ]", "", re.sub(r"<[^>]*>", "", title)).strip().lower().replace(" ", "-"))
+            anchors.add(
+                re.sub(r"[^\w\- ]", "", re.sub(r"<[^>]*>", "", title))
+                .strip()
+                .lower()
+                .replace(" ", "-")
+            )
         assert heading in anchors, f"{link}#{heading}"
 
 
@@ -68,7 +75,10 @@ def commands(word: str) -> list[tuple[str, str]]:
     found = [(page, line) for page, line in shell_lines() if line.split()[0] == word]
     # In tables and sentences too.
     for page in PAGES:
-        found += [(str(page.relative_to(PROJECT)), code) for code in re.findall(rf"`({word} [^`]+)`", page.read_text())]
+        found += [
+            (str(page.relative_to(PROJECT)), code)
+            for code in re.findall(rf"`({word} [^`]+)`", page.read_text())
+        ]
     assert found
     return found
 
@@ -97,7 +107,9 @@ def test_targets_that_are_named_exist():
 
 def test_variables_that_are_named_exist():
     for page in PAGES:
-        for name in re.findall(r"\b(?:api_endpoint|load_balancer)_[a-z_]+[a-z]\b", page.read_text()):
+        for name in re.findall(
+            r"\b(?:api_endpoint|load_balancer)_[a-z_]+[a-z]\b", page.read_text()
+        ):
             assert name in VARIABLES, f"{page.name}: {name}"
 
 
@@ -105,5 +117,9 @@ def test_variables_that_are_named_exist():
 def test_prose_is_wrapped_at_100_columns(page):
     prose = re.sub(r"^(`{3,}|:{3,}).*?^\1$", "", page.read_text(), flags=re.S | re.M)
     # A table's row and a word that is longer cannot be wrapped.
-    long = [line for line in prose.splitlines() if len(line) > 100 and not line.startswith("|") and " " in line.strip()[:90]]
+    long = [
+        line
+        for line in prose.splitlines()
+        if len(line) > 100 and not line.startswith("|") and " " in line.strip()[:90]
+    ]
     assert long == []

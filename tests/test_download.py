@@ -20,7 +20,9 @@ from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.urls import shown_url
 from helpers import PROJECT
 
-spec = importlib.util.spec_from_file_location("fault_server", PROJECT / "molecule" / "artifacts" / "fault_server.py")
+spec = importlib.util.spec_from_file_location(
+    "fault_server", PROJECT / "molecule" / "artifacts" / "fault_server.py"
+)
 fault_server = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = fault_server
 spec.loader.exec_module(fault_server)
@@ -68,7 +70,13 @@ class Run:
     def __call__(self, *urls, sha256=SHA256, patience=None, **options):
         self.waits, self.notes, self.progress = [], [], []
         policy = Policy(
-            **{"tries": 3, "stall_timeout": 1, "least_progress": 1000, "sleep": self.waits.append, **(patience or {})}
+            **{
+                "tries": 3,
+                "stall_timeout": 1,
+                "least_progress": 1000,
+                "sleep": self.waits.append,
+                **(patience or {}),
+            }
         )
         return download(
             self.part, urls, sha256=sha256, policy=policy, note=self.notes.append,
@@ -92,7 +100,12 @@ def run(tmp_path):
 
 def test_a_file_arrives(server, run):
     result = run(server.url, size=SIZE)
-    assert (result.sha256, result.size, result.transferred, result.url) == (SHA256, SIZE, SIZE, server.url)
+    assert (result.sha256, result.size, result.transferred, result.url) == (
+        SHA256,
+        SIZE,
+        SIZE,
+        server.url,
+    )
     assert hashlib.sha256(run.part.read_bytes()).hexdigest() == SHA256
     assert run.left == ["model.bin.part"]
     assert run.progress[-1] == (SIZE, SIZE)
@@ -133,7 +146,9 @@ def test_a_weak_etag_does_not_stand_for_bytes(server, run):
 
 def test_the_next_run_goes_on_where_the_last_one_gave_up(server, run):
     text = run.fails(
-        f"{server.url}?cut=1000000&key=k", match="1,000,000 bytes are kept in .*model.bin.part", patience={"tries": 1}
+        f"{server.url}?cut=1000000&key=k",
+        match="1,000,000 bytes are kept in .*model.bin.part",
+        patience={"tries": 1},
     )
     assert "closed with 2000000 bytes remaining" in text
     assert "'HTTP/1.1 200 OK'" in text
@@ -158,7 +173,9 @@ def test_a_killed_run_leaves_a_half_that_is_continued(server, run):
 
 
 def test_a_half_without_notes_is_continued_if_the_digest_can_tell(server, run):
-    run.part.write_bytes(b"".join(piece for pieces in fault_server.content(1_200_000, "a") for piece in pieces))
+    run.part.write_bytes(
+        b"".join(piece for pieces in fault_server.content(1_200_000, "a") for piece in pieces)
+    )
     assert run(server.url).transferred == SIZE - 1_200_000
     assert "If-Range" not in server.heads[0][1]
 
@@ -174,7 +191,9 @@ def test_a_half_of_something_else_is_replaced_once(server, run):
     assert run(server.url).sha256 == SHA256
     assert server.stats()["total"]["bytes"] == 2 * SIZE - 1_000_000
     assert "joined from several tries" in run.notes[0]
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, downloader._Digest)]
+    assert not [
+        thread for thread in threading.enumerate() if isinstance(thread, downloader._Digest)
+    ]
 
 
 def test_a_half_that_a_power_cut_damaged_is_replaced(server, run):
@@ -188,7 +207,10 @@ def test_a_half_that_a_power_cut_damaged_is_replaced(server, run):
 
 def test_a_whole_file_is_not_transferred_again(server, run):
     run(server.url)
-    for size, requests in ((SIZE, 0), (None, 1)):  # one request finds out, by its status 416, that nothing is missing
+    for size, requests in (
+        (SIZE, 0),
+        (None, 1),
+    ):  # one request finds out, by its status 416, that nothing is missing
         server.reset()
         assert run(server.url, size=size).transferred == 0
         assert server.stats()["total"] == {"requests": requests, "bytes": 0}
@@ -219,7 +241,10 @@ def test_a_server_that_ignores_range_is_not_appended(server, run):
 
 
 def test_a_server_that_always_starts_again_is_given_up(server, run):
-    run.fails(f"{server.url}?norange=1&cut=1000000", match=r"started again 2 times\).* cannot resume downloads")
+    run.fails(
+        f"{server.url}?norange=1&cut=1000000",
+        match=r"started again 2 times\).* cannot resume downloads",
+    )
 
 
 def test_a_file_that_changes_all_the_time_is_given_up(server, run, monkeypatch):
@@ -240,7 +265,9 @@ def test_a_server_that_sends_another_range_is_not_appended(server, run):
     assert ["Range" in head for _path, head in server.heads][:3] == [True, False, False]
 
 
-@pytest.mark.parametrize("fault", ["", "noifrange=1", "noifrange=1&noetag=1&size=2900000", "noifrange=1&weak=1"])
+@pytest.mark.parametrize(
+    "fault", ["", "noifrange=1", "noifrange=1&noetag=1&size=2900000", "noifrange=1&weak=1"]
+)
 def test_another_file_under_the_same_url_is_not_glued_to_the_old_half(server, run, fault):
     # The first request is cut. From the second on, the file is another one, whether the server minds If-Range or not.
     first, url = f"{server.url}?cut=1000000", server.url
@@ -287,15 +314,32 @@ def test_a_file_that_may_not_be_read(server, run):
 
 def test_a_passing_fault_is_waited_for_longer_and_longer(server, run):
     assert run(f"{server.url}?status=500&times=3", patience={"tries": 4}).sha256 == SHA256
-    assert run.waits == [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]  # 1 + 2 + 4 s, told progress each second
+    assert run.waits == [
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+    ]  # 1 + 2 + 4 s, told progress each second
     run.part.unlink()
-    run.fails(f"{server.url}?status=500", match="500 Internal Server Error.*Run again later", patience={"longest_wait": 1.5})
+    run.fails(
+        f"{server.url}?status=500",
+        match="500 Internal Server Error.*Run again later",
+        patience={"longest_wait": 1.5},
+    )
     assert run.waits == [1.0, 1.0, 0.5]
 
 
-@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("9999", 10), ("Wed, 21 Oct 2015 07:28:00 GMT", 1), ("soon", 1)])
+@pytest.mark.parametrize(
+    ("asked", "waited"), [("7", 7), ("9999", 10), ("Wed, 21 Oct 2015 07:28:00 GMT", 1), ("soon", 1)]
+)
 def test_retry_after_is_honoured_within_reason(server, run, asked, waited):
-    run(f"{server.url}?status=503&times=1&retry_after={quote(asked)}", patience={"longest_retry_after": 10})
+    run(
+        f"{server.url}?status=503&times=1&retry_after={quote(asked)}",
+        patience={"longest_retry_after": 10},
+    )
     assert sum(run.waits) == waited
 
 
@@ -307,22 +351,37 @@ def test_a_server_that_is_not_there(run, server):
 
 @pytest.mark.parametrize("promised", [1_000_000, SIZE + 1000])
 def test_a_lying_length_is_refused_before_a_byte_is_written(server, run, promised):
-    text = run.fails(f"{server.url}?length={promised}", size=SIZE, match=f"a file of {promised:,} bytes, expected 3,000,000")
+    text = run.fails(
+        f"{server.url}?length={promised}",
+        size=SIZE,
+        match=f"a file of {promised:,} bytes, expected 3,000,000",
+    )
     assert "size is out of date" in text
     assert run.left == []
 
 
 def test_a_lying_length_without_a_known_size(server, run):
-    run.fails(f"{server.url}?length=1000000", match=f"its SHA-256 is [0-9a-f]{{64}}, expected {SHA256}")
+    run.fails(
+        f"{server.url}?length=1000000", match=f"its SHA-256 is [0-9a-f]{{64}}, expected {SHA256}"
+    )
     assert run.left == []
-    assert run(f"{server.url}?length={SIZE + 1000}&times=1").sha256 == SHA256  # the second request says that it was all
+    assert (
+        run(f"{server.url}?length={SIZE + 1000}&times=1").sha256 == SHA256
+    )  # the second request says that it was all
 
 
 def test_a_truncated_file_with_the_length_of_what_is_left(server, run):
     cut = fault_server.digest(2_000_000, "a")
-    run.fails(f"{server.url}?size=2000000", match=rf"its SHA-256 is {cut}, expected {SHA256} \(2,000,000 bytes\)")
+    run.fails(
+        f"{server.url}?size=2000000",
+        match=rf"its SHA-256 is {cut}, expected {SHA256} \(2,000,000 bytes\)",
+    )
     assert run.left == []
-    run.fails(f"{server.url}?size=2000000", size=SIZE, match="a file of 2,000,000 bytes, expected 3,000,000")
+    run.fails(
+        f"{server.url}?size=2000000",
+        size=SIZE,
+        match="a file of 2,000,000 bytes, expected 3,000,000",
+    )
 
 
 def test_a_refused_answer_leaves_the_half_alone(server, run):
@@ -333,7 +392,12 @@ def test_a_refused_answer_leaves_the_half_alone(server, run):
 
 
 def test_never_more_than_the_expected_size(server, run):
-    run.fails(f"{server.url}?chunked=1", size=1_000_000, sha256="", match="sent more than the expected 1,000,000 bytes")
+    run.fails(
+        f"{server.url}?chunked=1",
+        size=1_000_000,
+        sha256="",
+        match="sent more than the expected 1,000,000 bytes",
+    )
     assert run.left == []
 
 
@@ -352,7 +416,9 @@ def test_a_body_that_ends_where_the_connection_does(server, run):
 def test_a_flipped_byte_names_both_digests_and_the_url(server, run):
     text = run.fails(f"{server.url}?flip=1500000", match="its SHA-256 is")
     wrong = hashlib.sha256()
-    body = bytearray(b"".join(piece for pieces in fault_server.content(SIZE, "a") for piece in pieces))
+    body = bytearray(
+        b"".join(piece for pieces in fault_server.content(SIZE, "a") for piece in pieces)
+    )
     body[1_500_000] ^= 0xFF
     wrong.update(body)
     assert text.startswith(
@@ -365,7 +431,10 @@ def test_a_flipped_byte_names_both_digests_and_the_url(server, run):
 
 def test_the_next_mirror_delivers_what_the_first_did_not(server, run):
     for fault in ("status=404", "flip=7", "size=100", "status=500"):
-        result = run(f"{server.base}/bytes/{SIZE}/a?{fault}", f"{server.base}/bytes/{SIZE}/a?throttle=900000000")
+        result = run(
+            f"{server.base}/bytes/{SIZE}/a?{fault}",
+            f"{server.base}/bytes/{SIZE}/a?throttle=900000000",
+        )
         assert result.sha256 == SHA256, fault
         assert any("giving this server up" in note for note in run.notes), fault
         run.part.unlink()
@@ -390,7 +459,9 @@ def test_halves_of_two_mirrors_that_do_not_fit_are_fetched_again(server, run):
 
 def test_all_mirrors_are_named_when_none_delivers(server, run):
     text = run.fails(f"{server.url}?status=410", f"{server.base}/bytes/{SIZE}/b", match="410 Gone")
-    assert f"{server.base}/bytes/{SIZE}/b: it is not the expected file: its SHA-256 is {OTHER}" in text
+    assert (
+        f"{server.base}/bytes/{SIZE}/b: it is not the expected file: its SHA-256 is {OTHER}" in text
+    )
 
 
 def test_a_redirect_is_followed_and_the_rest_taken_from_there(server, run):
@@ -399,9 +470,14 @@ def test_a_redirect_is_followed_and_the_rest_taken_from_there(server, run):
     assert run(f"{server.base}/bytes/1/r?redirect={quote(f'/bytes/{SIZE}/a')}").transferred == 0
 
 
-@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://127.0.0.1/x"])
+@pytest.mark.parametrize(
+    "target", ["file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://127.0.0.1/x"]
+)
 def test_a_redirect_out_of_http_is_refused(server, run, target):
-    run.fails(f"{server.url}?redirect={quote(target)}", match=f"a redirect to '{target}', which is neither http nor https")
+    run.fails(
+        f"{server.url}?redirect={quote(target)}",
+        match=f"a redirect to '{target}', which is neither http nor https",
+    )
     assert run.left == []
 
 
@@ -423,7 +499,9 @@ def redirects(server, monkeypatch):
             answer(handler)
             return
         handler.send_response_only(found.status)
-        handler._headers_buffer.append(b"Location: " + found.location.encode(errors="surrogateescape") + b"\r\n")
+        handler._headers_buffer.append(
+            b"Location: " + found.location.encode(errors="surrogateescape") + b"\r\n"
+        )
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
@@ -463,11 +541,17 @@ def test_redirects_as_servers_send_them(server, run, redirects, location, asked)
 def test_a_url_with_letters_beyond_ascii_is_sent_as_a_redirect_to_it_is(server, run):
     run.fails(f"{server.base}/größe und mehr", match="404 Not Found")
     assert server.heads[0][0] == "/gr%C3%B6%C3%9Fe%20und%20mehr"
-    assert downloader._as_sent(downloader._in_bytes("https://me@zürich.example/x")) == "https://me@xn--zrich-kva.example/x"
+    assert (
+        downloader._as_sent(downloader._in_bytes("https://me@zürich.example/x"))
+        == "https://me@xn--zrich-kva.example/x"
+    )
 
 
 def test_a_redirect_that_is_no_url_is_named(server, run):
-    run.fails(f"{server.url}?redirect={quote('http://[x/')}", match=r"a redirect to 'http://\[x/': .*Correct the URL")
+    run.fails(
+        f"{server.url}?redirect={quote('http://[x/')}",
+        match=r"a redirect to 'http://\[x/': .*Correct the URL",
+    )
 
 
 def test_from_https_to_http_a_file_is_followed_only_when_its_digest_is_known():
@@ -512,11 +596,21 @@ INSTEAD = {
 
 @pytest.mark.parametrize(
     ("content", "knows"),
-    [*((content, knows) for content in INSTEAD if content for knows in ("nothing", "size", "digest")), (b"", "nothing")],
+    [
+        *(
+            (content, knows)
+            for content in INSTEAD
+            if content
+            for knows in ("nothing", "size", "digest")
+        ),
+        (b"", "nothing"),
+    ],
 )
 def test_what_comes_in_the_place_of_a_file_is_named(server, run, monkeypatch, content, knows):
     """Whatever is known of the file: who has written down the digest of a page has a page."""
-    monkeypatch.setattr(fault_server.Handler, "do_GET", lambda handler: handler.text(200, content.decode(), "x/y"))
+    monkeypatch.setattr(
+        fault_server.Handler, "do_GET", lambda handler: handler.text(200, content.decode(), "x/y")
+    )
     known = {
         "nothing": {"sha256": ""},
         "size": {"sha256": "", "size": len(content)},
@@ -527,14 +621,20 @@ def test_what_comes_in_the_place_of_a_file_is_named(server, run, monkeypatch, co
 
 
 def test_a_page_is_a_file_where_its_name_says_so(server, run, monkeypatch):
-    monkeypatch.setattr(fault_server.Handler, "do_GET", lambda handler: handler.text(200, "<!doctype html>x", "text/html"))
+    monkeypatch.setattr(
+        fault_server.Handler,
+        "do_GET",
+        lambda handler: handler.text(200, "<!doctype html>x", "text/html"),
+    )
     assert run(f"{server.base}/x", sha256="", name="pages/index.html").size == 16
     run.part.unlink()
     run.fails(f"{server.base}/x", sha256="", name="model.bin", match="it is a web page")
 
 
 def test_redirects_in_a_circle(server, run, monkeypatch):
-    monkeypatch.setattr(fault_server.Handler, "faults", lambda *_a: fault_server.Faults(redirect=server.url))
+    monkeypatch.setattr(
+        fault_server.Handler, "faults", lambda *_a: fault_server.Faults(redirect=server.url)
+    )
     run.fails(server.url, match="redirects more than 50 times")
     assert len(server.heads) == 51
 
@@ -565,13 +665,21 @@ def test_headers_and_urls_are_in_no_list_of_processes(server, run):
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if f"\nPPid:\t{os.getpid()}\n" in (process / "status").read_text():
-                    seen.append((process / "cmdline").read_bytes() + (process / "environ").read_bytes())
+                    seen.append(
+                        (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+                    )
 
-    options = {"headers": {"Authorization": "Bearer hunter22"}, "sha256": SHA256, "policy": Policy()}
+    options = {
+        "headers": {"Authorization": "Bearer hunter22"},
+        "sha256": SHA256,
+        "policy": Policy(),
+    }
     download(run.part, [f"{server.url}?throttle=2000000&token=sesame"], progress=look, **options)
     curls = [line for line in seen if line.startswith(b"curl\0")]
     assert curls
-    assert not any(word in line for line in curls for word in (b"hunter22", b"sesame", b"Authorization"))
+    assert not any(
+        word in line for line in curls for word in (b"hunter22", b"sesame", b"Authorization")
+    )
     assert server.heads[0][1]["Authorization"] == "Bearer hunter22"
 
 
@@ -590,7 +698,10 @@ def test_a_header_cannot_smuggle_another_one(server, run):
 
 
 def test_a_url_is_shown_without_its_secrets():
-    assert shown_url("https://me:pass@example.org:8443/a/b?token=x#y") == "https://example.org:8443/a/b"
+    assert (
+        shown_url("https://me:pass@example.org:8443/a/b?token=x#y")
+        == "https://example.org:8443/a/b"
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -600,12 +711,17 @@ def test_a_full_disk_keeps_the_half(server, run, monkeypatch, number):
     def full(handle, data, offset):
         if offset + len(data) > 1_000_000:
             if offset < 1_000_000:
-                return write(handle, data[: 1_000_000 - offset], offset)  # as a disk does, to its last byte
+                return write(
+                    handle, data[: 1_000_000 - offset], offset
+                )  # as a disk does, to its last byte
             raise OSError(number, "No space left on device")
         return write(handle, data, offset)
 
     monkeypatch.setattr(os, "pwrite", full)
-    run.fails(server.url, match="is full: 1,000,000 bytes have arrived, 2,000,000 bytes more are needed. Make room")
+    run.fails(
+        server.url,
+        match="is full: 1,000,000 bytes have arrived, 2,000,000 bytes more are needed. Make room",
+    )
     monkeypatch.undo()
     assert run(server.url).transferred == 2_000_000
 

@@ -5,7 +5,13 @@ import os
 
 import pytest
 from ansible.module_utils.api_endpoint import errors
-from ansible.module_utils.api_endpoint.errors import DeployError, describe_error, disk_of, lacks_room, says_full
+from ansible.module_utils.api_endpoint.errors import (
+    DeployError,
+    describe_error,
+    disk_of,
+    lacks_room,
+    says_full,
+)
 
 
 def test_a_disk_is_named_by_its_mount_point(tmp_path):
@@ -30,10 +36,19 @@ def test_a_disk_without_room_for_files_says_so(tmp_path, monkeypatch):
             r"No space was left on the disk at /dev/shm \(memory",
         ),
         # Of a copy it is the target that has no room.
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/proc/x", None, "/dev/shm/x"), r"on the disk at /dev/shm "),
-        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/dev/shm/x"), r"The quota was used up on the disk at /dev/shm "),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/proc/x", None, "/dev/shm/x"),
+            r"on the disk at /dev/shm ",
+        ),
+        (
+            OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/dev/shm/x"),
+            r"The quota was used up on the disk at /dev/shm ",
+        ),
         (OSError("tar: No space left on device"), r"No space was left on the disk at /proc "),
-        (OSError(errno.EFBIG, os.strerror(errno.EFBIG), "/x"), r"File too large: '/x'\. The filesystem, or `ulimit -f`"),
+        (
+            OSError(errno.EFBIG, os.strerror(errno.EFBIG), "/x"),
+            r"File too large: '/x'\. The filesystem, or `ulimit -f`",
+        ),
         (OSError(errno.EACCES, "no", "/x"), r"^\[Errno 13\] no: '/x'$"),
         (DeployError("as it stands"), "^as it stands$"),
         (ValueError("x"), "^ValueError: x$"),

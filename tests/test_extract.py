@@ -29,7 +29,9 @@ PACKERS = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
     "xz": functools.partial(lzma.compress, preset=0),
-    "zst": lambda data: subprocess.run(["zstd", "-qc"], input=data, capture_output=True, check=True).stdout,
+    "zst": lambda data: (
+        subprocess.run(["zstd", "-qc"], input=data, capture_output=True, check=True).stdout
+    ),
 }
 PACKED = [name for name in PACKERS if name]
 LIMITS = Limits(10_000_000)
@@ -82,7 +84,9 @@ def put(box, data):
 def extract(box, data, limits=LIMITS, progress=lambda _bytes: None):
     """Extract an archive into `out`, and return what is there."""
     subprocess.run(["rm", "-rf", box / "out"], check=True)
-    extractor.extract(put(box, data), box / "out", limits, name="api", user="any", progress=progress)
+    extractor.extract(
+        put(box, data), box / "out", limits, name="api", user="any", progress=progress
+    )
     return tree(box / "out") if (box / "out").is_dir() else (box / "out").read_bytes()
 
 
@@ -160,7 +164,9 @@ def test_a_sparse_file(box, form):
 def test_a_large_sparse_file_has_an_absurd_ratio(box):
     with open(box / "sparse", "wb") as file:
         file.truncate(10**9)
-    data = subprocess.run(["tar", "-C", str(box), "--sparse", "-cf", "-", "sparse"], capture_output=True, check=True).stdout
+    data = subprocess.run(
+        ["tar", "-C", str(box), "--sparse", "-cf", "-", "sparse"], capture_output=True, check=True
+    ).stdout
     (box / "sparse").unlink()
     refused(box, data, "more than 200 times as many", Limits(10**12))
 
@@ -169,7 +175,9 @@ def test_tars_one_after_the_other(box):
     assert extract(box, tar(member("a")) + b"\0" * 512 + tar(member("b"))) == {"a": b"", "b": b""}
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
 def test_a_zip(box, method):
     data = zipped(
         ("a/model.bin", MODEL, stat.S_IFREG | 0o4600),
@@ -210,18 +218,26 @@ def test_a_single_file(box, packed):
 @pytest.mark.parametrize("packed", PACKED)
 def test_a_file_of_several_parts_one_after_the_other(box, packed):
     padding = b"\0" * 8 if packed == "xz" else b""
-    assert extract(box, PACKERS[packed](b"one") + padding + PACKERS[packed](b"two") + padding) == b"onetwo"
+    assert (
+        extract(box, PACKERS[packed](b"one") + padding + PACKERS[packed](b"two") + padding)
+        == b"onetwo"
+    )
 
 
 def test_something_else(box):
     for data in (b"some text", b"", b"\0" * 2000):
-        refused(box, data, "it is none of tar, zip, gz, bz2, xz, zst, lzma and Z. Give one of these")
+        refused(
+            box, data, "it is none of tar, zip, gz, bz2, xz, zst, lzma and Z. Give one of these"
+        )
 
 
 @pytest.mark.parametrize(
     ("first", "words"),
     [
-        (b"7z\xbc\xaf\x27\x1c", "it is 7z, which is not read. Open it (`7z x`) and pack it again, as one of tar, zip"),
+        (
+            b"7z\xbc\xaf\x27\x1c",
+            "it is 7z, which is not read. Open it (`7z x`) and pack it again, as one of tar, zip",
+        ),
         (b"Rar!\x1a\x07\x01\x00", "it is rar, which is not read. Open it (`unrar x`)"),
         (b"\x04\x22\x4d\x18", "it is lz4, which is not read. Open it (`lz4 -d`)"),
         (b"LZIP\x01", "it is lzip, which is not read"),
@@ -234,7 +250,9 @@ def test_formats_that_are_refused_by_name(box, first, words):
 
 
 def test_formats_that_have_grown_old(box):
-    assert extract(box, lzma.compress(tar(member("a", b"x")), format=lzma.FORMAT_ALONE)) == {"a": b"x"}
+    assert extract(box, lzma.compress(tar(member("a", b"x")), format=lzma.FORMAT_ALONE)) == {
+        "a": b"x"
+    }
     # As compress(1) writes it (.Z): nine bits for each letter.
     letters = sum(letter << 9 * number for number, letter in enumerate(b"model"))
     assert extract(box, b"\x1f\x9d\x90" + letters.to_bytes(6, "little")) == b"model"
@@ -246,25 +264,47 @@ def test_what_pzstd_makes(box):
     assert extract(box, skipped + PACKERS["zst"](tar(member("a")))) == {"a": b""}
 
 
-@pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (93, "zstd"), (98, "ppmd"), (77, "77")])
+@pytest.mark.parametrize(
+    ("method", "name"), [(9, "deflate64"), (93, "zstd"), (98, "ppmd"), (77, "77")]
+)
 def test_a_zip_compressed_in_a_way_that_is_not_read(box, method, name):
     data = bytearray(zipped(("a", b"x" * 100, 0)))
     data[8:10] = struct.pack("<H", method)
     at = data.index(b"PK\x01\x02") + 10
     data[at : at + 2] = struct.pack("<H", method)
-    refused(box, bytes(data), f"the member 'a' is compressed by {name}, which is not read in a zip. Pack it with `zip -r`")
+    refused(
+        box,
+        bytes(data),
+        f"the member 'a' is compressed by {name}, which is not read in a zip. Pack it with `zip -r`",
+    )
 
 
 def test_what_macos_adds_is_left_out(box):
-    junk = ["__MACOSX/a/model", "__MACOSX/._model", "._model", "a/._model", ".DS_Store", "a/.DS_Store"]
+    junk = [
+        "__MACOSX/a/model",
+        "__MACOSX/._model",
+        "._model",
+        "a/._model",
+        ".DS_Store",
+        "a/.DS_Store",
+    ]
     kept = {"a": None, "a/model": b"", "a/model._x": b""}
     assert extract(box, tar(member("a/model"), member("a/model._x"), *map(member, junk))) == kept
-    assert extract(box, zipped(("a/model", b"", 0), *((name, b"", 0) for name in junk))) == {"a": None, "a/model": b""}
+    assert extract(box, zipped(("a/model", b"", 0), *((name, b"", 0) for name in junk))) == {
+        "a": None,
+        "a/model": b"",
+    }
 
 
-@pytest.mark.parametrize(("name", "target"), [("a", "b"), ("a", "a"), ("d/a", "../x"), ("d", ".git/annex/objects/x")])
+@pytest.mark.parametrize(
+    ("name", "target"), [("a", "b"), ("a", "a"), ("d/a", "../x"), ("d", ".git/annex/objects/x")]
+)
 def test_a_link_to_what_was_not_packed(box, name, target):
-    refused(box, tar(member("z"), link(name, target)), f"the link '{name}' points to '{target}', which is not in it")
+    refused(
+        box,
+        tar(member("z"), link(name, target)),
+        f"the link '{name}' points to '{target}', which is not in it",
+    )
 
 
 def test_a_target_that_exists(box):
@@ -298,7 +338,10 @@ def test_a_name_that_is_not_utf_8(box):
     """As Latin-1 systems pack them; the app opens what it lists."""
     name = os.fsdecode(b"mod\xe8le")
     for form in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT):
-        assert extract(box, tar(member(name, b"x"), link("a", name), form=form)) == {name: b"x", "a": f"-> {name}"}
+        assert extract(box, tar(member(name, b"x"), link("a", name), form=form)) == {
+            name: b"x",
+            "a": f"-> {name}",
+        }
     assert len(tree_digest(box / "out")) == 64
 
 
@@ -323,26 +366,42 @@ def test_links_that_lead_out(box, path, target):
 
 def test_a_chain_of_links_that_leads_out(box):
     # Each link alone stays inside by its letters; together they are the folder above.
-    refused(box, tar(link("a/b/up", "../.."), link("a/b/out", "up/../precious")), "up after going down")
+    refused(
+        box, tar(link("a/b/up", "../.."), link("a/b/out", "up/../precious")), "up after going down"
+    )
 
 
 def test_nothing_is_written_through_a_link(box):
     reason = "the member 'a/c' is below a file or link|the member 'a' is in it twice"  # as versions of tar differ
-    refused(box, tar(member("b", type=tarfile.DIRTYPE), link("a", "b"), member("a/c", b"x")), reason)
+    refused(
+        box, tar(member("b", type=tarfile.DIRTYPE), link("a", "b"), member("a/c", b"x")), reason
+    )
     refused(box, tar(link("a", "b"), member("a/c", b"x")), reason)
     refused(box, zipped(("a", b"b", stat.S_IFLNK), ("a/c", b"x", 0)), reason)
     refused(box, tar(member("a", b"x"), member("a/c", b"x")), reason)
 
 
-@pytest.mark.parametrize("first", [link("a", "b"), member("a", b"x"), member("a", type=tarfile.DIRTYPE)])
-@pytest.mark.parametrize("second", [link("a", "c"), member("a", b"y"), link("a", "b", tarfile.LNKTYPE)])
+@pytest.mark.parametrize(
+    "first", [link("a", "b"), member("a", b"x"), member("a", type=tarfile.DIRTYPE)]
+)
+@pytest.mark.parametrize(
+    "second", [link("a", "c"), member("a", b"y"), link("a", "b", tarfile.LNKTYPE)]
+)
 def test_members_that_are_there_twice(box, first, second):
     refused(box, tar(member("b"), first, second), "the member 'a' is in it twice")
 
 
 def test_a_file_that_is_there_twice_in_a_way_that_tar_itself_takes(box):
-    refused(box, tar(member("a", b"x"), member("a", type=tarfile.DIRTYPE)), "the member 'a/?' is in it twice")
-    refused(box, tar(member("a", b"x"), link("a", "a", tarfile.LNKTYPE)), "the member 'a' is in it twice")
+    refused(
+        box,
+        tar(member("a", b"x"), member("a", type=tarfile.DIRTYPE)),
+        "the member 'a/?' is in it twice",
+    )
+    refused(
+        box,
+        tar(member("a", b"x"), link("a", "a", tarfile.LNKTYPE)),
+        "the member 'a' is in it twice",
+    )
 
 
 def test_zip_members_that_are_there_twice(box):
@@ -357,7 +416,9 @@ def test_a_folder_may_be_named_twice(box):
     assert extract(box, tar(folder, member("a/b"), folder)) == {"a": None, "a/b": b""}
 
 
-@pytest.mark.parametrize("target", ["/etc/hostname", "../precious", "later", "link", "folder", "/fine"])
+@pytest.mark.parametrize(
+    "target", ["/etc/hostname", "../precious", "later", "link", "folder", "/fine"]
+)
 def test_hard_links_to_what_is_no_file_of_the_archive(box, target):
     members = (member("fine"), link("link", "fine"), member("folder", type=tarfile.DIRTYPE))
     data = tar(*members, link("a", target, tarfile.LNKTYPE), member("later"))
@@ -372,7 +433,9 @@ def test_devices(box, kind):
 
 def test_devices_in_a_zip(box):
     for kind in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFSOCK):
-        refused(box, zipped(("a", b"", kind | 0o666)), "is neither file, folder nor link, but a device")
+        refused(
+            box, zipped(("a", b"", kind | 0o666)), "is neither file, folder nor link, but a device"
+        )
 
 
 def test_an_encrypted_zip(box):
@@ -433,7 +496,12 @@ def test_a_hard_link_to_a_file_outside(box):
 
 def test_a_header_that_fills_the_memory(box, monkeypatch):
     monkeypatch.setattr(extractor, "MEMORY_BYTES", 30_000_000)
-    refused(box, tar(member("a", pax_headers={"comment": "x" * 30_000_000})), "takes too much memory", Limits(10**9))
+    refused(
+        box,
+        tar(member("a", pax_headers={"comment": "x" * 30_000_000})),
+        "takes too much memory",
+        Limits(10**9),
+    )
     data = zipped(*((f"{number:05}" + "x" * 60_000, b"", 0) for number in range(300)))
     refused(box, data, "takes too much memory", Limits(10**9))
 
@@ -459,13 +527,21 @@ def test_a_decompression_that_fills_the_memory(box):
     for bits in (28, 31):
         command = ["zstd", "-qc", "-1", f"--long={bits}"]
         data = subprocess.run(command, input=MODEL, capture_output=True, check=True).stdout
-        refused(box, data, f"with a window of {2**bits} bytes .* Compress it again, with --long=27 at most")
+        refused(
+            box,
+            data,
+            f"with a window of {2**bits} bytes .* Compress it again, with --long=27 at most",
+        )
 
 
-@pytest.mark.parametrize("packer", [["zstd", "--ultra", "-22", "--long=27"], ["xz", "-9"], ["bzip2", "-9"]])
+@pytest.mark.parametrize(
+    "packer", [["zstd", "--ultra", "-22", "--long=27"], ["xz", "-9"], ["bzip2", "-9"]]
+)
 def test_the_most_that_a_packer_compresses_by_default(box, packer):
     """From a pipe, so that the packer does not know how little it is."""
-    data = subprocess.run([*packer, "-qc"], input=tar(member("a", MODEL)), capture_output=True, check=True).stdout
+    data = subprocess.run(
+        [*packer, "-qc"], input=tar(member("a", MODEL)), capture_output=True, check=True
+    ).stdout
     assert extract(box, data) == {"a": MODEL}
 
 
@@ -493,7 +569,11 @@ def test_a_damaged_header_in_the_middle(box):
 
 
 def test_a_zip_that_ends_in_the_middle(box):
-    refused(box, zipped(("a", b"x" * 512, 0o644))[:-30], r"cannot be unpacked: File is not a zip file\. Is it whole\?")
+    refused(
+        box,
+        zipped(("a", b"x" * 512, 0o644))[:-30],
+        r"cannot be unpacked: File is not a zip file\. Is it whole\?",
+    )
 
 
 def test_data_after_the_end(box):
@@ -528,7 +608,9 @@ def test_a_zip_member_that_is_longer_than_it_says(box, size):
 def sandboxes(monkeypatch):
     """The sandboxes in which tools are started."""
     seen, arguments = [], Sandbox.arguments
-    monkeypatch.setattr(Sandbox, "arguments", lambda self, command: seen.append(self) or arguments(self, command))
+    monkeypatch.setattr(
+        Sandbox, "arguments", lambda self, command: seen.append(self) or arguments(self, command)
+    )
     return seen
 
 
@@ -550,25 +632,41 @@ class TestWatch:
 
     @pytest.fixture(autouse=True)
     def _endless(self, monkeypatch):
-        monkeypatch.setattr(extractor, "TAR", ["sh", "-c", "echo a; cat >/dev/null; exec sleep 1000", "sh"])
+        monkeypatch.setattr(
+            extractor, "TAR", ["sh", "-c", "echo a; cat >/dev/null; exec sleep 1000", "sh"]
+        )
         monkeypatch.setattr(extractor, "TICK_SECONDS", 0.01)
 
     def disk(self, monkeypatch, free, files):
-        found = SimpleNamespace(f_blocks=10**9, f_bavail=free, f_frsize=1, f_files=10**7, f_favail=files)
+        found = SimpleNamespace(
+            f_blocks=10**9, f_bavail=free, f_frsize=1, f_files=10**7, f_favail=files
+        )
         monkeypatch.setattr(extractor.os, "statvfs", lambda _path: found)
 
     def test_a_disk_that_fills_up(self, box, monkeypatch):
         self.disk(monkeypatch, 10**7, 10**6)
-        refused(box, tar(member("a", MODEL)), "the disk at /.* of the host is full. Make room there and run again")
+        refused(
+            box,
+            tar(member("a", MODEL)),
+            "the disk at /.* of the host is full. Make room there and run again",
+        )
 
     def test_inodes_that_run_out(self, box, monkeypatch):
         self.disk(monkeypatch, 10**9, 100)
-        refused(box, tar(member("a", MODEL)), "the disk at /.* room for 100 more files.* of the host is out of inodes")
+        refused(
+            box,
+            tar(member("a", MODEL)),
+            "the disk at /.* room for 100 more files.* of the host is out of inodes",
+        )
 
     def test_no_progress(self, box, monkeypatch):
         monkeypatch.setattr(extractor, "STALL_SECONDS", 0.2)
         started, start = [], Sandbox.start
-        monkeypatch.setattr(Sandbox, "start", lambda *words, **more: started.append(start(*words, **more)) or started[-1])
+        monkeypatch.setattr(
+            Sandbox,
+            "start",
+            lambda *words, **more: started.append(start(*words, **more)) or started[-1],
+        )
         refused(box, tar(member("a", MODEL)), "there was no progress for 0.2 s")
         assert [process.wait(10) for process in started] == [-signal.SIGKILL]
 

@@ -20,9 +20,13 @@ def fallback(tmp_path, monkeypatch):
     for slot in ("blue", "green"):
         (root / "slots" / slot / "gunicorn.sock").symlink_to(f"{run}/waiting.sock")
     (root / "live").symlink_to("slots/green")
-    unit = render("api-endpoint-fallback.service.j2", api_endpoint_name="api", api_endpoint_root=str(root))
+    unit = render(
+        "api-endpoint-fallback.service.j2", api_endpoint_name="api", api_endpoint_root=str(root)
+    )
     for name in ("systemctl", "sleep"):
-        words = f'echo "$*" >> {log}; [ "$1" != show ] || echo inactive' if name == "systemctl" else ":"
+        words = (
+            f'echo "$*" >> {log}; [ "$1" != show ] || echo inactive' if name == "systemctl" else ":"
+        )
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{words}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -49,7 +53,10 @@ def test_the_live_slot_alone_runs_and_gets_the_requests(fallback):
         "disable --now api@blue.service", "start api@green.service",
         "show --property=ActiveState --value api-waiting.service", "stop api-waiting.socket api-waiting.service",
     ]  # fmt: skip
-    assert os.readlink(fallback.root / "slots" / "green" / "gunicorn.sock") == f"{fallback.run}/green/gunicorn.sock"
+    assert (
+        os.readlink(fallback.root / "slots" / "green" / "gunicorn.sock")
+        == f"{fallback.run}/green/gunicorn.sock"
+    )
     assert not (fallback.run / "resume").exists()
 
 

@@ -31,18 +31,25 @@ def act(tmp_path, monkeypatch):
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
 
     def run(plugin, check_mode=False, variables=None, answers=(), **arguments):
-        spec = importlib.util.spec_from_file_location("action", ROLE / "action_plugins" / f"api_endpoint_{plugin}.py")
+        spec = importlib.util.spec_from_file_location(
+            "action", ROLE / "action_plugins" / f"api_endpoint_{plugin}.py"
+        )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         action = object.__new__(module.ActionModule)
         action._task = SimpleNamespace(args=arguments, check_mode=check_mode)
         # It becomes root without a question, so that nothing is looked for on this machine.
-        action._connection = SimpleNamespace(become=SimpleNamespace(name="su", get_option=lambda _name: None))
+        action._connection = SimpleNamespace(
+            become=SimpleNamespace(name="su", get_option=lambda _name: None)
+        )
         left = list(answers)
 
         def shell(command, sudoable=True):
             done = subprocess.run(
-                ["/bin/sh", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path}
+                ["/bin/sh", "-c", command],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PATH": path},
             )
             return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
@@ -57,7 +64,8 @@ def act(tmp_path, monkeypatch):
 
     run.asked = []
     run.program = lambda name, text: (
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n") and (tmp_path / "bin" / name).chmod(0o755)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        and (tmp_path / "bin" / name).chmod(0o755)
     )
     return run
 
@@ -168,7 +176,9 @@ def assert_unused(act, given, reasons, **users):
         ("", ["b.service: systemd has not loaded its files"]),
     ],
 )
-def test_unit_files_are_in_use_when_systemd_has_loaded_them(act, wanted, systemd, needs_reload, reasons):
+def test_unit_files_are_in_use_when_systemd_has_loaded_them(
+    act, wanted, systemd, needs_reload, reasons
+):
     systemd(needs_reload=needs_reload)
     assert_unused(act, wanted, reasons, loaded_as=["a.socket", "b.service"])
 
@@ -189,14 +199,18 @@ OLDER = ["b.service: was started before its files were written"]
         ("", True, OLDER),
     ],
 )
-def test_files_are_in_use_when_their_reader_was_started_after_them(act, wanted, systemd, started, is_active, reasons):
+def test_files_are_in_use_when_their_reader_was_started_after_them(
+    act, wanted, systemd, started, is_active, reasons
+):
     for path, seconds in zip(wanted, (1767268000, 1767268800.5), strict=True):
         os.utime(path, (seconds, seconds))
     systemd(started=started, is_active=is_active)
     assert_unused(act, wanted, reasons, read_by=["b.service"])
 
 
-def test_a_file_from_before_the_clock_was_set_back_is_not_read_again_and_again(act, wanted, systemd):
+def test_a_file_from_before_the_clock_was_set_back_is_not_read_again_and_again(
+    act, wanted, systemd
+):
     os.utime(next(iter(wanted)), (4102444800, 4102444800))
     systemd(started="Thu 2026-01-01 12:00:09.000000 UTC")
     assert_unused(act, wanted, [], read_by=["b.service"])
@@ -292,7 +306,10 @@ def test_a_configuration_does_not_listen_on_ipv6_where_there_is_none(act, config
     act.program("perl", "echo 'this host has no IPv6'")
     act("nginx", **given)
     wanted = act.asked.pop()[1]
-    assert wanted["files"] == {**given["files"], "sites-available/api": "server {\n    listen 80;\n}\n"}
+    assert wanted["files"] == {
+        **given["files"],
+        "sites-available/api": "server {\n    listen 80;\n}\n",
+    }
     nginx.ensure(Stub(**wanted, reload=False))
     name = re.search("return 200 (.+);", (folder / "api-endpoint/api.loaded").read_text())[1]
     act.program("curl", f"echo {name}")
@@ -327,7 +344,9 @@ def test_what_a_killed_installation_left_goes_first(act):
     act.program("dpkg-query", "echo installed curl")
     act.program("grep", "exit 0")
     assert act("packages", name=["curl"])["changed"]
-    assert act.asked == [("ansible.legacy.file", {"path": "/usr/sbin/policy-rc.d", "state": "absent"})]
+    assert act.asked == [
+        ("ansible.legacy.file", {"path": "/usr/sbin/policy-rc.d", "state": "absent"})
+    ]
 
 
 def test_the_words_of_apt_are_kept(act):
@@ -342,14 +361,20 @@ def test_the_words_of_apt_are_kept(act):
 
 
 def test_services_that_run_are_left(act):
-    act.program("systemctl", 'case $1 in is-active) printf "active\\nactive\\n";; *) printf "enabled\\nenabled\\n";; esac')
+    act.program(
+        "systemctl",
+        'case $1 in is-active) printf "active\\nactive\\n";; *) printf "enabled\\nenabled\\n";; esac',
+    )
     assert act("services", names=["a", "b"]) == {"changed": False}
     assert act.asked == []
 
 
 @pytest.mark.parametrize("answer", ["inactive", "failed", "activating", ""])
 def test_a_service_that_does_not_run_is_started(act, answer):
-    act.program("systemctl", f"case $1 in is-active) echo active; echo {answer};; *) echo enabled; echo enabled;; esac")
+    act.program(
+        "systemctl",
+        f"case $1 in is-active) echo active; echo {answer};; *) echo enabled; echo enabled;; esac",
+    )
     told = act("services", names=["a", "b"], answers=[{"changed": False}, {"changed": True}])
     assert told == {"changed": True, "started": ["b"]}
     assert [arguments["name"] for _, arguments in act.asked] == ["a", "b"]
@@ -359,16 +384,27 @@ def test_a_service_that_does_not_start_fails_but_for_a_dry_run(act):
     act.program("systemctl", "exit 1")
     failed = {"failed": True, "msg": "no such unit"}
     act.program("journalctl", "true")
-    assert act("services", names=["a"], answers=[failed]) == {"failed": True, "msg": "a does not start. no such unit"}
+    assert act("services", names=["a"], answers=[failed]) == {
+        "failed": True,
+        "msg": "a does not start. no such unit",
+    }
     masked = {"failed": True, "msg": "Failed to start a.service: Unit a.service is masked."}
     told = act("services", names=["a"], answers=[masked])["msg"]
     assert told.startswith("a is masked, and so does not start. `sudo systemctl unmask a`")
-    act.program("journalctl", "echo 'nginx: [emerg] bind() to [::]:80 failed (98: Address already in use)'")
+    act.program(
+        "journalctl", "echo 'nginx: [emerg] bind() to [::]:80 failed (98: Address already in use)'"
+    )
     act.program("ss", """echo 'LISTEN 0 5 0.0.0.0:80 0.0.0.0:* users:(("apache2",pid=42,fd=3))'""")
     told = act("services", names=["a"], answers=[failed])["msg"].splitlines()
-    assert told[0] == "a does not start. Port 80 is taken by apache2 (process 42). Stop it, then run this again."
+    assert (
+        told[0]
+        == "a does not start. Port 80 is taken by apache2 (process 42). Stop it, then run this again."
+    )
     assert told[1].startswith("nginx: [emerg] bind()")
-    assert act("services", names=["a"], answers=[failed], check_mode=True) == {"changed": True, "started": ["a"]}
+    assert act("services", names=["a"], answers=[failed], check_mode=True) == {
+        "changed": True,
+        "started": ["a"],
+    }
 
 
 # --- preflight
@@ -402,7 +438,12 @@ def settings():
     [
         ("sudo", False, {}, ""),
         ("sudo", False, {"sudo": None}, "has no sudo"),
-        ("sudo", False, {"sudo": "echo 'sudo: a password is required' >&2; exit 1"}, "Run again with -K"),
+        (
+            "sudo",
+            False,
+            {"sudo": "echo 'sudo: a password is required' >&2; exit 1"},
+            "Run again with -K",
+        ),
         ("sudo", True, {"sudo": "echo 'sudo: a password is required' >&2; exit 1"}, ""),
         ("sudo", False, {"sudo": None, "id": "echo 0"}, ""),  # it logs in as root
         ("su", True, {"sudo": None}, ""),
@@ -411,7 +452,9 @@ def settings():
         ("sudo", False, {"python3": None}, "has no python3"),
     ],
 )
-def test_rights_that_are_missing_on_the_host_are_named(tmp_path, method, has_password, programs, said):
+def test_rights_that_are_missing_on_the_host_are_named(
+    tmp_path, method, has_password, programs, said
+):
     given = {"id": "echo 1000", "sudo": "exit 0", "python3": "exit 0", **programs}
     for name, command in given.items():
         if command is not None:
@@ -420,7 +463,11 @@ def test_rights_that_are_missing_on_the_host_are_named(tmp_path, method, has_pas
     (tmp_path / "grep").symlink_to(shutil.which("grep"))
     look = preflight.rights_look(method, has_password, has_python=False)
     answer = subprocess.run(
-        ["/bin/sh", "-c", look], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+        ["/bin/sh", "-c", look],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = preflight.rights(answer.stdout, "root")
     assert len(found) == bool(said)
@@ -441,12 +488,18 @@ def test_the_facts_of_the_host(act, settings):
 
 def test_a_wrong_type_is_named_in_a_line_and_spares_the_rest_of_the_checks(act, settings):
     act.program("cat", f"/bin/cat <<'X'\n{DEBIAN}X")
-    wrong = {"api_endpoint_workers": "many", "api_endpoint_artifacts": ["model.bin"], "api_endpoint_port": 99999}
+    wrong = {
+        "api_endpoint_workers": "many",
+        "api_endpoint_artifacts": ["model.bin"],
+        "api_endpoint_port": 99999,
+    }
     with pytest.raises(AnsibleActionFail) as told:
         act("preflight", variables={**settings, **wrong})
     lines = str(told.value).splitlines()[1:]
     assert len(lines) == 2, lines
-    for line, name in zip(sorted(lines), ("api_endpoint_artifacts", "api_endpoint_workers"), strict=True):
+    for line, name in zip(
+        sorted(lines), ("api_endpoint_artifacts", "api_endpoint_workers"), strict=True
+    ):
         assert name in line
 
 
@@ -468,16 +521,24 @@ def test_all_wrong_values_are_named_at_once(act, settings):
     wrong = {"api_endpoint_port": 99999, "api_endpoint_worker": 3, "api_endpoint_data_dir": "data"}
     with pytest.raises(AnsibleActionFail) as told:
         act("preflight", variables={**settings, **wrong})
-    assert str(told.value).startswith("Nothing was touched. Please correct:\n  - api_endpoint_worker is set")
+    assert str(told.value).startswith(
+        "Nothing was touched. Please correct:\n  - api_endpoint_worker is set"
+    )
     assert str(told.value).count("\n  - ") == 3
 
 
 def test_what_has_to_be_removed_is_looked_for_on_the_way(tmp_path):
     there, gone = tmp_path / r"run-nginx\x2dcache it's.mount", tmp_path / "gone"
     there.touch()
-    said = subprocess.run(["sh", "-c", preflight.question("any", [str(there), str(gone)])], capture_output=True, text=True)
+    said = subprocess.run(
+        ["sh", "-c", preflight.question("any", [str(there), str(gone)])],
+        capture_output=True,
+        text=True,
+    )
     assert said.returncode == 0
-    assert [line for line in said.stdout.splitlines() if line.startswith(preflight.THERE)] == [f"{preflight.THERE}{there}"]
+    assert [line for line in said.stdout.splitlines() if line.startswith(preflight.THERE)] == [
+        f"{preflight.THERE}{there}"
+    ]
 
 
 def test_the_facts_are_those_that_ansible_finds(act):
@@ -486,15 +547,22 @@ def test_the_facts_are_those_that_ansible_finds(act):
         "distribution_major_version": "13",
         "dns": {"nameservers": ["172.20.255.1", "fe80::1%eth0"]},
     }
-    assert preflight.facts_of("NAME=Ubuntu\nVERSION_ID='24.04'")["distribution_major_version"] == "24"
+    assert (
+        preflight.facts_of("NAME=Ubuntu\nVERSION_ID='24.04'")["distribution_major_version"] == "24"
+    )
     assert preflight.facts_of("") == {
         "distribution": "an unknown system", "distribution_major_version": "", "dns": {"nameservers": []},
     }  # fmt: skip
 
 
 def test_what_of_the_old_template_is_in_use():
-    said = "site of the old template: sites-enabled/model\nunit of the old template: model.service\n"
-    assert preflight.old_of(DEBIAN + said) == {"sites": ["sites-enabled/model"], "unit": "model.service"}
+    said = (
+        "site of the old template: sites-enabled/model\nunit of the old template: model.service\n"
+    )
+    assert preflight.old_of(DEBIAN + said) == {
+        "sites": ["sites-enabled/model"],
+        "unit": "model.service",
+    }
     assert preflight.old_of(DEBIAN) == {"sites": [], "unit": ""}
 
 
@@ -521,7 +589,11 @@ def test_code_that_the_host_has_is_not_sent(act, tmp_path):
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "wsgi.py").write_text("app = None\n")
     (tmp_path / "app" / "requirements.txt").write_text("")
-    given = {"folder": str(tmp_path / "app"), "root": str(tmp_path / "root"), "variables": {"playbook_dir": str(tmp_path)}}
+    given = {
+        "folder": str(tmp_path / "app"),
+        "root": str(tmp_path / "root"),
+        "variables": {"playbook_dir": str(tmp_path)},
+    }
     act("code", **given, answers=[{"changed": True, "missing": False}])
     digest = act.asked[0][1]["digest"]
     (tmp_path / "root" / "code" / digest).mkdir(parents=True)
@@ -543,16 +615,29 @@ def stored(tmp_path):
         (tmp_path / "made").write_text(text)
         sha256 = file_digest(tmp_path / "made")
         store.add(key_of(sha256, False, mode), tmp_path / "made", mode=mode, source='a \\n "é"')
-        artifacts.append({"dest": f"./{text[:4]}", "url": "https://a.example", "sha256": sha256.upper(), "mode": mode})
+        artifacts.append(
+            {
+                "dest": f"./{text[:4]}",
+                "url": "https://a.example",
+                "sha256": sha256.upper(),
+                "mode": mode,
+            }
+        )
     artifacts[1]["writable"] = "yes"
     return store, {"name": "api-endpoint", "data_dir": str(store.folder), "artifacts": artifacts}
 
 
 def test_data_that_is_there_is_not_brought(act, stored):
     store, given = stored
-    keys = [key_of(artifact["sha256"].lower(), False, artifact["mode"]) for artifact in given["artifacts"]]
+    keys = [
+        key_of(artifact["sha256"].lower(), False, artifact["mode"])
+        for artifact in given["artifacts"]
+    ]
     assert all(store.has(key) for key in keys)
-    told = [{"dest": "mode", "digest": keys[0], "writable": False}, {"dest": "word", "digest": keys[1], "writable": True}]
+    told = [
+        {"dest": "mode", "digest": keys[0], "writable": False},
+        {"dest": "word", "digest": keys[1], "writable": True},
+    ]
     for check_mode in (True, False):
         assert act("artifacts", check_mode, **given) == {
             "changed": False, "missing": [], "uploads": {}, "artifacts": told,
@@ -609,7 +694,14 @@ def test_data_that_is_not_as_noted_is_the_modules(act, stored, harm):
 
 @pytest.mark.parametrize(
     "more",
-    [{"command": "make"}, {"sha256": None}, {"mode": 420}, {"writable": None}, {"unpack": "true"}, {"unpack": None}],
+    [
+        {"command": "make"},
+        {"sha256": None},
+        {"mode": 420},
+        {"writable": None},
+        {"unpack": "true"},
+        {"unpack": None},
+    ],
     ids=str,
 )
 def test_data_whose_key_only_the_host_knows_is_the_modules(act, stored, more):

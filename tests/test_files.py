@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.api_endpoint import files as store
-from ansible.module_utils.api_endpoint.digests import file_digest, leads_out, tree_digest, value_digest, walk
+from ansible.module_utils.api_endpoint.digests import (
+    file_digest,
+    leads_out,
+    tree_digest,
+    value_digest,
+    walk,
+)
 from ansible.module_utils.api_endpoint.files import (
     BUILDING,
     chown_tree,
@@ -62,7 +68,10 @@ def test_a_trees_digest_changes_with_what_is_in_it(tree, change):
     [
         lambda root: os.utime(root / "wsgi.py", (1, 1)),
         lambda root: (root / "wsgi.py").chmod(0o600),
-        lambda root: ((root / "__pycache__").mkdir(), (root / "__pycache__" / "x.pyc").write_text("x")),
+        lambda root: (
+            (root / "__pycache__").mkdir(),
+            (root / "__pycache__" / "x.pyc").write_text("x"),
+        ),
         lambda root: ((root / ".git").mkdir(), (root / ".git" / "HEAD").write_text("x")),
     ],
     ids=["time", "rights", "caches", "git"],
@@ -192,7 +201,11 @@ def test_rights_are_set_on_files_and_folders_and_links_are_left(tree):
     os.mkfifo(tree / "pipe")
     chown_tree(tree, "any", "any")
     (tree / "pipe").unlink()
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tree.iterdir() if not path.is_symlink()}
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in tree.iterdir()
+        if not path.is_symlink()
+    }
     assert modes == {"package": 0o750, "run.sh": 0o750, "wsgi.py": 0o640}
     assert stat.S_IMODE(outside.stat().st_mode) == 0o604
 

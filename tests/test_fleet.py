@@ -44,12 +44,18 @@ def test_different_releases_are_refused_with_the_component():
 def test_different_data_is_refused_with_its_name():
     artifacts = [{"dest": "model.bin", "digest": "1"}, {"dest": "words.txt", "digest": "2"}]
     other = [{"dest": "model.bin", "digest": "3"}, {"dest": "words.txt", "digest": "2"}]
-    with pytest.raises(DeployError, match=r"They differ in: data model\.bin\. Without sha256 each host took"):
+    with pytest.raises(
+        DeployError, match=r"They differ in: data model\.bin\. Without sha256 each host took"
+    ):
         one_release({"one": built(A, artifacts=artifacts), "two": built(B, artifacts=other)})
 
 
 def host(live, previous="", *others):
-    return {"live": live, "previous": previous, "releases": [{"id": name} for name in (live, previous, *others) if name]}
+    return {
+        "live": live,
+        "previous": previous,
+        "releases": [{"id": name} for name in (live, previous, *others) if name],
+    }
 
 
 @pytest.mark.parametrize(
@@ -70,9 +76,14 @@ def test_all_go_back_to_one_release(hosts, wanted, found):
 def test_no_host_is_drained_for_a_release_that_cannot_start_on_one_of_them(wanted):
     upgraded = host(B, A)
     upgraded["releases"][1]["unable"] = "its virtualenv was made for Python 3.11"
-    with pytest.raises(DeployError, match=rf"^Nothing was touched: release {A} .* on two: its virtualenv was made for"):
+    with pytest.raises(
+        DeployError,
+        match=rf"^Nothing was touched: release {A} .* on two: its virtualenv was made for",
+    ):
         target({"one": host(B, A), "two": upgraded}, wanted)
-    upgraded["releases"][0]["unable"] = upgraded["releases"][1].pop("unable")  # the live one: the way leads away from it
+    upgraded["releases"][0]["unable"] = upgraded["releases"][1].pop(
+        "unable"
+    )  # the live one: the way leads away from it
     assert target({"one": host(B, A), "two": upgraded}, wanted) == A
 
 
@@ -103,7 +114,10 @@ def test_hosts_that_do_not_have_the_release_are_named():
 def test_a_difference_is_seen_at_a_glance():
     assert alike({"one": A, "two": A, "three": ""}) == "All 2 hosts have the same release live."
     assert alike({"one": A}) == alike({}) == ""
-    assert alike({"one": A, "two": B}) == f"NOT ALL HOSTS HAVE THE SAME RELEASE LIVE:\n  {A}: one\n  {B}: two"
+    assert (
+        alike({"one": A, "two": B})
+        == f"NOT ALL HOSTS HAVE THE SAME RELEASE LIVE:\n  {A}: one\n  {B}: two"
+    )
 
 
 def done(before, after):
@@ -141,20 +155,25 @@ def test_a_failure_says_which_host_has_which_release_and_what_to_do():
         "gone  ?             cannot be reached; left out",
     ]
     assert (
-        "two not touched. Correct what failed (see above), and run site.yml again. Hosts that have the release" in lines[4]
+        "two not touched. Correct what failed (see above), and run site.yml again. Hosts that have the release"
+        in lines[4]
     )
     assert "When gone can be reached again, run site.yml once more" in lines[5]
 
 
 def test_a_failure_after_the_switch_names_the_release_that_is_live():
-    ok, text = summary({"one": {"state": "failed", "before": A, "after": B, "reason": "no requests came back"}})
+    ok, text = summary(
+        {"one": {"state": "failed", "before": A, "after": B, "reason": "no requests came back"}}
+    )
     assert not ok
     assert text.splitlines()[1] == f"one   {B}  FAILED, until now {A}: no requests came back"
 
 
 @pytest.mark.parametrize("state", ["preparing", "activating"])
 def test_a_host_that_was_lost_on_the_way_has_failed(state):
-    ok, text = summary({"one": {"state": state, "before": A}, "two": {"state": "waiting", "before": A}})
+    ok, text = summary(
+        {"one": {"state": state, "before": A}, "two": {"state": "waiting", "before": A}}
+    )
     assert not ok
     assert text.splitlines()[1].split(maxsplit=2) == ["one", "?", f"LOST while it was {state}"]
     assert "two not touched" in text
@@ -194,7 +213,10 @@ def haproxy(path, text):
 
 
 def test_haproxy_is_asked_over_its_socket(tmp_path):
-    listener = haproxy(tmp_path / "s", f"{HEADS}api,one,0,3,UP,L7OK,\napi,BACKEND,0,3,UP,,\nother,one,0,0,DOWN,,\n\n")
+    listener = haproxy(
+        tmp_path / "s",
+        f"{HEADS}api,one,0,3,UP,L7OK,\napi,BACKEND,0,3,UP,,\nother,one,0,0,DOWN,,\n\n",
+    )
     servers = balancer.servers_of(balancer.ask(str(tmp_path / "s")), "api")
     listener.close()
     assert list(servers) == ["one"]
@@ -225,11 +247,19 @@ def test_what_a_state_means(status, requests, usable, has_left, is_back):
 
 
 def test_the_last_usable_host_is_not_drained():
-    servers = balancer.servers_of(f"{HEADS}api,one,0,0,UP,,\napi,two,0,0,UP,,\napi,three,0,0,DOWN,,\n", "api")
+    servers = balancer.servers_of(
+        f"{HEADS}api,one,0,0,UP,,\napi,two,0,0,UP,,\napi,three,0,0,DOWN,,\n", "api"
+    )
     assert balancer.judged(servers, "one", "", ["one"])["may_drain"]
-    assert not balancer.judged(servers, "one", "", ["one", "two"])["may_drain"], "two is drained at the same time"
-    assert balancer.judged(servers, "three", "", ["three", "one", "two"])["may_drain"], "it gets no requests anyway"
-    assert balancer.judged(servers, "new", "drained", [])["as_wanted"], "unknown: nothing to wait for"
+    assert not balancer.judged(servers, "one", "", ["one", "two"])["may_drain"], (
+        "two is drained at the same time"
+    )
+    assert balancer.judged(servers, "three", "", ["three", "one", "two"])["may_drain"], (
+        "it gets no requests anyway"
+    )
+    assert balancer.judged(servers, "new", "drained", [])["as_wanted"], (
+        "unknown: nothing to wait for"
+    )
 
 
 def test_no_host_is_drained_while_the_one_before_has_just_rejoined():
@@ -237,11 +267,18 @@ def test_no_host_is_drained_while_the_one_before_has_just_rejoined():
 
     def may_go(throttle):
         servers = balancer.servers_of(
-            f"{heads}api,one,0,0,UP,,,\napi,two,0,0,UP,,{throttle},\napi,gone,0,0,DOWN,,1%,\n", "api"
+            f"{heads}api,one,0,0,UP,,,\napi,two,0,0,UP,,{throttle},\napi,gone,0,0,DOWN,,1%,\n",
+            "api",
         )
         return balancer.judged(servers, "one", "others", ["one"])["as_wanted"]
 
-    assert [may_go(throttle) for throttle in ("10%", "49%", "50%", "100%", "")] == [False, False, True, True, True]
+    assert [may_go(throttle) for throttle in ("10%", "49%", "50%", "100%", "")] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_the_timer_is_set_before_the_flag_and_ended_after_it(tmp_path, monkeypatch):
@@ -252,14 +289,20 @@ def test_the_timer_is_set_before_the_flag_and_ended_after_it(tmp_path, monkeypat
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(drain.subprocess, "run", note)
-    monkeypatch.setattr(drain, "systemctl", lambda verb, *_units: done.append((verb, flag.exists())))
+    monkeypatch.setattr(
+        drain, "systemctl", lambda verb, *_units: done.append((verb, flag.exists()))
+    )
     drain.drain(flag, "api-rejoin", 9)
     assert done == [("stop", False), ("reset-failed", False), ("systemd-run", False)]
     assert flag.exists()
     done.clear()
     drain.rejoin(flag, "api-rejoin")
     assert done == [("stop", False), ("reset-failed", False)]
-    monkeypatch.setattr(drain.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no bus"))
+    monkeypatch.setattr(
+        drain.subprocess,
+        "run",
+        lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no bus"),
+    )
     with pytest.raises(DeployError, match="no bus"):
         drain.drain(flag, "api-rejoin", 9)
     assert not flag.exists(), "nothing would remove it"
@@ -284,11 +327,17 @@ def test_what_playbooks_assume_of_the_serial_is_the_roles_default():
 )
 def test_how_many_hosts_have_their_turn_together(tmp_path, given, batches):
     settings = {} if given is None else {"api_endpoint_serial": given}
-    inventory = {"api_endpoints": {"hosts": {f"host{number}": {} for number in range(8)}, "vars": settings}}
+    inventory = {
+        "api_endpoints": {"hosts": {f"host{number}": {} for number in range(8)}, "vars": settings}
+    }
     (tmp_path / "inventory.yml").write_text(yaml.safe_dump(inventory))
     variables = variables_of(tmp_path / "inventory.yml", tmp_path)
     play = yaml.safe_load((PROJECT / "playbooks" / "deploy.yml").read_text())[1]
-    play = Play.load({"hosts": play["hosts"], "serial": trust_as_template(play["serial"])}, variables, variables._loader)
+    play = Play.load(
+        {"hosts": play["hosts"], "serial": trust_as_template(play["serial"])},
+        variables,
+        variables._loader,
+    )
     play.post_validate(Templar(variables._loader, variables.get_vars(play)))
     executor = object.__new__(PlaybookExecutor)
     executor._inventory = variables._inventory
@@ -296,7 +345,9 @@ def test_how_many_hosts_have_their_turn_together(tmp_path, given, batches):
 
 
 def test_a_run_takes_the_lock_of_an_earlier_one_of_this_computer_that_has_died(monkeypatch):
-    spec = importlib.util.spec_from_file_location("lock", ROLE / "action_plugins" / "api_endpoint_lock.py")
+    spec = importlib.util.spec_from_file_location(
+        "lock", ROLE / "action_plugins" / "api_endpoint_lock.py"
+    )
     lock = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(lock)
     asked = []
@@ -306,7 +357,11 @@ def test_a_run_takes_the_lock_of_an_earlier_one_of_this_computer_that_has_died(m
 
         def execute(module_args, task_vars):
             asked.append(dict(module_args))
-            return {"failed": True, "holder": holder} if len(asked) == 1 else {"token": module_args["token"]}
+            return (
+                {"failed": True, "holder": holder}
+                if len(asked) == 1
+                else {"token": module_args["token"]}
+            )
 
         action = object.__new__(lock.ActionModule)
         action._task = type("Task", (), {"args": {"name": "api"}})
@@ -330,7 +385,10 @@ def test_a_rollback_changes_the_release_and_nothing_else_of_the_host():
     for task in block:
         file = task.get("ansible.builtin.include_tasks", task.get("ansible.builtin.import_tasks"))
         if file:
-            included[str(task["name"])] = (file if isinstance(file, str) else file["file"], str(task.get("when")))
+            included[str(task["name"])] = (
+                file if isinstance(file, str) else file["file"],
+                str(task.get("when")),
+            )
     always = {"lock.yml", "drain.yml", "release.yml", "health.yml", "rejoin.yml"}
     others = {file: when for file, when in included.values() if file not in always}
     assert {"nginx.yml", "hardening.yml", "legacy_takeover.yml"} <= set(others)

@@ -13,7 +13,12 @@ from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import health
 from ansible.module_utils.api_endpoint.release.readiness import ReadinessCheck
-from ansible.module_utils.api_endpoint.release.slots import Endpoint, accepted, lines_since, listening
+from ansible.module_utils.api_endpoint.release.slots import (
+    Endpoint,
+    accepted,
+    lines_since,
+    listening,
+)
 from helpers import ROLE
 
 HEALTH = {"path": "/readyz", "status": [200], "timeout": 5}
@@ -23,7 +28,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """An app that sends to HTTPS whoever comes by plain HTTP."""
 
     def do_GET(self):
-        self.server.asked.append((self.path, self.headers["Host"], self.headers["X-Forwarded-Proto"]))
+        self.server.asked.append(
+            (self.path, self.headers["Host"], self.headers["X-Forwarded-Proto"])
+        )
         self.send_response(200 if self.headers["X-Forwarded-Proto"] == "https" else 302)
         self.end_headers()
 
@@ -45,7 +52,10 @@ class Unix(http.server.HTTPServer):
 def served(tmp_path, monkeypatch):
     """The app on a port and on a unix socket; what it was asked."""
     asked: list[tuple[str, str, str]] = []
-    servers = [http.server.HTTPServer(("127.0.0.1", 0), Handler), Unix(str(tmp_path / "socket"), Handler)]
+    servers = [
+        http.server.HTTPServer(("127.0.0.1", 0), Handler),
+        Unix(str(tmp_path / "socket"), Handler),
+    ]
     for server in servers:
         server.asked = asked
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -54,7 +64,9 @@ def served(tmp_path, monkeypatch):
     (tmp_path / "slots/blue/release").symlink_to("../../releases/none")
     (tmp_path / "live").symlink_to("slots/blue")
     monkeypatch.setattr(prober, "programs_on", lambda _port: [])
-    yield SimpleNamespace(asked=asked, port=servers[0].server_port, root=tmp_path, socket=tmp_path / "socket")
+    yield SimpleNamespace(
+        asked=asked, port=servers[0].server_port, root=tmp_path, socket=tmp_path / "socket"
+    )
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -105,7 +117,9 @@ def test_the_answer_of_another_program_is_no_health(served, monkeypatch, check):
     monkeypatch.setattr(prober, "loaded_configuration", lambda _socket: "a" * 32)
     monkeypatch.setattr(health, "SHORTEST", 0)
     if check == "after the switch":
-        with pytest.raises(DeployError, match=f"answers on port {served.port} of 127.0.0.1, where nginx belongs"):
+        with pytest.raises(
+            DeployError, match=f"answers on port {served.port} of 127.0.0.1, where nginx belongs"
+        ):
             health.ask_through_nginx(endpoint(served), given(served, timeout=0))
     elif check == "status":
         told = status.state(endpoint(served), "none", given(served))
@@ -125,7 +139,9 @@ def test_the_answer_of_another_program_is_no_health(served, monkeypatch, check):
         ([], False),
     ],
 )
-def test_where_nginx_does_not_run_or_says_nothing_the_programs_on_the_port_tell(served, monkeypatch, programs, is_told):
+def test_where_nginx_does_not_run_or_says_nothing_the_programs_on_the_port_tell(
+    served, monkeypatch, programs, is_told
+):
     monkeypatch.setattr(prober, "programs_on", lambda _port: programs)
     told = status.state(endpoint(served), "none", given(served, status=[]))
     assert told["healthy"] is not is_told
@@ -135,7 +151,9 @@ def test_where_nginx_does_not_run_or_says_nothing_the_programs_on_the_port_tell(
 def test_what_failed_is_said_with_the_logs(served, monkeypatch):
     monkeypatch.setattr(health, "SHORTEST", 0)
     (served.root / "error.log").write_text("of this start\n")
-    with pytest.raises(DeployError, match=r"expected: \[204\](?s:.*)of this start(?s:.*)/var/log/nginx/error.log"):
+    with pytest.raises(
+        DeployError, match=r"expected: \[204\](?s:.*)of this start(?s:.*)/var/log/nginx/error.log"
+    ):
         health.ask_through_nginx(endpoint(served), given(served, status=[204], timeout=0))
 
 
@@ -177,7 +195,9 @@ def test_lines_of_earlier_releases_and_of_the_other_slot_are_left_out(since, oth
 
 
 def test_the_other_slots_lines_are_known_by_its_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(Endpoint, "main_process", lambda _self, slot: os.getpid() if slot == "green" else 0)
+    monkeypatch.setattr(
+        Endpoint, "main_process", lambda _self, slot: os.getpid() if slot == "green" else 0
+    )
     monkeypatch.setattr(Endpoint, "started_at", lambda *_: 0.0)
     log = tmp_path / "error.log"
     log.write_text(

@@ -6,10 +6,17 @@ import subprocess
 import pytest
 import yaml
 from ansible.module_utils.api_endpoint.release import hints
-from ansible.module_utils.api_endpoint.release.hints import RULES, find_hints, left_out, read_journal
+from ansible.module_utils.api_endpoint.release.hints import (
+    RULES,
+    find_hints,
+    left_out,
+    read_journal,
+)
 from helpers import ROLE
 
-SPEC = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+SPEC = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"][
+    "options"
+]
 RELEASE = "/var/lib/api-endpoint/releases/0123456789ab"
 
 # A line as programs write it, and words of the hint.
@@ -74,7 +81,9 @@ SAID = {
 
 @pytest.mark.parametrize("line", SAID)
 def test_a_refusal_leads_to_the_setting(line):
-    (hint,) = find_hints(f"[2026-11-25 10:00:00 +0000] [7] [INFO] Booting worker\n{line}\nanother line")
+    (hint,) = find_hints(
+        f"[2026-11-25 10:00:00 +0000] [7] [INFO] Booting worker\n{line}\nanother line"
+    )
     assert SAID[line] in str(hint)
     assert line in str(hint)
 
@@ -100,7 +109,10 @@ def test_every_rule_has_a_line_and_names_variables_that_there_are():
 )
 def test_a_setting_that_systemd_leaves_out_is_told_once(line):
     (told,) = left_out(f"Starting a\n{line}\n{line}\n", "[Service]\nProcSubset=al\n")
-    assert told == f"systemd leaves out ProcSubset ({line}). Correct it in api_endpoint_service_settings."
+    assert (
+        told
+        == f"systemd leaves out ProcSubset ({line}). Correct it in api_endpoint_service_settings."
+    )
     # The journal may still have it of the release that the slot had before.
     assert left_out(line, "[Service]\nNoProcSubset=al\n") == []
 
@@ -129,7 +141,10 @@ def test_the_line_of_code_tells_which_system_call_was_refused():
         "PermissionError: [Errno 1] Operation not permitted\n"
     )
     (hint,) = find_hints(log)
-    assert hint.line == "os.sched_setaffinity(0, {0}): PermissionError: [Errno 1] Operation not permitted"
+    assert (
+        hint.line
+        == "os.sched_setaffinity(0, {0}): PermissionError: [Errno 1] Operation not permitted"
+    )
     assert "chooses processors" in hint.what
     assert hint.is_fault
     (hint,) = find_hints(log.replace("    os.sched_setaffinity(0, {0})", "    print(7)"))
@@ -139,8 +154,12 @@ def test_the_line_of_code_tells_which_system_call_was_refused():
 def test_each_kind_is_told_once_an_error_before_a_warning():
     warning = "cache: Read-only file system: '/etc/a'"
     error = "OSError: [Errno 30] Read-only file system: '/etc/b'"
-    assert [(hint.line, hint.is_fault) for hint in find_hints(f"{warning}\n{error}\n{error}")] == [(error, True)]
-    assert [(hint.line, hint.is_fault) for hint in find_hints(f"{warning}\n{warning}")] == [(warning, False)]
+    assert [(hint.line, hint.is_fault) for hint in find_hints(f"{warning}\n{error}\n{error}")] == [
+        (error, True)
+    ]
+    assert [(hint.line, hint.is_fault) for hint in find_hints(f"{warning}\n{warning}")] == [
+        (warning, False)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -148,14 +167,20 @@ def test_each_kind_is_told_once_an_error_before_a_warning():
     [("Loaded in each worker", False), ("Refused to fork with api_endpoint_preload: true", True)],
 )
 def test_the_last_line_about_the_fork_is_told_as_it_is(what, is_fault):
-    lines = [f"[x] [{number}] [WARNING] {what}, since a fork would share or lose: a pipe. {number}" for number in (1, 2)]
+    lines = [
+        f"[x] [{number}] [WARNING] {what}, since a fork would share or lose: a pipe. {number}"
+        for number in (1, 2)
+    ]
     (hint,) = find_hints("\n".join(lines))
     assert str(hint) == f"{what}, since a fork would share or lose: a pipe. 2"
     assert hint.is_fault is is_fault
 
 
 def test_lost_lines_are_counted():
-    log = 3 * "Dropped a log line: No space left on device\n" + "--- Logging error in Loguru Handler #1 ---\n"
+    log = (
+        3 * "Dropped a log line: No space left on device\n"
+        + "--- Logging error in Loguru Handler #1 ---\n"
+    )
     assert [str(hint) for hint in find_hints(log) if "lost" in hint.what] == [
         "3 log lines were lost (No space left on device).", "1 log line was lost (logging error).",
     ]  # fmt: skip

@@ -15,7 +15,9 @@ A, B, C, D = (letter * 12 for letter in "abcd")
 def root(tmp_path, monkeypatch):
     """A host with four releases: A and B share a virtualenv, each has code and data of its own."""
     ticks = iter(range(1000))
-    monkeypatch.setattr(api_endpoint_history, "now", lambda: f"2026-01-01T00:{next(ticks):02d}:00.000Z")
+    monkeypatch.setattr(
+        api_endpoint_history, "now", lambda: f"2026-01-01T00:{next(ticks):02d}:00.000Z"
+    )
     for number, release in enumerate((A, B, C, D)):
         code, data = (str(number) * 64, release[0] * 64)
         virtualenv = "e" * 16 if release in (A, B) else release[:8] * 2
@@ -30,7 +32,11 @@ def root(tmp_path, monkeypatch):
             "components": {"code": code, "virtualenv": virtualenv, "artifacts": [{"digest": data}]},
         }
         (folder / "release.json").write_text(json.dumps(record))
-        for path in (tmp_path / "code" / code, tmp_path / "venvs" / virtualenv, tmp_path / "data" / data):
+        for path in (
+            tmp_path / "code" / code,
+            tmp_path / "venvs" / virtualenv,
+            tmp_path / "data" / data,
+        ):
             path.mkdir(parents=True, exist_ok=True)
             (path / "content").write_text("x")
         (tmp_path / "data" / data / "artifact.json").write_text("{}")
@@ -79,7 +85,12 @@ def test_after_a_roll_back_a_deployment_is_rolled_back_to_what_it_replaced(root)
 def test_states(root):
     history = deploy(root, A, B)
     history.has_failed(C, "start", "it stopped\nand more")
-    assert [history.state(release, B) for release in (A, B, C, D)] == ["good", "live", "failed", "built"]
+    assert [history.state(release, B) for release in (A, B, C, D)] == [
+        "good",
+        "live",
+        "failed",
+        "built",
+    ]
     assert History(root).entries[C]["failed"]["reason"] == "it stopped"
 
 
@@ -136,7 +147,9 @@ def test_what_an_interrupted_run_left_is_found_and_what_failed_is_kept(root):
     history = deploy(root, A, B)
     history.has_failed(C, "health", "status 500")
     built = json.loads((root / "releases" / D / "release.json").read_text())
-    (root / "releases" / D / "release.json").write_text(json.dumps({**built, "built": "2026-01-01T00:59:00Z"}))
+    (root / "releases" / D / "release.json").write_text(
+        json.dumps({**built, "built": "2026-01-01T00:59:00Z"})
+    )
     for folder in ("code", "releases", "venvs", "data", "state/app"):
         (root / folder / ".building-x").mkdir(parents=True)
     (root / "venvs" / ("f" * 16)).mkdir()  # pip was killed
@@ -148,7 +161,11 @@ def test_what_an_interrupted_run_left_is_found_and_what_failed_is_kept(root):
             f"releases/{D}", f"code/{'3' * 64}", f"venvs/{D[:8] * 2}", f"data/{'d' * 64}", f"venvs/{'f' * 16}",
         ]
     )  # fmt: skip
-    assert not [path for path in history.unfinished(root / "data", B, data_is_busy=True) if root / "data" in path.parents]
+    assert not [
+        path
+        for path in history.unfinished(root / "data", B, data_is_busy=True)
+        if root / "data" in path.parents
+    ]
     for path in history.unfinished(root / "data", B):
         api_endpoint_history.discard(path)
     assert history.unfinished(root / "data", B) == []
@@ -174,7 +191,12 @@ def test_the_table_of_releases(root):
     from ansible.module_utils.api_endpoint.release import listing as releases
 
     rows = releases.rows(releases.Endpoint("api-endpoint", root), History(root))
-    assert [(row["id"], row["state"]) for row in rows] == [(D, "built"), (C, "failed"), (B, "live"), (A, "good")]
+    assert [(row["id"], row["state"]) for row in rows] == [
+        (D, "built"),
+        (C, "failed"),
+        (B, "live"),
+        (A, "good"),
+    ]
     lines = releases.table(rows).splitlines()
     assert lines[0].split()[:2] == ["id", "state"]
     assert lines[2].endswith("failed 2026-01-01 00:02 at health: status 500")
@@ -188,9 +210,16 @@ def test_the_table_of_releases(root):
 
 def test_a_line_for_whoever_asks_later(root):
     log = root / "deploys.log"
-    audit(str(log), "no-such-endpoint", "rollout", {"release": A, "result": "live", "previous": "two words"})
+    audit(
+        str(log),
+        "no-such-endpoint",
+        "rollout",
+        {"release": A, "result": "live", "previous": "two words"},
+    )
     audit(str(log), "no-such-endpoint", "rollback", {"release": B})
     lines = log.read_text().splitlines()
-    assert lines[0].endswith(f"Z rollout release={A} result=live previous=two_words by=unknown from=unknown")
+    assert lines[0].endswith(
+        f"Z rollout release={A} result=live previous=two_words by=unknown from=unknown"
+    )
     assert lines[1].split()[1] == "rollback"
     assert log.stat().st_mode & 0o777 == 0o640

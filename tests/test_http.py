@@ -40,7 +40,9 @@ def server(path, answer, *, stays=False):
 
 def one(tmp_path, answer, *, stays=False, timeout=10.0, **given):
     with server(tmp_path / "socket", answer, stays=stays) as seen:
-        return ask("/", "api.example", unix_socket=str(tmp_path / "socket"), timeout=timeout, **given), seen[0]
+        return ask(
+            "/", "api.example", unix_socket=str(tmp_path / "socket"), timeout=timeout, **given
+        ), seen[0]
 
 
 def body(content, headers=b""):
@@ -56,7 +58,11 @@ def body(content, headers=b""):
         (body(b"caf\xe9"), 200, "caf\N{REPLACEMENT CHARACTER}"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 200, "ok"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok", None, "IncompleteRead(0 bytes read)"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok",
+            None,
+            "IncompleteRead(0 bytes read)",
+        ),
         (b"HTTP/1.1 200 OK\r\n\r\nto the end", 200, "to the end"),
     ],
 )
@@ -75,7 +81,9 @@ def test_a_stream_of_events_need_not_end_and_another_body_must(tmp_path):
 
 
 def test_a_redirect_says_where_to(tmp_path):
-    answer, _request = one(tmp_path, b"HTTP/1.1 301 Moved\r\nLocation: /slash/\r\nContent-Length: 0\r\n\r\n")
+    answer, _request = one(
+        tmp_path, b"HTTP/1.1 301 Moved\r\nLocation: /slash/\r\nContent-Length: 0\r\n\r\n"
+    )
     assert str(answer) == "status 301, a redirect to '/slash/': ''"
 
 
@@ -88,7 +96,9 @@ def test_a_header_that_is_given_is_sent_once(tmp_path, name):
     assert sent >= {"host", "accept", "x-forwarded-proto"}
 
 
-@pytest.mark.parametrize(("status", "is_healthy"), [(103, False), (200, True), (308, True), (404, True), (500, False)])
+@pytest.mark.parametrize(
+    ("status", "is_healthy"), [(103, False), (200, True), (308, True), (404, True), (500, False)]
+)
 def test_statuses_of_a_healthy_app(status, is_healthy):
     assert healthy(Answer(status, ""), []) is is_healthy
     assert healthy(Answer(status, ""), [status])

@@ -48,13 +48,19 @@ def imported(clone, tmp_path, *options):
 def refused(variables):
     """Return the messages of the role's preflight about types, names and values."""
     spec = {
-        name: {key: value for key, value in option.items() if key in ("type", "choices", "elements")}
+        name: {
+            key: value for key, value in option.items() if key in ("type", "choices", "elements")
+        }
         for name, option in SPECS.items()
     }
     found = list(ArgumentSpecValidator(spec).validate(variables).error_messages)
     mounts = [f"/etc/{variables.get('api_endpoint_name', 'api-endpoint')}"]
     settings = {**good(), "api_endpoint_release_mounts": mounts, **variables}
-    return found + unknown_names(list(variables), list(SPECS)) + problems(settings, FACTS, str(PROJECT / "playbooks"))
+    return (
+        found
+        + unknown_names(list(variables), list(SPECS))
+        + problems(settings, FACTS, str(PROJECT / "playbooks"))
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -81,7 +87,9 @@ def test_a_flat_repository_becomes_the_same_without_a_subfolder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "app"), [("cinder", ""), ("plain", "DATA = '/extrastorage/a.db'\n")], ids=["script", "app"]
+    ("shape", "app"),
+    [("cinder", ""), ("plain", "DATA = '/extrastorage/a.db'\n")],
+    ids=["script", "app"],
 )
 def test_a_volume_in_the_script_or_the_app_alone_is_a_mount(shape, app, tmp_path):
     variables = yaml.safe_load(imported(clone_of(shape, tmp_path, app=app), tmp_path))
@@ -133,7 +141,9 @@ def test_nothing_of_a_clone_is_run_or_evaluated(tmp_path):
     (clone / ".git" / "config").write_text(
         f'[core]\n\tfsmonitor = "touch {tmp_path}/run"\n[remote "origin"]\n\turl = https://a.example/b\n'
     )
-    (clone / "model" / "config" / "gunicorn.conf.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\nworkers = 3\n")
+    (clone / "model" / "config" / "gunicorn.conf.py").write_text(
+        f"open({str(tmp_path / 'run')!r}, 'w')\nworkers = 3\n"
+    )
     (clone / "outside").symlink_to("/etc/passwd")
     text = imported(clone, tmp_path)
     variables = yaml.safe_load(text)
@@ -196,7 +206,11 @@ def test_the_place_where_a_file_ends(text, files):
         ("if true; then\n  wget -O /d/a https://x.example/a\nfi", 2, "under a condition"),
         ("while read x; do\n  echo $x\ndone", 1, "not followed"),
         ("fetch() {\n  wget https://x.example/a\n}", 1, "not followed"),
-        ("git clone https://x.example/a.git\ngit clone https://x.example/b.git", 2, "second repository"),
+        (
+            "git clone https://x.example/a.git\ngit clone https://x.example/b.git",
+            2,
+            "second repository",
+        ),
         ("mv /d/a /d/b", 1, "comes from is not known"),
         ("pip install -e git+https://x.example/a", 1, "-e"),
         ("pip install ./here", 1, "from a folder"),
@@ -231,7 +245,9 @@ def test_what_a_script_copies_and_unpacks(steps, files, artifacts, words, tmp_pa
     clone = clone_of("plain", tmp_path, steps=f"{steps}\n", files=files)
     text = imported(clone, tmp_path)
     made = yaml.safe_load(text)["api_endpoint_artifacts"]
-    assert made == [{**one, "src": str(clone / one["src"])} if "src" in one else one for one in artifacts]
+    assert made == [
+        {**one, "src": str(clone / one["src"])} if "src" in one else one for one in artifacts
+    ]
     assert words in text
 
 
@@ -239,7 +255,11 @@ def test_packages():
     found, notes = followed(
         "apt install -y a b\npip3 install x==1 --extra-index-url https://i.example/ -U\npython3 -m pip install y"
     )
-    assert (found.apt, found.pip, found.extra_indexes) == (["a", "b"], ["x==1", "y"], ["https://i.example/"])
+    assert (found.apt, found.pip, found.extra_indexes) == (
+        ["a", "b"],
+        ["x==1", "y"],
+        ["https://i.example/"],
+    )
     assert notes == []
 
 
@@ -249,14 +269,26 @@ def test_packages():
 def test_the_unit_overrides_the_settings_file():
     reader = Reader(Notes())
     reader.gunicorn_conf("workers = 2\ntimeout = 5\n", "gunicorn.conf.py")
-    reader.service("[Service]\nExecStart=/x/gunicorn -w 7 --preload \\\n  web:application\nMemoryMax=2G\n", "model.service")
-    assert reader.gunicorn == {"workers": 7, "timeout": 5, "preload_app": True, "wsgi_app": "web:application"}
+    reader.service(
+        "[Service]\nExecStart=/x/gunicorn -w 7 --preload \\\n  web:application\nMemoryMax=2G\n",
+        "model.service",
+    )
+    assert reader.gunicorn == {
+        "workers": 7,
+        "timeout": 5,
+        "preload_app": True,
+        "wsgi_app": "web:application",
+    }
     assert reader.variables == {"api_endpoint_memory_limit": "2G"}
 
 
-@pytest.mark.parametrize("setting", ["pythonpath = '/etc/api-endpoint/lib,/usr/lib'", "raw_env = ['PYTHONPATH=/x']"])
+@pytest.mark.parametrize(
+    "setting", ["pythonpath = '/etc/api-endpoint/lib,/usr/lib'", "raw_env = ['PYTHONPATH=/x']"]
+)
 def test_where_gunicorn_imports_from(setting, tmp_path):
-    variables = yaml.safe_load(imported(clone_of("plain", tmp_path, gunicorn=f"{setting}\n"), tmp_path))
+    variables = yaml.safe_load(
+        imported(clone_of("plain", tmp_path, gunicorn=f"{setting}\n"), tmp_path)
+    )
     expected = {"pythonpath": "lib"} if "lib" in setting else {}
     assert variables.get("api_endpoint_gunicorn_settings", {}) == expected
 
@@ -268,7 +300,9 @@ def test_the_sites_of_nginx_are_read_word_by_word():
     ]  # fmt: skip
     reader = Reader(Notes())
     reader.nginx(
-        text + "\nserver { add_header Access-Control-Allow-Origin https://t.example; proxy_read_timeout 2m; }", "model.nginx"
+        text
+        + "\nserver { add_header Access-Control-Allow-Origin https://t.example; proxy_read_timeout 2m; }",
+        "model.nginx",
     )
     assert reader.variables == {
         "api_endpoint_port": 8080,
@@ -434,7 +468,11 @@ def test_a_download_whose_address_is_not_known_is_something_that_the_app_writes(
 )  # fmt: skip
 def test_what_the_code_reads_and_writes(text, read, written, databases, tmp_path):
     files = files_of(HERE + text, tmp_path)
-    assert (inside(files.read), inside(files.written), inside(files.databases)) == (read, written, databases)
+    assert (inside(files.read), inside(files.written), inside(files.databases)) == (
+        read,
+        written,
+        databases,
+    )
 
 
 ZIP = "https://x.example/net.zip"
@@ -466,12 +504,28 @@ ZIP = "https://x.example/net.zip"
             ],
             [],
         ),
-        (f"urlretrieve('{ZIP}', 'net/n.zip')\nZipFile('net/n.zip').extractall('net')", [], ["net/"]),
-        ("SqliteDict('a.db')", [{"dest": "a.db", "path": "/etc/api-endpoint/a.db", "writable": True}], []),
+        (
+            f"urlretrieve('{ZIP}', 'net/n.zip')\nZipFile('net/n.zip').extractall('net')",
+            [],
+            ["net/"],
+        ),
+        (
+            "SqliteDict('a.db')",
+            [{"dest": "a.db", "path": "/etc/api-endpoint/a.db", "writable": True}],
+            [],
+        ),
         ("if os.path.exists('extra.tsv'):\n    open('extra.tsv')", [], []),
-        ("if not os.path.exists('a.ann'):\n    index.on_disk_build('a.ann')\nindex.load('a.ann')", [], ["a.ann"]),
+        (
+            "if not os.path.exists('a.ann'):\n    index.on_disk_build('a.ann')\nindex.load('a.ann')",
+            [],
+            ["a.ann"],
+        ),
         ("open('a.json', 'w')\nopen('a.json')", [], ["a.json"]),
-        ("os.environ['HF_HOME'] = '/etc/api-endpoint'\nAutoModel.from_pretrained('o/m')", [], ["hub/", "xet/"]),
+        (
+            "os.environ['HF_HOME'] = '/etc/api-endpoint'\nAutoModel.from_pretrained('o/m')",
+            [],
+            ["hub/", "xet/"],
+        ),
         ("open('/proc/cpuinfo')\nopen('/etc/hosts')\nopen('/tmp/x', 'w')", [], []),
         ("open('/srv/models/m.bin')", [{"dest": "m.bin", "path": "/srv/models/m.bin"}], []),
     ],
@@ -487,7 +541,9 @@ def test_what_becomes_of_the_files_of_the_code(code, artifacts, writable, tmp_pa
 def test_paths_that_another_module_of_the_app_gives(tmp_path):
     settings = "import os\nDATA = os.path.join(os.path.dirname(__file__), 'data')\n"
     for text in ("from settings import DATA", "import settings\nDATA = settings.DATA"):
-        files = files_of({"wsgi.py": f"{text}\nopen(DATA + '/a.tsv')\n", "settings.py": settings}, tmp_path)
+        files = files_of(
+            {"wsgi.py": f"{text}\nopen(DATA + '/a.tsv')\n", "settings.py": settings}, tmp_path
+        )
         assert inside(files.read) == {"data/a.tsv"}
 
 
@@ -529,7 +585,10 @@ def test_what_an_expression_stands_for(expression, value):
 # --- packages
 
 FLASK_1 = ["Werkzeug<2.1", "Jinja2<3.1", "itsdangerous<2.1"]
-FASTTEXT = ['fasttext>=0.9.2; python_version < "3.13"', 'fasttext-community; python_version >= "3.13"']
+FASTTEXT = [
+    'fasttext>=0.9.2; python_version < "3.13"',
+    'fasttext-community; python_version >= "3.13"',
+]
 
 
 @pytest.mark.parametrize(
@@ -538,7 +597,12 @@ FASTTEXT = ['fasttext>=0.9.2; python_version < "3.13"', 'fasttext-community; pyt
         ("flask==1.1.2", FLASK_1, [], []),
         ("Flask ~= 1.0  # old", FLASK_1, [], []),
         ("Flask<2", FLASK_1, [], []),
-        ("Flask==1.1.2\nWerkzeug==1.0.1\nJinja2==2.11.3", ["itsdangerous<2.1", "MarkupSafe<2.1"], [], []),
+        (
+            "Flask==1.1.2\nWerkzeug==1.0.1\nJinja2==2.11.3",
+            ["itsdangerous<2.1", "MarkupSafe<2.1"],
+            [],
+            [],
+        ),
         ("Flask==2.1.2", ["Werkzeug<3"], [], []),
         ("Flask==2.1.2\nwerkzeug==2.1.2", [], [], []),
         ("Flask\nFlask-Cors==3.0.8\nflask>=1", [], [], []),
@@ -591,9 +655,19 @@ def test_a_pin_without_a_build_is_noted(line, words, tmp_path):
         ({"/etc/a/wsgi.py": "wsgi.py"}, "/etc/a/", "wsgi:app", ("", "wsgi", "")),
         ({"/etc/a/wsgi.py": "model/wsgi.py"}, "", "/etc/a/wsgi:app", ("model", "wsgi", "")),
         ({"/etc/a/pkg/wsgi.py": "pkg/wsgi.py"}, "/etc/a/pkg", "wsgi:app", ("", "pkg.wsgi", "pkg")),
-        ({"/etc/a/pkg/wsgi.py": "src/pkg/wsgi.py"}, "/etc/a/pkg", "wsgi:app", ("src", "pkg.wsgi", "pkg")),
+        (
+            {"/etc/a/pkg/wsgi.py": "src/pkg/wsgi.py"},
+            "/etc/a/pkg",
+            "wsgi:app",
+            ("src", "pkg.wsgi", "pkg"),
+        ),
         ({"/etc/a/pkg/wsgi.py": "pkg/wsgi.py"}, "", "pkg.wsgi:app", ("", "pkg.wsgi", "")),
-        ({"/etc/a/wsgi.py": "pkg/wsgi.py", "/etc/a/pkg/wsgi.py": "pkg/wsgi.py"}, "/etc/a/pkg", "", ("", "pkg.wsgi", "pkg")),
+        (
+            {"/etc/a/wsgi.py": "pkg/wsgi.py", "/etc/a/pkg/wsgi.py": "pkg/wsgi.py"},
+            "/etc/a/pkg",
+            "",
+            ("", "pkg.wsgi", "pkg"),
+        ),
         ({"/etc/a/run.py": "pkg/run.py"}, "", "run:app", ("pkg", "run", "")),
         ({}, "", "", ("model", "wsgi", "")),
         ("/etc/a", "", "", ("", "model.wsgi", "")),
@@ -643,7 +717,9 @@ def test_the_name_of_another_app_is_asked_about(name, words, asked):
 def test_the_branch_is_the_one_that_was_read(head, scripted, known, taken, tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "HEAD").write_text(f"ref: refs/heads/{head}\n" if head else "0123\n")
-    (tmp_path / ".git" / "packed-refs").write_text("".join(f"0123 refs/remotes/origin/{name}\n" for name in known))
+    (tmp_path / ".git" / "packed-refs").write_text(
+        "".join(f"0123 refs/remotes/origin/{name}\n" for name in known)
+    )
     notes = Notes()
     _, branch = identity.source(Clone(tmp_path), Found(branch=scripted), notes)
     assert branch == taken
@@ -666,16 +742,30 @@ Environment="TOPIC_LANG=en" OMP_NUM_THREADS=1
 ExecStart=/opt/venv/bin/gunicorn -w 3 --threads=2 -t 120 -b unix:/srv/sock topics.web:application
 MemoryMax=6G
 """
-SITE = (
-    "server { server_name topic.example.org; client_max_body_size 20m; location / { proxy_pass http://unix:/srv/sock; } }\n"
-)
+SITE = """
+server { server_name topic.example.org; client_max_body_size 20m;
+         location / { proxy_pass http://unix:/srv/sock; } }
+"""
 
 
 @pytest.mark.parametrize(
     ("files", "steps"),
     [
-        ({"conf/topic.service": UNIT.replace("${APP_LBL}", "topic-api"), "conf/topic.nginx": SITE}, ""),
-        ({"topic.service": UNIT.replace("${APP_LBL}", "topic-api"), "nginx.conf": SITE, "other.conf": "x = 1\n"}, ""),
+        (
+            {
+                "conf/topic.service": UNIT.replace("${APP_LBL}", "topic-api"),
+                "conf/topic.nginx": SITE,
+            },
+            "",
+        ),
+        (
+            {
+                "topic.service": UNIT.replace("${APP_LBL}", "topic-api"),
+                "nginx.conf": SITE,
+                "other.conf": "x = 1\n",
+            },
+            "",
+        ),
         (
             {},
             f"cat > /etc/systemd/system/topic.service <<UNIT\n{UNIT}UNIT\n"
@@ -689,7 +779,11 @@ SITE = (
     ],
 )
 def test_settings_of_any_name_and_in_the_script_itself(files, steps, tmp_path):
-    code = {"src/topics/__init__.py": "", "src/topics/web.py": "application = None\n", "requirements.txt": "flask\n"}
+    code = {
+        "src/topics/__init__.py": "",
+        "src/topics/web.py": "application = None\n",
+        "requirements.txt": "flask\n",
+    }
     for name, text in {**files, **code, "setup.sh": SETUP % steps}.items():
         (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "clone" / name).write_text(text)
@@ -709,7 +803,10 @@ def test_settings_of_any_name_and_in_the_script_itself(files, steps, tmp_path):
     assert found["api_endpoint_artifacts"] == []
     assert "There is no translation" not in text
     assert text.count("This writes a file") == steps.count("rotate.conf")
-    assert "# - api_endpoint_git_url\n#     It has a password or token in plain text. Move it to Ansible Vault" in text
+    assert (
+        "# - api_endpoint_git_url\n#     It has a password or token in plain text. Move it to Ansible Vault"
+        in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -738,11 +835,16 @@ def test_it_makes_an_endpoint_like_a_new_one(tmp_path, capsys):
     variables = yaml.safe_load((endpoint / "host_vars" / "several-api.yml").read_text())
     assert refused(variables | {"api_endpoint_artifacts": []}) == []
     (own,) = [one for one in variables["api_endpoint_artifacts"] if "src" in one]
-    assert own == {"dest": "resources/stopwords.txt", "src": "{{ inventory_dir }}/files/resources/stopwords.txt"}
+    assert own == {
+        "dest": "resources/stopwords.txt",
+        "src": "{{ inventory_dir }}/files/resources/stopwords.txt",
+    }
     assert (endpoint / "files" / "resources" / "stopwords.txt").read_text() == "the\n"
     assert f"-i {endpoint}/inventory.yml" in capsys.readouterr().out
     assert list((tmp_path / "endpoints").iterdir()) == [endpoint]
-    subprocess.run(["yamllint", "--strict", "-c", PROJECT / ".yamllint", endpoint], cwd=PROJECT, check=True)
+    subprocess.run(
+        ["yamllint", "--strict", "-c", PROJECT / ".yamllint", endpoint], cwd=PROJECT, check=True
+    )
     with pytest.raises(SystemExit):
         import_template.main([str(clone), "--endpoints", str(tmp_path / "endpoints")])
     assert "is not overwritten" in capsys.readouterr().err

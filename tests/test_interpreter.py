@@ -9,13 +9,21 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.api_endpoint import interpreter
 from ansible.module_utils.api_endpoint.errors import DeployError
-from ansible.module_utils.api_endpoint.interpreter import cannot_start, misplaced, probe, python_changed, unusable
+from ansible.module_utils.api_endpoint.interpreter import (
+    cannot_start,
+    misplaced,
+    probe,
+    python_changed,
+    unusable,
+)
 from ansible.module_utils.api_endpoint.release import virtualenv as venv
 from ansible.module_utils.api_endpoint.release.requirements import Plan
 from ansible.module_utils.api_endpoint.sandbox import Outcome, Sandbox
 from helpers import Stub, make_virtualenv
 
-UPGRADED = "was made for Python 3.11, and {tmp}/bin/python3 is 3.13 now, as after an upgrade of Debian"
+UPGRADED = (
+    "was made for Python 3.11, and {tmp}/bin/python3 is 3.13 now, as after an upgrade of Debian"
+)
 
 
 @pytest.fixture
@@ -24,7 +32,13 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(interpreter, "REPLACED", (str(tmp_path / "tmp"),))
     monkeypatch.setattr(interpreter, "HIDDEN", (str(tmp_path / "home"),))
     monkeypatch.setattr(interpreter, "acting_as", lambda _user: contextlib.nullcontext())
-    for path in ("bin/python3.11", "bin/python3.13", "opt/bin/python3.12", "home/me/bin/python3.12", "tmp/python3"):
+    for path in (
+        "bin/python3.11",
+        "bin/python3.13",
+        "opt/bin/python3.12",
+        "home/me/bin/python3.12",
+        "tmp/python3",
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(b"\x7fELF")
         (tmp_path / path).chmod(0o755)
@@ -60,7 +74,10 @@ def test_where_the_service_sees_nothing_of_the_hosts(path, word):
         ("tmp/python3", "another folder for the service"),
         ("bin/to-home", "leads to {tmp}/home/me/bin/python3.12: it lies in"),
         ("bin/to-nothing", "leads to {tmp}/nothing, which is no file"),
-        ("bin/python9", "is no file on this host. Name its Debian package in api_endpoint_apt_packages"),
+        (
+            "bin/python9",
+            "is no file on this host. Name its Debian package in api_endpoint_apt_packages",
+        ),
         ("bin", "is no file on this host"),
         ("bin/shim", "a script that looks for a Python, such as a shim of pyenv's"),
         ("closed/python3", "the account any may not use {tmp}/closed: sudo chmod o+rx"),
@@ -68,7 +85,9 @@ def test_where_the_service_sees_nothing_of_the_hosts(path, word):
         ("noexec/python3", "mounted with noexec"),
     ],
 )
-def test_a_python_that_the_service_cannot_run_is_refused_with_the_reason(host, monkeypatch, path, word):
+def test_a_python_that_the_service_cannot_run_is_refused_with_the_reason(
+    host, monkeypatch, path, word
+):
     (host / "bin/to-home").symlink_to(host / "home/me/bin/python3.12")
     (host / "bin/to-nothing").symlink_to(host / "nothing")
     (host / "bin/shim").write_text('#!/usr/bin/env bash\nexec pyenv exec python "$@"\n')
@@ -79,10 +98,16 @@ def test_a_python_that_the_service_cannot_run_is_refused_with_the_reason(host, m
         (host / folder / "python3").chmod(0o755)
     (host / "closed").chmod(0o700)
     # What others may do, whoever runs the tests; the folders of the tests themselves are closed, too.
-    monkeypatch.setattr(interpreter, "_is_open", lambda path: host not in path.parents or path.stat().st_mode & stat.S_IXOTH)
+    monkeypatch.setattr(
+        interpreter,
+        "_is_open",
+        lambda path: host not in path.parents or path.stat().st_mode & stat.S_IXOTH,
+    )
     real_statvfs = os.statvfs
     noexec = SimpleNamespace(f_flag=os.ST_NOEXEC)
-    monkeypatch.setattr(os, "statvfs", lambda path: noexec if "noexec" in str(path) else real_statvfs(path))
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: noexec if "noexec" in str(path) else real_statvfs(path)
+    )
     told = unusable(str(host / path), "any")
     assert word.format(tmp=host) in told
     assert bool(told) == bool(word)
@@ -104,7 +129,11 @@ def test_a_python_that_the_service_cannot_run_is_refused_with_the_reason(host, m
 )  # fmt: skip
 def test_a_python_is_run_in_the_sandbox_first(tmp_path, monkeypatch, status, output, word):
     asked = []
-    monkeypatch.setattr(Sandbox, "run", lambda self, command: asked.append(self.unit) or Outcome(status, output, False))
+    monkeypatch.setattr(
+        Sandbox,
+        "run",
+        lambda self, command: asked.append(self.unit) or Outcome(status, output, False),
+    )
     expected = pytest.raises(DeployError) if word else contextlib.nullcontext()
     with expected as told:
         probe("/opt/python", "api", "any", tmp_path)
@@ -117,7 +146,10 @@ def test_a_python_is_run_in_the_sandbox_first(tmp_path, monkeypatch, status, out
     ("content", "word"),
     [
         (b"\x7fELF\x02\x01\x01" + bytes(57), "no program for this host's processor"),
-        (b"#!/bin/sh\necho pyenv: python: command not found >&2; exit 127\n", "pyenv: python: command not found"),
+        (
+            b"#!/bin/sh\necho pyenv: python: command not found >&2; exit 127\n",
+            "pyenv: python: command not found",
+        ),
         (b"#!/nowhere/interpreter\n", "No such file or directory"),
     ],
 )
@@ -125,7 +157,10 @@ def test_what_does_not_even_run_as_root_is_said_in_words(host, content, word):
     python = host / "bin/mine"
     python.write_bytes(content)
     python.chmod(0o755)
-    with pytest.raises(DeployError, match=f"api_endpoint_python is '{python}', which does not run on the host: .*{word}"):
+    with pytest.raises(
+        DeployError,
+        match=f"api_endpoint_python is '{python}', which does not run on the host: .*{word}",
+    ):
         venv.Virtualenv(Stub(python=str(python), credentials={})).key()
 
 
@@ -139,7 +174,11 @@ def test_what_does_not_even_run_as_root_is_said_in_words(host, content, word):
         ("tmp/python3", ["3.12"], ""),  # its name does not say which version it is
         ("bin/python3", ["3.11"], UPGRADED),
         ("bin/python3.9", ["3.9"], "the Python of its virtualenv, {tmp}/bin/python3.9, is gone"),
-        ("bin/dangling", ["3.12"], "{tmp}/bin/dangling, which leads to {tmp}/compiled/python3.12, is gone"),
+        (
+            "bin/dangling",
+            ["3.12"],
+            "{tmp}/bin/dangling, which leads to {tmp}/compiled/python3.12, is gone",
+        ),
     ],
 )
 def test_packages_that_have_lost_their_python(host, python, versions, word):
@@ -190,7 +229,9 @@ def test_nothing_is_made_for_a_python_that_the_service_cannot_run(code, monkeypa
 
 
 def test_a_part_of_a_run_says_that_the_whole_is_needed(code):
-    with pytest.raises(DeployError, match=r"^Run site\.yml without tags: .*/nowhere/python3\.11, is gone"):
+    with pytest.raises(
+        DeployError, match=r"^Run site\.yml without tags: .*/nowhere/python3\.11, is gone"
+    ):
         ensure(code, part=True)
 
 

@@ -16,14 +16,21 @@ def host(tmp_path, monkeypatch):
     etc.mkdir()
     (etc / "gunicorn.conf.py").write_text("old")
     (root / "live").symlink_to("slots/blue")
-    links = {root / "p3env": "live/release/p3env", etc / "gunicorn.conf.py": f"{root}/current/gunicorn.conf.py"}
+    links = {
+        root / "p3env": "live/release/p3env",
+        etc / "gunicorn.conf.py": f"{root}/current/gunicorn.conf.py",
+    }
     host = tmp_path
     host_done: list[str] = []
     monkeypatch.setattr(takeover.Endpoint, "links", links)
     monkeypatch.setattr(takeover, "must", lambda *words: host_done.append(" ".join(words)))
-    monkeypatch.setattr(takeover, "wait_for_the_last_answers", lambda _seconds: host_done.append("wait"))
     monkeypatch.setattr(
-        takeover.api_endpoint_folders, "ensure", lambda folder, check_mode: host_done.append(folder["owner"])
+        takeover, "wait_for_the_last_answers", lambda _seconds: host_done.append("wait")
+    )
+    monkeypatch.setattr(
+        takeover.api_endpoint_folders,
+        "ensure",
+        lambda folder, check_mode: host_done.append(folder["owner"]),
     )
     endpoint = takeover.Endpoint("api", root)
     return endpoint, host, host_done
@@ -58,13 +65,22 @@ def test_it_is_left_running_when_nothing_has_taken_its_place(host):
     endpoint, folder, done = host
     (folder / "root" / "live").unlink()
     with pytest.raises(DeployError, match="was left running"):
-        takeover.ensure(Stub(name="api", root=str(endpoint.root), unit="model.service", run="", patience=1))
+        takeover.ensure(
+            Stub(name="api", root=str(endpoint.root), unit="model.service", run="", patience=1)
+        )
     assert done == []
 
 
 def test_a_dry_run_says_it_all_and_does_nothing(host):
     endpoint, folder, done = host
-    stub = Stub(check_mode=True, name="api", root=str(endpoint.root), unit="model.service", run="", patience=1)
+    stub = Stub(
+        check_mode=True,
+        name="api",
+        root=str(endpoint.root),
+        unit="model.service",
+        run="",
+        patience=1,
+    )
     told = takeover.ensure(stub)
     assert told["changed"]
     assert f"{folder}/root/p3env.before-api-endpoint" in told["diff"]["after"]

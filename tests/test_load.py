@@ -70,7 +70,9 @@ class Server:
         self.connections += 1
         answered = 0
         try:
-            while (head := await reader.readuntil(b"\r\n\r\n")) and await self.answer(writer, answered):
+            while (head := await reader.readuntil(b"\r\n\r\n")) and await self.answer(
+                writer, answered
+            ):
                 answered += 1
                 if b"Connection: close" in head:
                     break
@@ -95,7 +97,9 @@ class Server:
         if self.manners == "says 404":
             status = 404
         body = body or json.dumps({"release": release}).encode()
-        writer.write(f"HTTP/1.1 {status} Some words\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 {status} Some words\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
         if self.manners == "stops in the middle" and self.seen % 5 == 0:
             writer.write(body[:5])
             return False
@@ -255,7 +259,9 @@ def test_a_switch_is_seen(server, tmp_path, monkeypatch):
 def test_the_load_stops_when_the_block_fails(server, monkeypatch):
     started, start = [], subprocess.Popen
     monkeypatch.setattr(
-        client_process.subprocess, "Popen", lambda *call, **more: started.append(start(*call, **more)) or started[0]
+        client_process.subprocess,
+        "Popen",
+        lambda *call, **more: started.append(start(*call, **more)) or started[0],
     )
     with pytest.raises(ZeroDivisionError), load(server) as result:
         _ = 1 / 0
@@ -272,7 +278,13 @@ def test_requests_may_overtake_each_other_but_a_switch_does_not_go_back():
     assert summarise(overtaken).releases == ["a", "b"]
     back = [answer(0, 1, "a"), answer(1, 2, "b"), answer(3, 4, "a"), answer(5, 6, "b")]
     assert summarise(back).releases == ["a", "b", "a", "b"]
-    there_and_back = [answer(0, 1, "a"), answer(2, 3, "b"), answer(4, 5, "a"), answer(4.5, 4.9, "b"), answer(6, 7, "a")]
+    there_and_back = [
+        answer(0, 1, "a"),
+        answer(2, 3, "b"),
+        answer(4, 5, "a"),
+        answer(4.5, 4.9, "b"),
+        answer(6, 7, "a"),
+    ]
     assert summarise(there_and_back).releases == ["a", "b", "a"]
 
 

@@ -7,7 +7,9 @@ from helpers import PROJECT, load_file
 from rendering import templar
 
 ROLE = PROJECT / "roles" / "load_balancer"
-SPECS = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+SPECS = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"][
+    "main"
+]["options"]
 TEMPLATES = sorted(path.name for path in (ROLE / "templates").glob("*.j2"))
 SERVERS = [
     {"name": "one", "address": "10.0.0.1", "port": 80},
@@ -19,7 +21,11 @@ preflight = load_file(ROLE / "action_plugins" / "load_balancer_preflight.py")
 def good():
     """The defaults, with what group_vars/load_balancers.yml adds."""
     defaults = {name: option["default"] for name, option in SPECS.items() if "default" in option}
-    return {**defaults, "load_balancer_servers": SERVERS, "load_balancer_server_name": "my-api.example"}
+    return {
+        **defaults,
+        "load_balancer_servers": SERVERS,
+        "load_balancer_server_name": "my-api.example",
+    }
 
 
 def found(here="balancer", **changes):
@@ -28,7 +34,12 @@ def found(here="balancer", **changes):
 
 def test_good_settings_have_no_problem():
     assert found() == []
-    assert found(load_balancer_floating_address="10.0.0.100/24", load_balancer_floating_peers=["lb-two"]) == []
+    assert (
+        found(
+            load_balancer_floating_address="10.0.0.100/24", load_balancer_floating_peers=["lb-two"]
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,16 +107,20 @@ def test_names_are_looked_up():
 
 def test_other_systems_are_refused():
     assert preflight.platform('ID=debian\nVERSION_ID="13"\n') == []
-    assert preflight.platform('PRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\nID=debian\nVERSION_ID="11"\n') == [
-        "The balancer's system is Debian GNU/Linux 11 (bullseye). Use one with Debian 12 or 13."
-    ]
+    assert preflight.platform(
+        'PRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\nID=debian\nVERSION_ID="11"\n'
+    ) == ["The balancer's system is Debian GNU/Linux 11 (bullseye). Use one with Debian 12 or 13."]
 
 
 @pytest.fixture
 def derived(tmp_path):
     """Return a function that returns what each balancer of an inventory gets."""
     (tmp_path / "group_vars").symlink_to(PROJECT / "group_vars")
-    names = [name for name in SPECS if name in (PROJECT / "group_vars" / "load_balancers.yml").read_text()]
+    names = [
+        name
+        for name in SPECS
+        if name in (PROJECT / "group_vars" / "load_balancers.yml").read_text()
+    ]
 
     def run(inventory):
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
@@ -113,7 +128,9 @@ def derived(tmp_path):
         found = {}
         for host in inventory["load_balancers"]["hosts"]:
             variables = templar(play, tmp_path / "hosts.yml", host, folder=tmp_path)
-            found[host] = {name: variables.template(trust_as_template(f"{{{{ {name} }}}}")) for name in names}
+            found[host] = {
+                name: variables.template(trust_as_template(f"{{{{ {name} }}}}")) for name in names
+            }
         return found
 
     return run
@@ -124,7 +141,12 @@ def test_a_balancer_takes_from_the_inventory_what_both_sides_must_agree_on(deriv
            "api_endpoint_server_names": ["my-api.example"], "api_endpoint_max_concurrency": 50}  # fmt: skip
     found = derived(
         {
-            "api_endpoints": {"hosts": {"one": one, "two": {"ansible_host": "127.0.0.1", "balancer_address": "10.0.0.2"}}},
+            "api_endpoints": {
+                "hosts": {
+                    "one": one,
+                    "two": {"ansible_host": "127.0.0.1", "balancer_address": "10.0.0.2"},
+                }
+            },
             "load_balancers": {"hosts": {"lb-one": {"ansible_host": "10.0.0.8"}, "lb-two": {}}},
         }
     )
@@ -144,7 +166,9 @@ def test_a_balancer_takes_from_the_inventory_what_both_sides_must_agree_on(deriv
 
 def test_what_is_left_out_is_as_the_endpoints_have_it(derived):
     """The defaults stand in two places: here and in the role api_endpoint."""
-    endpoint = yaml.safe_load((PROJECT / "roles" / "api_endpoint" / "defaults" / "main.yml").read_text())
+    endpoint = yaml.safe_load(
+        (PROJECT / "roles" / "api_endpoint" / "defaults" / "main.yml").read_text()
+    )
     inventory = {"api_endpoints": {"hosts": {"one": {}}}, "load_balancers": {"hosts": {"lb": {}}}}
     shared = (PROJECT / "group_vars" / "api_endpoints.yml").read_text()
     found = derived(inventory)["lb"]
@@ -164,7 +188,11 @@ def test_a_balancer_without_hosts_is_refused_and_no_error_in_a_template(derived)
 
 
 def test_every_template_and_every_default_is_used():
-    used = "".join(path.read_text() for kind in ("tasks", "templates", "vars") for path in (ROLE / kind).rglob("*.*"))
+    used = "".join(
+        path.read_text()
+        for kind in ("tasks", "templates", "vars")
+        for path in (ROLE / kind).rglob("*.*")
+    )
     for template in TEMPLATES:
         assert template in used
     for name in SPECS:

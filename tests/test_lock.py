@@ -12,7 +12,14 @@ from ansible.module_utils.api_endpoint.jobs import detached
 from ansible.module_utils.api_endpoint.lock import LEASE, ConflictError, Lock
 from outcomes import wait_until
 
-ANNA = {"token": "a", "who": "anna", "computer": "desk", "machine": "1", "pid": 7, "since": "2026-01-01 00:00:00 UTC"}
+ANNA = {
+    "token": "a",
+    "who": "anna",
+    "computer": "desk",
+    "machine": "1",
+    "pid": 7,
+    "since": "2026-01-01 00:00:00 UTC",
+}
 BEN = {**ANNA, "token": "b", "who": "ben", "computer": "lap"}
 
 
@@ -28,7 +35,8 @@ def give_back(lock, token):
 def test_the_second_is_told_who_since_when_and_from_where(lock):
     lock.take(ANNA)
     with pytest.raises(
-        ConflictError, match=r"anna on desk has been deploying to this host since 2026-01-01 00:00:00 UTC"
+        ConflictError,
+        match=r"anna on desk has been deploying to this host since 2026-01-01 00:00:00 UTC",
     ) as told:
         lock.take(BEN)
     assert told.value.holder["pid"] == 7
@@ -54,7 +62,10 @@ def test_a_run_that_was_not_heard_of_for_long_is_gone(lock):
 def test_a_run_that_is_known_to_be_gone_is_replaced(lock):
     lock.take(ANNA)
     lock.take(BEN, instead_of="a")
-    with pytest.raises(DeployError, match="no longer has the lock of this host: ben on lap took it"), lock.held("a"):
+    with (
+        pytest.raises(DeployError, match="no longer has the lock of this host: ben on lap took it"),
+        lock.held("a"),
+    ):
         pass
 
 
@@ -81,7 +92,9 @@ def test_a_process_that_is_killed_does_not_keep_the_lock(lock):
         f"import fcntl, os; fcntl.flock(os.open({str(lock.busy)!r}, os.O_RDWR), fcntl.LOCK_EX); "
         "print(1, flush=True); input()"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    ) as process:
         process.stdout.readline()
         with pytest.raises(ConflictError):
             lock.take(BEN, instead_of="a")
@@ -95,7 +108,9 @@ def test_work_whose_run_has_given_its_lock_back_is_still_somebodys(lock):
     with lock.held("a"):
         give_back(lock, "a")
         assert lock.signature() == "anna@desk"
-        with pytest.raises(ConflictError, match=r"anna on desk .*A process of that run is at work") as told:
+        with pytest.raises(
+            ConflictError, match=r"anna on desk .*A process of that run is at work"
+        ) as told:
             lock.take(BEN)
         # By these the next run on the same computer finds out that it may wait.
         assert {name: told.value.holder[name] for name in ("machine", "pid", "token")} == {
@@ -137,7 +152,9 @@ def test_a_clock_that_was_set_back_does_not_prolong_it(lock):
 
 
 def test_detached_work_returns_its_result_and_its_errors():
-    assert detached(lambda: {"pid_is_another": os.getpid() != os.getppid()}) == {"pid_is_another": True}
+    assert detached(lambda: {"pid_is_another": os.getpid() != os.getppid()}) == {
+        "pid_is_another": True
+    }
 
     def fail():
         raise DeployError("in these words")
@@ -162,7 +179,13 @@ def test_detached_work_ends_although_whoever_asked_for_it_is_gone(tmp_path):
         "detached(work)\n"
     ).format(
         path=sys.path,
-        utils=str(next(path for path in sys.modules["ansible.module_utils"].__path__ if "api_endpoint" in path)),
+        utils=str(
+            next(
+                path
+                for path in sys.modules["ansible.module_utils"].__path__
+                if "api_endpoint" in path
+            )
+        ),
         begun=str(tmp_path / "begun"),
         go=str(tmp_path / "go"),
         done=str(tmp_path / "done"),

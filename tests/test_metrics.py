@@ -29,9 +29,13 @@ UNIT = (ROLE / "templates" / "api-endpoint-metrics.service.j2").read_text()
 ENVIRONMENT = dict(re.findall(r"^Environment=(\w+)=(.*)$", UNIT, re.M))
 
 
-def message(method="GET", status=200, seconds="0.010", cache="-", app_status="200", shed="-") -> bytes:
+def message(
+    method="GET", status=200, seconds="0.010", cache="-", app_status="200", shed="-"
+) -> bytes:
     """What nginx logs of a request."""
-    text = f'<190>Nov 25 14:14:51 nginx: {method} {status} {seconds} {cache} "{app_status}" "{shed}"'
+    text = (
+        f'<190>Nov 25 14:14:51 nginx: {method} {status} {seconds} {cache} "{app_status}" "{shed}"'
+    )
     return text.encode()
 
 
@@ -39,8 +43,12 @@ def message(method="GET", status=200, seconds="0.010", cache="-", app_status="20
 def app(tmp_path):
     """An endpoint of which nothing runs."""
     (tmp_path / "proc" / "self").mkdir(parents=True)
-    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/container/system.slice/api-endpoint-metrics.service\n")
-    return metrics.App("api-endpoint", tmp_path, tmp_path / "data", tmp_path / "proc", tmp_path / "cgroups")
+    (tmp_path / "proc" / "self" / "cgroup").write_text(
+        "0::/container/system.slice/api-endpoint-metrics.service\n"
+    )
+    return metrics.App(
+        "api-endpoint", tmp_path, tmp_path / "data", tmp_path / "proc", tmp_path / "cgroups"
+    )
 
 
 def values(*messages, app=None) -> dict[str, float]:
@@ -52,8 +60,14 @@ def values(*messages, app=None) -> dict[str, float]:
     if app:
         registry.register(app)
     # The unit has the library leave out the times when counters began; see the program's test below.
-    lines = [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    lines = [
+        line for line in generate_latest(registry).decode().splitlines() if "_created" not in line
+    ]
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in lines
+        if not line.startswith("#")
+    }
 
 
 def counted(*messages) -> dict[str, float]:
@@ -62,7 +76,9 @@ def counted(*messages) -> dict[str, float]:
 
 
 def test_requests_are_counted_by_method_and_status():
-    found = counted(message(), message(), message("POST", 404), message("PROPFIND", 405), message(status=999))
+    found = counted(
+        message(), message(), message("POST", 404), message("PROPFIND", 405), message(status=999)
+    )
     assert {name: value for name, value in found.items() if "requests_total" in name} == {
         'api_endpoint_requests_total{method="GET",status="200"}': 2,
         'api_endpoint_requests_total{method="POST",status="404"}': 1,
@@ -75,7 +91,10 @@ def test_durations_are_a_histogram():
     given = [message(seconds=seconds) for seconds in ("0.005", "0.006", "31.000")]
     found = counted(*given, message(status=500, seconds="1.000"))
     name = "api_endpoint_request_duration_seconds"
-    assert [found.get(f'{name}_bucket{{class="2xx",le="{most}"}}') for most in ("0.005", "0.01", "30.0", "+Inf")] == [
+    assert [
+        found.get(f'{name}_bucket{{class="2xx",le="{most}"}}')
+        for most in ("0.005", "0.01", "30.0", "+Inf")
+    ] == [
         1,
         2,
         2,
@@ -105,7 +124,13 @@ def test_shed_requests_are_distinguished_from_other_errors(status, app_status, s
 
 
 def test_the_cache():
-    found = counted(message(cache="HIT"), message(cache="HIT"), message(cache="MISS"), message(), message(cache="SOMETHING"))
+    found = counted(
+        message(cache="HIT"),
+        message(cache="HIT"),
+        message(cache="MISS"),
+        message(),
+        message(cache="SOMETHING"),
+    )
     assert {name: value for name, value in found.items() if "cache" in name} == {
         'api_endpoint_cache_requests_total{result="hit"}': 2,
         'api_endpoint_cache_requests_total{result="miss"}': 1,
@@ -113,7 +138,15 @@ def test_the_cache():
 
 
 @pytest.mark.parametrize(
-    "malformed", [b"", b"\xff\xfe", message(method="A B"), message(status="2"), message(app_status='"'), message()[:40]]
+    "malformed",
+    [
+        b"",
+        b"\xff\xfe",
+        message(method="A B"),
+        message(status="2"),
+        message(app_status='"'),
+        message()[:40],
+    ],
 )
 def test_a_malformed_message_counts_nothing(malformed):
     assert counted(malformed) == {}
@@ -134,7 +167,10 @@ def test_counters_exist_from_the_start(app):
 
 def control_group(tmp_path, slot) -> Path:
     """Make the control group of a slot."""
-    group = tmp_path / f"cgroups/container/system.slice/system-api\\x2dendpoint.slice/api-endpoint@{slot}.service"
+    group = (
+        tmp_path
+        / f"cgroups/container/system.slice/system-api\\x2dendpoint.slice/api-endpoint@{slot}.service"
+    )
     group.mkdir(parents=True)
     return group
 
@@ -152,7 +188,9 @@ def test_processes(app, tmp_path):
     (tmp_path / "live" / "release").symlink_to("/var/lib/api-endpoint/releases/0123456789ab")
     found = values(app=app)
     assert found["api_endpoint_workers"] == 2
-    assert found["api_endpoint_memory_bytes"] == (10 + 11 + 12 + 13 + 30) * os.sysconf("SC_PAGE_SIZE")
+    assert found["api_endpoint_memory_bytes"] == (10 + 11 + 12 + 13 + 30) * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
     assert found["api_endpoint_start_time_seconds"] == 1000 + 1000 / os.sysconf("SC_CLK_TCK")
     assert found['api_endpoint_release_info{release="0123456789ab"}'] == 1
 
@@ -167,7 +205,10 @@ def test_memory_as_the_kernel_counts_it_for_control_groups(app, tmp_path):
 def test_disks_but_missing_ones(app, tmp_path):
     found = values(app=app)
     name = "api_endpoint_disk_free_ratio"
-    assert [key for key in found if key.startswith(name)] == [f'{name}{{of="logs"}}', f'{name}{{of="releases"}}']
+    assert [key for key in found if key.startswith(name)] == [
+        f'{name}{{of="logs"}}',
+        f'{name}{{of="releases"}}',
+    ]
     usage = shutil.disk_usage(tmp_path)
     assert found[f'{name}{{of="releases"}}'] == pytest.approx(usage.free / usage.total, abs=0.02)
 
@@ -182,7 +223,11 @@ def test_requests_in_progress_are_connections_to_the_app(tmp_path):
         for client in clients:
             client.connect(str(path))
         accepted, _ = listener.accept()
-        text = Path("/proc/net/unix").read_text().replace(str(path), "/run/api-endpoint/blue/gunicorn.sock")
+        text = (
+            Path("/proc/net/unix")
+            .read_text()
+            .replace(str(path), "/run/api-endpoint/blue/gunicorn.sock")
+        )
         (tmp_path / "net").mkdir()
         (tmp_path / "net" / "unix").write_text(text)
         found = metrics.App("api-endpoint", tmp_path, tmp_path, tmp_path).connections()
@@ -204,7 +249,14 @@ class Program:
         self.nginx = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.nginx.connect(str(folder / "messages"))
         own, given = self.listener.fileno(), self.messages.fileno()
-        sockets = ["bash", "-c", 'exec 3<&"$1" 4<&"$2"; shift 2; exec "$@"', "-", str(given), str(own)]
+        sockets = [
+            "bash",
+            "-c",
+            'exec 3<&"$1" 4<&"$2"; shift 2; exec "$@"',
+            "-",
+            str(given),
+            str(own),
+        ]
         self.process = subprocess.Popen(
             [*sockets, sys.executable, PROGRAM, "api-endpoint", folder, folder, *clients],
             pass_fds=(own, given), stderr=subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
@@ -293,7 +345,11 @@ def test_clients_that_are_allowed():
                 "192.0.2.8", "::ffff:192.0.2.8", "fe80::1%2",
             )
         }  # fmt: skip
-    assert [address for address, may in allowed.items() if not may] == ["192.0.2.8", "::ffff:192.0.2.8", "fe80::1%2"]
+    assert [address for address, may in allowed.items() if not may] == [
+        "192.0.2.8",
+        "::ffff:192.0.2.8",
+        "fe80::1%2",
+    ]
 
 
 # --- the dashboard and the alerts
@@ -331,7 +387,11 @@ def test_the_dashboard_asks_the_datasource_that_is_chosen():
     text = (PROJECT / "docs/metrics/grafana-dashboard.json").read_text()
     assert set(re.findall(r'"uid": "(.*)"', text)) == {"api-endpoint", "${datasource}"}
     dashboard = json.loads(text)
-    assert [variable["type"] for variable in dashboard["templating"]["list"]] == ["datasource", "query", "query"]
+    assert [variable["type"] for variable in dashboard["templating"]["list"]] == [
+        "datasource",
+        "query",
+        "query",
+    ]
     for panel in dashboard["panels"]:
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         assert all('job="$job"' in target["expr"] for target in panel["targets"])

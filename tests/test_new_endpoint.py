@@ -31,7 +31,11 @@ def endpoints(tmp_path_factory):
 
 
 def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -43,19 +47,29 @@ def test_it_writes_an_app_its_settings_and_its_inventory(endpoints, profile):
         "app/tests/test_app.py",
     }  # fmt: skip
     assert not [name for name, content in written.items() if b"my-api" in content]
-    assert sorted(path.name for path in endpoints.iterdir()) == sorted(f"of-{profile}" for profile in PROFILES)
+    assert sorted(path.name for path in endpoints.iterdir()) == sorted(
+        f"of-{profile}" for profile in PROFILES
+    )
     folder = endpoints / f"of-{profile}"
-    subprocess.run(["yamllint", "--strict", "-c", PROJECT / ".yamllint", folder], cwd=PROJECT, check=True)
+    subprocess.run(
+        ["yamllint", "--strict", "-c", PROJECT / ".yamllint", folder], cwd=PROJECT, check=True
+    )
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_its_app_passes_its_own_test(endpoints, profile):
     if importlib.util.find_spec(LIBRARIES.get(profile, "flask")) is None:
-        pytest.skip(f"{LIBRARIES[profile]} is not installed; molecule/profiles asks such an app on a host")
+        pytest.skip(
+            f"{LIBRARIES[profile]} is not installed; molecule/profiles asks such an app on a host"
+        )
     app = endpoints / f"of-{profile}" / "app"
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", app], cwd=app, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-q", app],
+        cwd=app,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout
 
@@ -64,7 +78,9 @@ def test_its_app_passes_its_own_test(endpoints, profile):
 def test_its_settings_win_over_those_of_the_example(endpoints, profile, tmp_path):
     """Ansible lets group variables beside a playbook win over those beside an inventory."""
     example = yaml.safe_load((PROJECT / "group_vars" / "api_endpoints.yml").read_text())
-    own = yaml.safe_load((endpoints / f"of-{profile}" / "host_vars" / f"of-{profile}.yml").read_text())
+    own = yaml.safe_load(
+        (endpoints / f"of-{profile}" / "host_vars" / f"of-{profile}.yml").read_text()
+    )
     assert set(own) >= set(example)
     (tmp_path / "group_vars").symlink_to(PROJECT / "group_vars")
     inventory = endpoints / f"of-{profile}" / "inventory.yml"
@@ -79,7 +95,9 @@ def test_the_pins_are_those_of_the_example(endpoints):
         return {line for line in path.read_text().splitlines() if "==" in line}
 
     example = pins(PROJECT / "app" / "requirements.txt")
-    assert {pin for pin in example if "PyYAML" not in pin} == pins(endpoints / "of-fasttext" / "app" / "requirements.txt")
+    assert {pin for pin in example if "PyYAML" not in pin} == pins(
+        endpoints / "of-fasttext" / "app" / "requirements.txt"
+    )
     assert pins(endpoints / "of-plain" / "app" / "requirements.txt") <= example
 
 

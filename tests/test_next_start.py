@@ -14,7 +14,9 @@ from helpers import make_virtualenv
 from test_diagnosis import observed
 
 RELEASE = "0123456789ab"
-NEXT_START = [check for _title, check in checks.CHECKS if check.__module__ == start.__name__] + [app.parts]
+NEXT_START = [check for _title, check in checks.CHECKS if check.__module__ == start.__name__] + [
+    app.parts
+]
 SITE = "ansible-playbook -i inventory site.yml"
 JOURNAL = "api-endpoint-diagnosis-1.service: Failed at step NAMESPACE spawning /x/gunicorn: No such file or directory"
 
@@ -36,12 +38,16 @@ def endpoint(tmp_path, monkeypatch):
     (root / "slots/blue/release").symlink_to(f"../../releases/{RELEASE}")
     (tmp_path / "unit").touch()
     monkeypatch.setattr(EndpointState, "template", tmp_path / "unit")
-    monkeypatch.setattr(EndpointState, "state", {"ActiveState": "active", "SubState": "running", "NRestarts": "0"})
+    monkeypatch.setattr(
+        EndpointState, "state", {"ActiveState": "active", "SubState": "running", "NRestarts": "0"}
+    )
     monkeypatch.setattr(EndpointState, "answers", True)
     monkeypatch.setattr(EndpointState, "is_healthy", True)
     monkeypatch.setattr(EndpointState, "start_check", (0, "gunicorn (version 27)"))
     monkeypatch.setattr(start, "FSTAB", tmp_path / "fstab")
-    monkeypatch.setattr(start.os.path, "ismount", lambda path: str(path) in ("/", str(root / "mounted")))
+    monkeypatch.setattr(
+        start.os.path, "ismount", lambda path: str(path) in ("/", str(root / "mounted"))
+    )
     return root
 
 
@@ -81,21 +87,57 @@ def without_a_package(endpoint):
     ("breaks", "word", "remedy"),
     [
         (lambda _: None, "", ""),
-        (lambda endpoint: (endpoint / "bin/python3.13").write_text("3.13.9"), "", ""),  # a correction of Debian's
-        (upgrade, "its virtualenv was made for Python 3.13, and {root}/bin/python3 is 3.11 now, as after an upgrade", SITE),
-        (remove("bin/python3.13"), "the Python of its virtualenv, {root}/bin/python3, which leads to", SITE),
+        (
+            lambda endpoint: (endpoint / "bin/python3.13").write_text("3.13.9"),
+            "",
+            "",
+        ),  # a correction of Debian's
+        (
+            upgrade,
+            "its virtualenv was made for Python 3.13, and {root}/bin/python3 is 3.11 now, as after an upgrade",
+            SITE,
+        ),
+        (
+            remove("bin/python3.13"),
+            "the Python of its virtualenv, {root}/bin/python3, which leads to",
+            SITE,
+        ),
         (remove("venvs/v"), "Its virtualenv is missing: ", SITE),
-        (remove("venvs/v/bin/gunicorn"), "{root}/venvs/v/bin/gunicorn is gone", "sudo rm -r {root}/venvs/v"),
-        (without_a_package, "was changed by hand, so its next start may fail", "sudo rm -r {root}/venvs/v"),
+        (
+            remove("venvs/v/bin/gunicorn"),
+            "{root}/venvs/v/bin/gunicorn is gone",
+            "sudo rm -r {root}/venvs/v",
+        ),
+        (
+            without_a_package,
+            "was changed by hand, so its next start may fail",
+            "sudo rm -r {root}/venvs/v",
+        ),
         (
             started(1, "Traceback\n  File x\nModuleNotFoundError: No module named 'gunicorn'"),
             "named 'gunicorn'",
             "sudo rm -r",
         ),
-        (started(1, "ImportError: libssl.so.1.1: no such file"), "will fail: ImportError: libssl.so.1.1", SITE),
-        (started(1, "Fatal\nModuleNotFoundError: No module named 'encodings'\nat x"), "named 'encodings'", SITE),
-        (started(226, f"{JOURNAL}\nx.service: Failed with result 'exit-code'."), "fail: Failed at step NAMESPACE", SITE),
-        (noexec, "the disk of {root}/venvs/v/bin/gunicorn is mounted with noexec", "sudo mount -o remount,exec"),
+        (
+            started(1, "ImportError: libssl.so.1.1: no such file"),
+            "will fail: ImportError: libssl.so.1.1",
+            SITE,
+        ),
+        (
+            started(1, "Fatal\nModuleNotFoundError: No module named 'encodings'\nat x"),
+            "named 'encodings'",
+            SITE,
+        ),
+        (
+            started(226, f"{JOURNAL}\nx.service: Failed with result 'exit-code'."),
+            "fail: Failed at step NAMESPACE",
+            SITE,
+        ),
+        (
+            noexec,
+            "the disk of {root}/venvs/v/bin/gunicorn is mounted with noexec",
+            "sudo mount -o remount,exec",
+        ),
         (started(124, ""), "", ""),  # a host that is busy
         (no_account, "its account, www-data, is not on this host", f"{SITE} --tags setup"),
         (remove(f"releases/{RELEASE}"), "The folder of the live release is missing", SITE),
@@ -124,12 +166,20 @@ def test_what_runs_and_would_not_start_again(endpoint, monkeypatch, breaks, word
         ("", False, 900, 1),
     ],
 )
-def test_a_disk_that_the_next_boot_leaves_out(endpoint, monkeypatch, unit, listed, mounted_at, found):
+def test_a_disk_that_the_next_boot_leaves_out(
+    endpoint, monkeypatch, unit, listed, mounted_at, found
+):
     state = observed(endpoint.parent, data_dir=str(endpoint / "mounted/data"))
-    times = {"FinishTimestampMonotonic": "500", "InactiveExitTimestampMonotonic": str(mounted_at), "FragmentPath": unit}
+    times = {
+        "FinishTimestampMonotonic": "500",
+        "InactiveExitTimestampMonotonic": str(mounted_at),
+        "FragmentPath": unit,
+    }
 
     def systemctl(*words):
-        asked = next(word for word in words if word.startswith("--property=")).removeprefix("--property=")
+        asked = next(word for word in words if word.startswith("--property=")).removeprefix(
+            "--property="
+        )
         return SimpleNamespace(stdout=f"{times[asked]}\n")
 
     monkeypatch.setattr(start, "systemctl", systemctl)
@@ -139,18 +189,29 @@ def test_a_disk_that_the_next_boot_leaves_out(endpoint, monkeypatch, unit, liste
     findings = list(start.mounts(state))
     assert [finding.kind for finding in findings] == [RISK] * found
     for finding in findings:
-        assert f"{endpoint}/mounted, where the service finds the model data, was mounted by hand" in finding.what
+        assert (
+            f"{endpoint}/mounted, where the service finds the model data, was mounted by hand"
+            in finding.what
+        )
         line = f"'UUID=1234-5678 {endpoint}/mounted ext4 defaults,nofail 0 2'"
         assert finding.remedy[0] == f"echo {line} | sudo tee --append {start.FSTAB}"
 
 
-def test_after_a_start_that_failed_the_lost_python_is_the_cause_and_the_app_is_not_loaded(endpoint, monkeypatch):
+def test_after_a_start_that_failed_the_lost_python_is_the_cause_and_the_app_is_not_loaded(
+    endpoint, monkeypatch
+):
     upgrade(endpoint)
-    monkeypatch.setattr(EndpointState, "state", {"ActiveState": "failed", "Result": "exit-code", "NRestarts": "7"})
+    monkeypatch.setattr(
+        EndpointState, "state", {"ActiveState": "failed", "Result": "exit-code", "NRestarts": "7"}
+    )
     monkeypatch.setattr(EndpointState, "answers", False)
     monkeypatch.setattr(EndpointState, "is_healthy", False)
-    monkeypatch.setattr(EndpointState, "load_check", property(lambda _: pytest.fail("the app was loaded")))
+    monkeypatch.setattr(
+        EndpointState, "load_check", property(lambda _: pytest.fail("the app was loaded"))
+    )
     state = observed(endpoint.parent)
     found = [*look(endpoint), *app.loads(state)]
     assert [(finding.kind, finding.remedy) for finding in found] == [(CAUSE, [SITE])]
-    assert found[0].what.startswith("The live version cannot start: its virtualenv was made for Python 3.13, and")
+    assert found[0].what.startswith(
+        "The live version cannot start: its virtualenv was made for Python 3.13, and"
+    )

@@ -25,7 +25,9 @@ def folder(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(nginx, "loaded_configuration", lambda _socket: runs.get("loaded", ""))
-    monkeypatch.setattr(nginx, "systemctl", lambda *_: SimpleNamespace(returncode=int(runs.get("is") == "stopped")))
+    monkeypatch.setattr(
+        nginx, "systemctl", lambda *_: SimpleNamespace(returncode=int(runs.get("is") == "stopped"))
+    )
     monkeypatch.setattr(nginx, "programs_on", lambda port: runs.get(port, []))
     runs.clear()
     return folder
@@ -44,7 +46,11 @@ def load(folder):
 
 
 def stub(folder, check_mode=False, **files):
-    wanted = {"nginx.conf": "# Managed by Ansible\n", "sites-available/api": "# Managed by Ansible\nserver\n", **files}
+    wanted = {
+        "nginx.conf": "# Managed by Ansible\n",
+        "sites-available/api": "# Managed by Ansible\nserver\n",
+        **files,
+    }
     return Stub(
         check_mode, folder=str(folder), files=wanted, links={"sites-enabled/api": "../sites-available/api"},
         absent=["sites-enabled/default"], socket=str(folder.parent / "proof/api.sock"),
@@ -58,13 +64,22 @@ def ensure(folder, check_mode=False, **files):
 
 def kept(folder):
     """What is kept, by the ends of the files' names."""
-    found = (path for path in folder.rglob("*.*") if path.suffix in (".before-api-endpoint", ".edited-by-hand"))
+    found = (
+        path
+        for path in folder.rglob("*.*")
+        if path.suffix in (".before-api-endpoint", ".edited-by-hand")
+    )
     return {str(path.relative_to(folder)): path.read_text() for path in found}
 
 
 def test_files_links_and_removals_and_then_nothing(folder):
     result = ensure(folder)
-    assert result["written"] == ["nginx.conf", "sites-available/api", "sites-enabled/api", "sites-enabled/default"]
+    assert result["written"] == [
+        "nginx.conf",
+        "sites-available/api",
+        "sites-enabled/api",
+        "sites-enabled/default",
+    ]
     assert (folder / "sites-enabled" / "api").read_text() == "# Managed by Ansible\nserver\n"
     assert not (folder / "sites-enabled" / "default").is_symlink()
     assert (folder / "nginx.conf.before-api-endpoint").read_text() == "# Debian's\n"
@@ -117,13 +132,20 @@ def test_a_port_that_no_site_has_any_more_goes(folder, others, goes):
     assert "other" not in others or "other" in os.listdir(folder / "sites-enabled")
 
 
-@pytest.mark.parametrize("listen", ["listen 8080;", "    listen [::]:8080;", "listen 8080 default_server;"])
+@pytest.mark.parametrize(
+    "listen", ["listen 8080;", "    listen [::]:8080;", "listen 8080 default_server;"]
+)
 @pytest.mark.parametrize("check_mode", [True, False])
-def test_a_port_that_another_program_has_is_refused_before_anything_is_written(folder, listen, check_mode):
+def test_a_port_that_another_program_has_is_refused_before_anything_is_written(
+    folder, listen, check_mode
+):
     """With it on the disk, nginx would not start again."""
     site = {"sites-available/api": f"# Managed by Ansible\nserver {{\n{listen}\n}}\n"}
     runs[8080] = ["nginx (process 1)", "python3 (process 2)"]
-    with pytest.raises(DeployError, match=r"Port 8080 is taken by python3 \(process 2\), so nginx was left as it is"):
+    with pytest.raises(
+        DeployError,
+        match=r"Port 8080 is taken by python3 \(process 2\), so nginx was left as it is",
+    ):
         ensure(folder, check_mode, **site)
     assert (folder / "nginx.conf").read_text() == "# Debian's\n"
     assert not (folder / "sites-available" / "api").exists()
@@ -146,9 +168,13 @@ def test_an_edit_by_hand_is_kept_and_somebody_is_told(folder):
         assert nginx.ensure(module)["written"] == ["sites-available/api"]
         assert site.read_text() == "# Managed by Ansible\nserver\n"
         assert kept(folder)["sites-available/api.edited-by-hand"].endswith(f"{edit}\n")
-        assert module.warnings == [f"{site} was not the role's own; it is kept as {site}.edited-by-hand."]
+        assert module.warnings == [
+            f"{site} was not the role's own; it is kept as {site}.edited-by-hand."
+        ]
     ensure(folder, **{"sites-available/api": "# Managed by Ansible\nnewer\n"})
-    assert kept(folder)["sites-available/api.edited-by-hand"].endswith("second\n"), "our own file is no edit"
+    assert kept(folder)["sites-available/api.edited-by-hand"].endswith("second\n"), (
+        "our own file is no edit"
+    )
 
 
 def test_a_file_in_place_of_a_link_is_kept_where_nginx_does_not_read_it(folder):
@@ -213,7 +239,9 @@ def test_judging_leaves_the_account_of_the_workers_that_run(folder, check_mode):
 
 def test_what_nginx_rejects_never_reaches_the_folder(folder):
     before = sorted(os.listdir(folder))
-    with pytest.raises(DeployError, match=rf"nginx rejects the new configuration.*\n.*in {folder}/nginx.conf"):
+    with pytest.raises(
+        DeployError, match=rf"nginx rejects the new configuration.*\n.*in {folder}/nginx.conf"
+    ):
         ensure(folder, **{"sites-available/api": "BROKEN"})
     assert sorted(os.listdir(folder)) == before
     assert (folder / "nginx.conf").read_text() == "# Debian's\n"

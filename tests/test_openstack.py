@@ -25,7 +25,14 @@ def server(name: str, address: str, **metadata: str) -> dict:
         "image": {"id": "debian-13"},
         "OS-EXT-AZ:availability_zone": "nova",
         "addresses": {
-            "lan": [{"addr": address, "version": 4, "OS-EXT-IPS:type": "fixed", "OS-EXT-IPS-MAC:mac_addr": "fa:16:3e:0:0:1"}]
+            "lan": [
+                {
+                    "addr": address,
+                    "version": 4,
+                    "OS-EXT-IPS:type": "fixed",
+                    "OS-EXT-IPS-MAC:mac_addr": "fa:16:3e:0:0:1",
+                }
+            ]
         },
     }
 
@@ -48,7 +55,11 @@ class Cloud(BaseHTTPRequestHandler):
     def say(self, status: int, body: dict, **headers: str) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            **headers,
+        }.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(data)
@@ -61,7 +72,13 @@ class Cloud(BaseHTTPRequestHandler):
         version = {"status": "CURRENT", "version": "2.95", "min_version": "2.1"}
         if self.path.startswith("/compute/v2.1/servers/detail"):
             broken = self.headers["X-Auth-Token"] != "token of a-secret"
-            self.say(*((500, {"computeFault": {"message": "broken"}}) if broken else (200, {"servers": SERVERS})))
+            self.say(
+                *(
+                    (500, {"computeFault": {"message": "broken"}})
+                    if broken
+                    else (200, {"servers": SERVERS})
+                )
+            )
         elif self.path.startswith("/compute"):
             links = [{"rel": "self", "href": f"{self.base}/compute/v2.1/"}]
             self.say(200, {"version": {"id": "v2.1", "links": links, **version}})
@@ -73,7 +90,15 @@ class Cloud(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["auth"]["identity"]
         credential = asked.get("application_credential", {})
         if credential.get("id") != "an-id" or credential.get("secret") == "expired":
-            self.say(401, {"error": {"code": 401, "message": "The request you have made requires authentication."}})
+            self.say(
+                401,
+                {
+                    "error": {
+                        "code": 401,
+                        "message": "The request you have made requires authentication.",
+                    }
+                },
+            )
             return
         catalog = [
             {"type": kind, "name": kind, "id": kind, "endpoints": [
@@ -81,7 +106,11 @@ class Cloud(BaseHTTPRequestHandler):
             ]}
             for kind, path in (("identity", "/v3"), ("compute", "/compute/v2.1"))
         ]  # fmt: skip
-        project = {"id": "my-project", "name": "my-project", "domain": {"id": "default", "name": "Default"}}
+        project = {
+            "id": "my-project",
+            "name": "my-project",
+            "domain": {"id": "default", "name": "Default"},
+        }
         user = {"id": "me", "name": "me", "domain": {"id": "default", "name": "Default"}}
         token = {"catalog": catalog, "project": project, "user": user, "methods": ["application_credential"],
                  "expires_at": "2099-01-01T00:00:00.000000Z", "issued_at": "2026-01-01T00:00:00.000000Z"}  # fmt: skip
@@ -110,7 +139,11 @@ def inventory(cloud, folder, text: str, secret: str = "a-secret"):
     (folder / "clouds.yaml").write_text(yaml.safe_dump(clouds))
     (folder / "inventory").mkdir()
     (folder / "inventory" / "openstack.yml").write_text(text)
-    environment = {**os.environ, "OS_CLIENT_CONFIG_FILE": str(folder / "clouds.yaml"), "NO_PROXY": "127.0.0.1"}
+    environment = {
+        **os.environ,
+        "OS_CLIENT_CONFIG_FILE": str(folder / "clouds.yaml"),
+        "NO_PROXY": "127.0.0.1",
+    }
     return subprocess.run(
         ["ansible-inventory", "-i", folder / "inventory", "--list"],
         cwd=PROJECT, env=environment, capture_output=True, text=True,
@@ -120,13 +153,20 @@ def inventory(cloud, folder, text: str, secret: str = "a-secret"):
 def groups(shown) -> dict[str, list[str]]:
     """Return the groups with their hosts."""
     assert shown.returncode == 0, shown.stderr
-    return {name: group["hosts"] for name, group in json.loads(shown.stdout).items() if group.get("hosts")}
+    return {
+        name: group["hosts"]
+        for name, group in json.loads(shown.stdout).items()
+        if group.get("hosts")
+    }
 
 
 def variables(shown, host: str) -> dict:
     """Return the variables of a host, without the marks of texts that are no templates."""
     found = json.loads(shown.stdout)["_meta"]["hostvars"][host]
-    return {name: value.get("__ansible_unsafe") if isinstance(value, dict) else value for name, value in found.items()}
+    return {
+        name: value.get("__ansible_unsafe") if isinstance(value, dict) else value
+        for name, value in found.items()
+    }
 
 
 def test_instances_are_in_their_groups_and_reached_through_the_jump_host(cloud, tmp_path):
@@ -144,7 +184,12 @@ def test_instances_are_in_their_groups_and_reached_through_the_jump_host(cloud, 
 
 def test_the_other_way_by_metadata(cloud, tmp_path):
     by_name, by_metadata = re.findall(r"^  (?:# )?(api_endpoints: .*)$", EXAMPLE.read_text(), re.M)
-    text = EXAMPLE.read_text().replace(by_metadata, "").replace(by_name, by_metadata).replace("  ansible_host:", "  unused:")
+    text = (
+        EXAMPLE.read_text()
+        .replace(by_metadata, "")
+        .replace(by_name, by_metadata)
+        .replace("  ansible_host:", "  unused:")
+    )
     shown = inventory(cloud, tmp_path, text)
     assert groups(shown)["api_endpoints"] == ["language-1", "language-2"]
     assert variables(shown, "language-2")["ansible_host"] == "172.16.0.12"
@@ -152,7 +197,10 @@ def test_the_other_way_by_metadata(cloud, tmp_path):
 
 @pytest.mark.parametrize(
     ("secret", "message"),
-    [("expired", "requires authentication"), ("for-a-broken-nova", "Fetching servers for cloud cloudvps")],
+    [
+        ("expired", "requires authentication"),
+        ("for-a-broken-nova", "Fetching servers for cloud cloudvps"),
+    ],
 )
 def test_a_cloud_that_refuses_fails_the_run_and_says_why(cloud, tmp_path, secret, message):
     """Hosts of another source must not be taken for all there are."""
@@ -162,6 +210,8 @@ def test_a_cloud_that_refuses_fails_the_run_and_says_why(cloud, tmp_path, secret
 
 
 def test_a_mistake_in_an_expression_is_an_error(cloud, tmp_path):
-    shown = inventory(cloud, tmp_path, EXAMPLE.read_text().replace("is match('language-[0-9]+$')", "is matching"))
+    shown = inventory(
+        cloud, tmp_path, EXAMPLE.read_text().replace("is match('language-[0-9]+$')", "is matching")
+    )
     assert shown.returncode != 0, shown.stdout
     assert "api_endpoints" in shown.stderr

@@ -6,7 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.api_endpoint.controller import packages
-from ansible.module_utils.api_endpoint.controller.packages import INTERRUPTED, PackagesAction, explained
+from ansible.module_utils.api_endpoint.controller.packages import (
+    INTERRUPTED,
+    PackagesAction,
+    explained,
+)
 from ansible.module_utils.api_endpoint.controller.processes import processes
 from helpers import Clock
 
@@ -19,7 +23,9 @@ def host(monkeypatch):
     """Return a function that installs on a host whose looks and whose apt give these answers, and what it showed."""
     clock = Clock()
     monkeypatch.setattr(
-        packages, "time", SimpleNamespace(monotonic=clock.monotonic, sleep=clock.sleep, strftime=lambda _: "12:00")
+        packages,
+        "time",
+        SimpleNamespace(monotonic=clock.monotonic, sleep=clock.sleep, strftime=lambda _: "12:00"),
     )
     monkeypatch.setattr(packages.ActionBase, "run", lambda *_: {})
 
@@ -69,7 +75,9 @@ def test_patience_ends_with_the_name_of_the_holder(host):
     ],
 )
 def test_a_lock_that_is_taken_between_look_and_apt_is_waited_for(host, words):
-    assert host(["", HOLDER, ""], [{"failed": True, "msg": "failed", "stderr": words}, {"changed": True}])["changed"]
+    assert host(
+        ["", HOLDER, ""], [{"failed": True, "msg": "failed", "stderr": words}, {"changed": True}]
+    )["changed"]
 
 
 def test_a_dry_run_waits_for_nobody(host):
@@ -88,20 +96,38 @@ def test_an_interrupted_dpkg_is_named_with_its_command(host):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("E: dpkg was interrupted, you must manually run 'dpkg --configure -a'", "sudo dpkg --configure -a"),
-        ("E: Release file for http://x/InRelease is not valid yet (invalid for another 3h)", "clock is behind (Tue Dec  1)"),
-        ("E: Release file for http://x/InRelease is expired (invalid since 9d)", "clock may be ahead (Tue Dec  1)"),
-        ("W: Failed to fetch http://x/InRelease  Temporary failure resolving 'x'", "/etc/resolv.conf"),
+        (
+            "E: dpkg was interrupted, you must manually run 'dpkg --configure -a'",
+            "sudo dpkg --configure -a",
+        ),
+        (
+            "E: Release file for http://x/InRelease is not valid yet (invalid for another 3h)",
+            "clock is behind (Tue Dec  1)",
+        ),
+        (
+            "E: Release file for http://x/InRelease is expired (invalid since 9d)",
+            "clock may be ahead (Tue Dec  1)",
+        ),
+        (
+            "W: Failed to fetch http://x/InRelease  Temporary failure resolving 'x'",
+            "/etc/resolv.conf",
+        ),
         (
             "W: Failed to fetch http://x/InRelease  Could not connect to x:80 (10.0.0.1), connection timed out",
             "does not reach",
         ),
-        ("Err:1 http://x Cannot initiate the connection to x:80. - connect (101: Network is unreachable)", "does not reach"),
+        (
+            "Err:1 http://x Cannot initiate the connection to x:80. - connect (101: Network is unreachable)",
+            "does not reach",
+        ),
         (
             "E: Failed to fetch http://x/a.deb  404  Not Found [IP: 10.0.0.1 80]",
             "does not exist. Correct /etc/apt/sources.list",
         ),
-        ("E: The repository 'http://x trixie Release' does not have a Release file.", "does not exist. Correct"),
+        (
+            "E: The repository 'http://x trixie Release' does not have a Release file.",
+            "does not exist. Correct",
+        ),
         ("W: GPG error: http://x InRelease: NO_PUBKEY 0123", "Install its key"),
         ("The following packages have unmet dependencies:", "sudo apt-get --fix-broken install"),
     ],
@@ -113,12 +139,18 @@ def test_what_apt_says_comes_with_what_to_do(host, words, said):
 
 
 def test_an_error_of_another_kind_is_left_as_it_is():
-    assert explained({"failed": True, "msg": "No package matching 'x' is available"})["msg"].startswith("No package")
+    assert explained({"failed": True, "msg": "No package matching 'x' is available"})[
+        "msg"
+    ].startswith("No package")
 
 
-HOLD = (
-    "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
-)
+HOLD = """
+import fcntl, sys, time
+f = open(sys.argv[1], "w")
+fcntl.lockf(f, fcntl.LOCK_EX)
+print(flush=True)
+time.sleep(60)
+"""
 
 
 def test_the_look_finds_the_process_that_has_a_lock(tmp_path):

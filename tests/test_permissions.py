@@ -36,7 +36,11 @@ def ensure(tree, check_mode=False, **more):
 
 
 def modes(tree):
-    return {path.name: stat.S_IMODE(path.lstat().st_mode) for path in [tree, *tree.rglob("*")] if not path.is_symlink()}
+    return {
+        path.name: stat.S_IMODE(path.lstat().st_mode)
+        for path in [tree, *tree.rglob("*")]
+        if not path.is_symlink()
+    }
 
 
 AS_MADE = {"0123456789ab": 0o750, "package": 0o750, "wsgi.py": 0o640, "run": 0o750}
@@ -96,8 +100,12 @@ def test_owners(tree, monkeypatch):
     assert (tree / "data").lstat().st_uid == os.getuid()
 
 
-@pytest.mark.parametrize(("number", "is_the_disks"), [(errno.EIO, True), (errno.EBADMSG, True), (errno.EPERM, False)])
-def test_a_disk_that_fails_is_left_to_the_step_that_needs_it(tree, monkeypatch, number, is_the_disks):
+@pytest.mark.parametrize(
+    ("number", "is_the_disks"), [(errno.EIO, True), (errno.EBADMSG, True), (errno.EPERM, False)]
+)
+def test_a_disk_that_fails_is_left_to_the_step_that_needs_it(
+    tree, monkeypatch, number, is_the_disks
+):
     other = tree.parent / "ffffffffffff"
     other.mkdir(mode=0o700)
     walk = os.fwalk

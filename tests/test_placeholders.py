@@ -11,19 +11,48 @@ from ansible.module_utils.api_endpoint.artifacts.acquire import check_path
 from ansible.module_utils.api_endpoint.artifacts.store import Artifact
 from ansible.module_utils.api_endpoint.digests import walk
 from ansible.module_utils.api_endpoint.errors import DeployError
-from ansible.module_utils.api_endpoint.placeholders import check_data, check_file, check_folder, check_size, page, pointer
+from ansible.module_utils.api_endpoint.placeholders import (
+    check_data,
+    check_file,
+    check_folder,
+    check_size,
+    page,
+    pointer,
+)
 from ansible.module_utils.api_endpoint.release.source import check_content
 
-LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'7' * 64}\nsize 104857600\n".encode()
+LFS = (
+    f"version https://git-lfs.github.com/spec/v1\noid sha256:{'7' * 64}\nsize 104857600\n".encode()
+)
 POINTERS = [
     ("model.bin", LFS, "git-lfs", "git lfs pull"),
     ("titles.tsv.gz", LFS, "git-lfs", "git lfs pull"),
-    ("old.bin", b"version https://hawser.github.com/spec/v1\noid sha256:7\nsize 1\n", "git-lfs", "git lfs pull"),
+    (
+        "old.bin",
+        b"version https://hawser.github.com/spec/v1\noid sha256:7\nsize 1\n",
+        "git-lfs",
+        "git lfs pull",
+    ),
     ("annex.bin", b"/annex/objects/SHA256E-s4--77.bin\n", "git-annex", "git annex get"),
-    ("annex2.bin", b"../.git/annex/objects/Xx/0K/SHA256E-s4--7.bin/SHA256E-s4--7.bin", "git-annex", "git annex get"),
-    ("windows.bin", b"..\\.git\\annex\\objects\\Xx\\0K\\SHA256E-s4--7.bin", "git-annex", "git annex get"),
+    (
+        "annex2.bin",
+        b"../.git/annex/objects/Xx/0K/SHA256E-s4--7.bin/SHA256E-s4--7.bin",
+        "git-annex",
+        "git annex get",
+    ),
+    (
+        "windows.bin",
+        b"..\\.git\\annex\\objects\\Xx\\0K\\SHA256E-s4--7.bin",
+        "git-annex",
+        "git annex get",
+    ),
     ("model.safetensors", b"../../blobs/bbbb", "became a file", "cp --dereference"),
-    ("model.pkl", b"outs:\n- md5: 0123456789abcdef0123456789abcdef\n  size: 10\n  path: model.pkl\n", "DVC", "dvc pull"),
+    (
+        "model.pkl",
+        b"outs:\n- md5: 0123456789abcdef0123456789abcdef\n  size: 10\n  path: model.pkl\n",
+        "DVC",
+        "dvc pull",
+    ),
     (".model.bin.icloud", b"bplist00", "iCloud", "brctl download"),
 ]
 FILES = [
@@ -50,7 +79,9 @@ def test_a_pointer_is_named_wherever_it_comes_from(tmp_path, name, content, what
         lambda: check_path(Artifact(dest="model", key="", path=str(folder / name))),
     ]
     for place in places:
-        with pytest.raises(DeployError, match=rf"{name}: .*{what}.*, not the file itself\. Run `{command}`"):
+        with pytest.raises(
+            DeployError, match=rf"{name}: .*{what}.*, not the file itself\. Run `{command}`"
+        ):
             place()
     # An app need not have everything that its repository has.
     assert check_content(folder, "", [name], remedy, "") == []
@@ -62,16 +93,31 @@ def test_a_file_is_a_file(name, content):
 
 
 PAGES = [
-    (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head></html>", "Google Drive - Virus"),
+    (
+        b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head></html>",
+        "Google Drive - Virus",
+    ),
     (b"\xef\xbb\xbf\n <HTML lang=en><body><h1>Sign in</h1>", "Sign in"),
-    (b"<?xml version='1.0'?><!-- a --><!DOCTYPE HTML PUBLIC '-//W3C'><html><body>Consent", "Consent"),
+    (
+        b"<?xml version='1.0'?><!-- a --><!DOCTYPE HTML PUBLIC '-//W3C'><html><body>Consent",
+        "Consent",
+    ),
     (b"<meta http-equiv=refresh content='0; url=/login'><p>One moment", "One moment"),
     (b"<script>location='/login'</script>", "<script>location"),
-    (b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>", "AccessDenied"),
-    (b"<Error xmlns='http://doc.s3.amazonaws.com/2006-03-01'><Code>NoSuchKey</Code></Error>", "NoSuchKey"),
+    (
+        b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+        "AccessDenied",
+    ),
+    (
+        b"<Error xmlns='http://doc.s3.amazonaws.com/2006-03-01'><Code>NoSuchKey</Code></Error>",
+        "NoSuchKey",
+    ),
     (b"<h1>404 Not Found</h1>", "404 Not Found"),
     (b"<title>Moved</title>\n<h1>Moved</h1>", "Moved"),
-    (b"<!-- saved from url=(0014)about:internet -->\n<!doctype html>\n<body>Sign in", "It begins 'Sign in'"),
+    (
+        b"<!-- saved from url=(0014)about:internet -->\n<!doctype html>\n<body>Sign in",
+        "It begins 'Sign in'",
+    ),
     ("<!DOCTYPE html><body>Log in".encode("utf-16"), "Log in"),
     (gzip.compress(b"\n<html><body>Maintenance", mtime=0), "Maintenance"),
     (b"404: Not Found", "404: Not Found"),
@@ -144,15 +190,30 @@ def special(kind):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: (folder / "x").symlink_to("nowhere"), r"The link \S+/x points to nowhere, which is not there"),
-        (lambda folder: (folder / "x").symlink_to("x"), r"The link \S+/x points to x, which is not there"),
-        (lambda folder: (folder / "x").symlink_to("../data"), r"The link \S+/x leads back to a folder that it lies in"),
+        (
+            lambda folder: (folder / "x").symlink_to("nowhere"),
+            r"The link \S+/x points to nowhere, which is not there",
+        ),
+        (
+            lambda folder: (folder / "x").symlink_to("x"),
+            r"The link \S+/x points to x, which is not there",
+        ),
+        (
+            lambda folder: (folder / "x").symlink_to("../data"),
+            r"The link \S+/x leads back to a folder that it lies in",
+        ),
         (
             lambda folder: (folder / "x").symlink_to(folder.parent),
             r"The link \S+/x leads back",
         ),
-        (lambda folder: (folder / "x").symlink_to(".git/annex/objects/7"), r"x: a link of git-annex, .*git annex get"),
-        (lambda folder: (folder / "x.dvc").write_text("outs:"), r"x.dvc stands for data of DVC .* `dvc pull` fetches it"),
+        (
+            lambda folder: (folder / "x").symlink_to(".git/annex/objects/7"),
+            r"x: a link of git-annex, .*git annex get",
+        ),
+        (
+            lambda folder: (folder / "x.dvc").write_text("outs:"),
+            r"x.dvc stands for data of DVC .* `dvc pull` fetches it",
+        ),
         (special("fifo"), r"x is neither a file nor a folder nor a link"),
         (special("socket"), r"x is neither a file nor a folder nor a link"),
         (lambda folder: (folder / "model").unlink(), r"data has no file in it"),
@@ -171,17 +232,25 @@ def test_what_a_folder_of_data_cannot_have(tmp_path, monkeypatch, make, words):
 def test_many_pointers_are_counted(tmp_path):
     for number in range(8):
         (tmp_path / f"{number}.bin").write_bytes(LFS)
-    with pytest.raises(DeployError, match=r"^0.bin, 1.bin, 2.bin, 3.bin, 4.bin and 3 more: a pointer of git-lfs"):
+    with pytest.raises(
+        DeployError, match=r"^0.bin, 1.bin, 2.bin, 3.bin, 4.bin and 3 more: a pointer of git-lfs"
+    ):
         check_folder(tmp_path, "")
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: path.symlink_to("nowhere"), "which is a link to 'nowhere', and nothing is there"),
+        (
+            lambda path: path.symlink_to("nowhere"),
+            "which is a link to 'nowhere', and nothing is there",
+        ),
         (lambda path: path.mkdir(), r"that is a folder. Pack it \(tar\)"),
         (os.mkfifo, "that is no file"),
-        (lambda path: path.write_bytes(b""), "is empty. If that is right, give its sha256, or size: 0"),
+        (
+            lambda path: path.write_bytes(b""),
+            "is empty. If that is right, give its sha256, or size: 0",
+        ),
         (lambda path: path.write_bytes(PAGES[0][0]), "is a web page"),
         (lambda path: None, "and is not. Copy it there"),
     ],
@@ -208,7 +277,9 @@ def test_the_size_of_a_file_on_the_laptop_or_the_host(tmp_path, content, size, s
     with pytest.raises(DeployError, match=words) if words else contextlib.nullcontext():
         check_size(tmp_path / "model", size, sha256, may_be_empty=False)
     with pytest.raises(DeployError, match=words) if words else contextlib.nullcontext():
-        check_path(Artifact(dest="m", key="", path=str(tmp_path / "model"), size=size, sha256=sha256))
+        check_path(
+            Artifact(dest="m", key="", path=str(tmp_path / "model"), size=size, sha256=sha256)
+        )
 
 
 def test_a_page_among_the_files_of_a_folder_is_named_where_a_model_belongs(tmp_path):
@@ -216,7 +287,9 @@ def test_a_page_among_the_files_of_a_folder_is_named_where_a_model_belongs(tmp_p
     (tmp_path / "config.json").write_bytes(b"{}")
     check_data(tmp_path, list(walk(tmp_path)), "")
     (tmp_path / "pytorch_model.bin").write_bytes(PAGES[0][0])
-    with pytest.raises(DeployError, match=r"pytorch_model.bin is a web page, not a file. It begins 'Google Drive"):
+    with pytest.raises(
+        DeployError, match=r"pytorch_model.bin is a web page, not a file. It begins 'Google Drive"
+    ):
         check_data(tmp_path, list(walk(tmp_path)), "")
 
 
@@ -233,7 +306,9 @@ class TestSubmodulesAndDvcInAFolder:
     def app(self, tmp_path):
         """An app in the folder `model` of a repository."""
         (tmp_path / ".git").mkdir()
-        (tmp_path / ".gitmodules").write_text('[submodule "w"]\n\tpath = model/words\n\turl = ../w\n')
+        (tmp_path / ".gitmodules").write_text(
+            '[submodule "w"]\n\tpath = model/words\n\turl = ../w\n'
+        )
         (tmp_path / "model" / "words").mkdir(parents=True)
         (tmp_path / "model" / "wsgi.py").write_text("")
         return tmp_path / "model"
@@ -243,7 +318,9 @@ class TestSubmodulesAndDvcInAFolder:
     def test_an_empty_submodule_is_named(self, app, kind, place):
         if kind == "missing":
             (app / "words").rmdir()
-        with pytest.raises(DeployError, match=r"The submodule model/words is empty\. Update it\. Or leave out"):
+        with pytest.raises(
+            DeployError, match=r"The submodule model/words is empty\. Update it\. Or leave out"
+        ):
             check_content(app / place[0], place[1], [], "", "Update it.")
         assert check_content(app / place[0], place[1], ["/words"], "", "") == []
 
@@ -257,7 +334,12 @@ class TestSubmodulesAndDvcInAFolder:
     def test_data_of_dvc_that_is_not_there_is_said(self, app):
         (app / "words" / "x").write_text("")
         (app / "model.bin.dvc").write_text("outs:")
-        assert "model.bin.dvc stands for data of DVC that is not in the code" in check_content(app, "", [], "", "")[0]
-        assert check_content(app, "", ["/model.bin"], "", "") == []  # an artifact, whose dest is left out
+        assert (
+            "model.bin.dvc stands for data of DVC that is not in the code"
+            in check_content(app, "", [], "", "")[0]
+        )
+        assert (
+            check_content(app, "", ["/model.bin"], "", "") == []
+        )  # an artifact, whose dest is left out
         (app / "model.bin").write_text("x")
         assert check_content(app, "", [], "", "") == []

@@ -18,7 +18,9 @@ from ansible.module_utils.api_endpoint.controller.processes import (
 from helpers import PROJECT, ROLE, load_file
 
 preflight = load_file(ROLE / "action_plugins" / "api_endpoint_preflight.py")
-balancer = load_file(PROJECT / "roles" / "load_balancer" / "action_plugins" / "load_balancer_preflight.py")
+balancer = load_file(
+    PROJECT / "roles" / "load_balancer" / "action_plugins" / "load_balancer_preflight.py"
+)
 
 
 def shell(command):
@@ -62,12 +64,28 @@ def test_what_was_once_listened_on_is_free():
             "/usr/sbin/apache2 -k start",
             "/usr/sbin/apache2 -k start (process 7, apache2.service) listens on",
         ),
-        ("apache2.service", "/usr/sbin/apache2 -k start", "(`sudo systemctl disable --now apache2.service`)"),
+        (
+            "apache2.service",
+            "/usr/sbin/apache2 -k start",
+            "(`sudo systemctl disable --now apache2.service`)",
+        ),
         ("caddy.service", "/usr/bin/caddy run", "(`sudo systemctl disable --now caddy.service`)"),
-        ("haproxy.service", "/usr/sbin/haproxy", "(`sudo systemctl disable --now haproxy.service`)"),
+        (
+            "haproxy.service",
+            "/usr/sbin/haproxy",
+            "(`sudo systemctl disable --now haproxy.service`)",
+        ),
         ("session-3.scope", "python3 -m http.server 80", "(`sudo kill 7`)"),
-        ("docker.service", "/usr/bin/docker-proxy -proto tcp", "(`docker ps` shows the container that has it)"),
-        ("docker-0a1b.scope", "nginx: master process", "nginx: master process (process 7, docker-0a1b.scope)"),
+        (
+            "docker.service",
+            "/usr/bin/docker-proxy -proto tcp",
+            "(`docker ps` shows the container that has it)",
+        ),
+        (
+            "docker-0a1b.scope",
+            "nginx: master process",
+            "nginx: master process (process 7, docker-0a1b.scope)",
+        ),
         ("init.scope", "/sbin/init", "(`systemctl list-sockets` shows the unit that has it)"),
     ],
 )
@@ -83,13 +101,19 @@ def test_the_sentence_names_the_program_and_the_way_to_stop_it(unit, command, sa
 
 @pytest.mark.parametrize("unit", ["ssh.service", "sshd.service", "ssh@7.service"])
 def test_nobody_is_told_to_stop_the_ssh_server(unit):
-    told = taken("api_endpoint_port", 22, in_the_way(f"port 22\t7\t{unit}\tsshd: /usr/sbin/sshd -D\n", 22, "nginx.service"))
+    told = taken(
+        "api_endpoint_port",
+        22,
+        in_the_way(f"port 22\t7\t{unit}\tsshd: /usr/sbin/sshd -D\n", 22, "nginx.service"),
+    )
     assert told.endswith("The host is reached by it, so give another port to api_endpoint_port.")
     assert "systemctl" not in told
 
 
 def test_the_owner_of_the_port_may_have_it():
-    assert in_the_way("port 80\t7\tnginx.service\tnginx: master process \n", 80, "nginx.service") == []
+    assert (
+        in_the_way("port 80\t7\tnginx.service\tnginx: master process \n", 80, "nginx.service") == []
+    )
     assert in_the_way("port 8080\t7\tapache2.service\tapache2 \n", 80, "nginx.service") == []
 
 
@@ -115,9 +139,15 @@ def test_nginx_with_a_site_on_the_port_is_known_without_root(tmp_path, site, run
     own_name = Path("/proc/self/comm").read_text().strip()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        (tmp_path / "sites-enabled" / "any").write_text(f"server {{\n{site.format(port=port)}\n}}\n")
-        look = preflight.foreign_listeners("api-endpoint", port, "").replace("-qsx nginx", f"-qsxF '{own_name}'")
-        look = look.replace("/etc/nginx", str(tmp_path)).replace("/run/nginx.pid", str(tmp_path / "nginx.pid"))
+        (tmp_path / "sites-enabled" / "any").write_text(
+            f"server {{\n{site.format(port=port)}\n}}\n"
+        )
+        look = preflight.foreign_listeners("api-endpoint", port, "").replace(
+            "-qsx nginx", f"-qsxF '{own_name}'"
+        )
+        look = look.replace("/etc/nginx", str(tmp_path)).replace(
+            "/run/nginx.pid", str(tmp_path / "nginx.pid")
+        )
         assert shell(look).stdout == ("" if is_left else f"{preflight.LISTENED_ON}{port}\n")
 
 
@@ -135,7 +165,9 @@ def test_the_socket_of_the_metrics_is_known_without_root(tmp_path, listen, is_le
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         if listen:
-            (tmp_path / "api-endpoint-metrics.socket").write_text(f"[Socket]\nListenStream={listen.format(port=port)}\n")
+            (tmp_path / "api-endpoint-metrics.socket").write_text(
+                f"[Socket]\nListenStream={listen.format(port=port)}\n"
+            )
         look = preflight.foreign_listeners("api-endpoint", None, f"127.0.0.1:{port}").replace(
             "/etc/systemd/system", str(tmp_path)
         )
@@ -148,8 +180,14 @@ def test_a_balancer_asks_who_listens_only_where_its_haproxy_does_not(tmp_path):
         (tmp_path / "haproxy.cfg").write_text(f"frontend public\n    bind :{port}\n")
         (tmp_path / "haproxy.pid").write_text(f"{os.getpid()}\n")
         own_name = Path("/proc/self/comm").read_text().strip()
-        look = balancer.listeners(port).replace("/etc/haproxy/", f"{tmp_path}/").replace("/run/haproxy/", f"{tmp_path}/")
-        assert [process.pid for process in in_the_way(shell(look).stdout, port, "haproxy.service")] == [str(os.getpid())]
+        look = (
+            balancer.listeners(port)
+            .replace("/etc/haproxy/", f"{tmp_path}/")
+            .replace("/run/haproxy/", f"{tmp_path}/")
+        )
+        assert [
+            process.pid for process in in_the_way(shell(look).stdout, port, "haproxy.service")
+        ] == [str(os.getpid())]
         assert shell(look.replace("-qsx haproxy", f"-qsxF '{own_name}'")).stdout == ""
 
 

@@ -8,7 +8,9 @@ from ansible.template import trust_as_template
 from helpers import PROJECT, ROLE
 from rendering import templar
 
-SPECS = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+SPECS = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"][
+    "main"
+]["options"]
 PROFILES = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["__api_endpoint_profiles"]
 MERGED = {"environment", "service_settings"}
 NAMES = sorted(set(PROFILES["plain"]) - MERGED)
@@ -29,10 +31,15 @@ def found(tmp_path):
             yaml.safe_dump({"api_endpoint_server_names": ["a.example"], **group})
         )
         (tmp_path / "roles").symlink_to(ROLE.parent)
-        (tmp_path / "inventory.yml").write_text(yaml.safe_dump({"all": {"hosts": {"localhost": None}}}))
+        (tmp_path / "inventory.yml").write_text(
+            yaml.safe_dump({"all": {"hosts": {"localhost": None}}})
+        )
         play = {"hosts": "all", "gather_facts": False, "roles": ["api_endpoint"]}
         variables = templar(play, tmp_path / "inventory.yml", folder=tmp_path, **extra_vars)
-        variables.available_variables = {**variables.available_variables, "ansible_search_path": [str(ROLE)]}
+        variables.available_variables = {
+            **variables.available_variables,
+            "ansible_search_path": [str(ROLE)],
+        }
         return variables.template(trust_as_template(SETTINGS))
 
     return run
@@ -43,7 +50,9 @@ def test_the_profiles_are_the_choices_and_have_no_names_of_their_own():
     for settings in PROFILES.values():
         assert set(settings) <= set(PROFILES["plain"])
     for name in NAMES:
-        assert SPECS[f"api_endpoint_{name}"]["default"] == f"{{{{ __api_endpoint_profile.{name} }}}}"
+        assert (
+            SPECS[f"api_endpoint_{name}"]["default"] == f"{{{{ __api_endpoint_profile.{name} }}}}"
+        )
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -75,17 +84,28 @@ def test_what_the_user_says_wins_name_by_name(found):
 
 
 def test_the_profile_may_come_from_the_command_line(found):
-    assert found({"api_endpoint_profile": "sklearn"}, api_endpoint_profile="pytorch")["preload"] is False
+    assert (
+        found({"api_endpoint_profile": "sklearn"}, api_endpoint_profile="pytorch")["preload"]
+        is False
+    )
 
 
 def test_the_guide_has_the_values():
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \| .* \|$", (PROJECT / "docs" / "guides" / "adapt.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*) \| .* \|$",
+        (PROJECT / "docs" / "guides" / "adapt.md").read_text(),
+        re.M,
+    )
     shown = {name: text for name, text in rows if name in PROFILES}
     assert list(shown) == list(PROFILES)
     for name, settings in PROFILES.items():
         values = {key: value for key, value in settings.items() if key not in MERGED}
         lines = [f"`{key}: {str(value).lower()}`" for key, value in values.items()]
-        lines += [f"`{key}={value}`" for merged in sorted(MERGED) for key, value in settings.get(merged, {}).items()]
+        lines += [
+            f"`{key}={value}`"
+            for merged in sorted(MERGED)
+            for key, value in settings.get(merged, {}).items()
+        ]
         assert shown[name] == ", ".join(lines)
 
 
@@ -102,4 +122,7 @@ def test_a_kind_of_worker_brings_the_packages_that_it_needs(kind, given, wanted)
     tasks = yaml.safe_load((ROLE / "tasks" / "app.yml").read_text())
     (build,) = [task["api_endpoint_venv"] for task in tasks if "api_endpoint_venv" in task]
     variables = {"api_endpoint_worker_class": kind, "api_endpoint_gunicorn": given}
-    assert templar({"hosts": "all"}, **variables).template(trust_as_template(build["gunicorn"])) == wanted
+    assert (
+        templar({"hosts": "all"}, **variables).template(trust_as_template(build["gunicorn"]))
+        == wanted
+    )

@@ -37,7 +37,11 @@ def test_a_modules_documentation_has_the_options_that_it_takes(path):
 
 
 def test_every_template_and_every_default_is_used():
-    files = [path for kind in ("tasks", "templates", "vars", "handlers") for path in (ROLE / kind).rglob("*.*")]
+    files = [
+        path
+        for kind in ("tasks", "templates", "vars", "handlers")
+        for path in (ROLE / kind).rglob("*.*")
+    ]
     used = "".join(path.read_text() for path in [*files, *(PROJECT / "playbooks").glob("*.yml")])
     for template in (ROLE / "templates").rglob("*.*"):
         assert f"{template.name}" in used, template.name
@@ -56,6 +60,8 @@ def test_what_tasks_want_to_be_found_is_looked_for():
     """A name that the preflight does not look for is never there, and what was turned off would stay."""
     tasks = "".join(path.read_text() for path in (ROLE / "tasks").glob("*.yml"))
     wanted = set(re.findall(r"- (\w+) in __api_endpoint_preflight\.there", tasks))
-    looked_for = set(re.findall(r'- "\{\{ (\w+) \}\}"', (ROLE / "tasks" / "preflight.yml").read_text()))
+    looked_for = set(
+        re.findall(r'- "\{\{ (\w+) \}\}"', (ROLE / "tasks" / "preflight.yml").read_text())
+    )
     assert wanted
     assert wanted == looked_for

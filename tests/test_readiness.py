@@ -28,7 +28,9 @@ def serve(listening, faults):
     while True:
         connection, _ = listening.accept()
         request = connection.recv(65536).decode()
-        while "\r\n\r\n" not in request or ("Content-Length: 8" in request and '"a": 1}' not in request):
+        while "\r\n\r\n" not in request or (
+            "Content-Length: 8" in request and '"a": 1}' not in request
+        ):
             request += connection.recv(65536).decode()
         path = request.split()[1]
         fault = faults.get(path)
@@ -44,7 +46,9 @@ def serve(listening, faults):
                 time.sleep(0.05)
         body = json.dumps({"pid": os.getpid(), "request": request}).encode()
         status = fault if isinstance(fault, int) else 200
-        connection.sendall(b"HTTP/1.1 %d Word\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
+        connection.sendall(
+            b"HTTP/1.1 %d Word\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+        )
         connection.close()
 
 
@@ -58,7 +62,9 @@ def version(tmp_path):
 
     def start(*workers):
         for faults in workers:
-            process = multiprocessing.get_context("fork").Process(target=serve, args=(listening, faults), daemon=True)
+            process = multiprocessing.get_context("fork").Process(
+                target=serve, args=(listening, faults), daemon=True
+            )
             process.start()
             processes.append(process)
         return [process.pid for process in processes]
@@ -102,7 +108,8 @@ def test_one_bad_worker_of_three_is_found(tmp_path, version, position):
     pids = version(*({"/data": 500} if number == position else {} for number in range(3)))
     subject = proof(tmp_path, pids, [{"path": "/data"}])
     with pytest.raises(
-        ReleaseRejectedError, match=rf"GET /data put to worker {pids[position]} over its socket: status 500"
+        ReleaseRejectedError,
+        match=rf"GET /data put to worker {pids[position]} over its socket: status 500",
     ) as told:
         subject.every_worker_answers()
     assert told.value.step == "smoke"
@@ -112,7 +119,9 @@ def test_a_worker_that_hangs_on_its_data_is_found(tmp_path, version):
     pids = version({"/data": "hang"})
     # Its health request is repeated when a busy machine does not answer that soon.
     subject = proof(tmp_path, pids, [{"path": "/data"}], health_timeout=0.5)
-    with pytest.raises(ReleaseRejectedError, match=rf"worker {pids[0]} over its socket: no answer \(timed out\)"):
+    with pytest.raises(
+        ReleaseRejectedError, match=rf"worker {pids[0]} over its socket: no answer \(timed out\)"
+    ):
         subject.every_worker_answers()
 
 
@@ -120,12 +129,16 @@ def test_a_worker_whose_health_fails_is_found(tmp_path, version, monkeypatch):
     monkeypatch.setattr(readiness, "SETTLE", 0.1)
     pids = version({}, {"/": 503})
     subject = proof(tmp_path, pids, start_timeout=0)
-    with pytest.raises(ReleaseRejectedError, match=rf"GET / put to worker {pids[1]} over its socket: status 503"):
+    with pytest.raises(
+        ReleaseRejectedError, match=rf"GET / put to worker {pids[1]} over its socket: status 503"
+    ):
         subject.every_worker_answers()
 
 
 @pytest.mark.parametrize("planned", [3, 2])
-def test_workers_that_are_missing_are_waited_for_and_then_refused(tmp_path, version, clock, planned):
+def test_workers_that_are_missing_are_waited_for_and_then_refused(
+    tmp_path, version, clock, planned
+):
     begun, pids = clock.now, version({})
     with pytest.raises(ReleaseRejectedError, match=f"1 of {planned} workers were running"):
         proof(tmp_path, pids, workers=planned, start_timeout=0).every_worker_answers()
@@ -146,7 +159,9 @@ def test_a_version_that_dies_says_how(tmp_path):
 
 def test_a_version_that_is_too_slow_is_refused_in_time(tmp_path, clock):
     begun = clock.now
-    with pytest.raises(ReleaseRejectedError, match="not healthy within api_endpoint_start_timeout = 20 s"):
+    with pytest.raises(
+        ReleaseRejectedError, match="not healthy within api_endpoint_start_timeout = 20 s"
+    ):
         proof(tmp_path, [], start_timeout=20).wait_until_healthy()
     assert clock.now - begun == pytest.approx(20, abs=2 * readiness.POLL)
 
@@ -180,7 +195,9 @@ def test_the_others_run_on_while_the_answer_takes_its_time(tmp_path, version):
         assert answer.result().status == 200
 
 
-def test_a_worker_that_does_not_take_the_connection_is_not_waited_for_with_the_others_held(tmp_path, version):
+def test_a_worker_that_does_not_take_the_connection_is_not_waited_for_with_the_others_held(
+    tmp_path, version
+):
     pids = version({}, {})
     suspend(pids[:1])
     subject = proof(tmp_path, pids, timeout=1)
@@ -256,9 +273,21 @@ def test_headers_and_method_arrive(tmp_path, version):
 @pytest.mark.parametrize(
     ("status", "said", "told"),
     [
-        (502, 'sent duplicate header line: "Content-Length: 1", previous value: "Content-Length: 2" while reading', "twice"),
-        (502, 'sent "Content-Length" and "Transfer-Encoding" headers at the same time while reading', "both headers"),
-        (502, 'sent invalid "Content-Length" header: "Content-Length: many" while reading', "is no number"),
+        (
+            502,
+            'sent duplicate header line: "Content-Length: 1", previous value: "Content-Length: 2" while reading',
+            "twice",
+        ),
+        (
+            502,
+            'sent "Content-Length" and "Transfer-Encoding" headers at the same time while reading',
+            "both headers",
+        ),
+        (
+            502,
+            'sent invalid "Content-Length" header: "Content-Length: many" while reading',
+            "is no number",
+        ),
         (502, 'sent invalid header: "A\\x20..." while reading', "does not allow"),
         (502, 'sent unknown "Transfer-Encoding": "gzip" while reading', "chunked alone"),
         (502, "sent too big header while reading", "larger, all together"),

@@ -54,7 +54,9 @@ class TestRequests:
     def test_two_thousand_are_all_different_and_of_all_kinds(self, corpus):
         kinds = CORPORA[corpus].KINDS
         data = [request.data for request in made(corpus)]
-        assert len(set(data)) > 1950, "some have nothing that could vary, such as one mark as the only line"
+        assert len(set(data)) > 1950, (
+            "some have nothing that could vary, such as one mark as the only line"
+        )
         counted = Counter(request.name for request in made(corpus))
         assert set(counted) == set(kinds)
         assert min(counted.values()) >= 2000 // len(kinds) - 1
@@ -72,7 +74,9 @@ class TestRequests:
         assert min(search.result.counted.values()) > 25
 
     def test_each_header_is_sent_with_a_mark_by_an_audit_as_long_as_usual(self):
-        sent = headers(made("audit", yaml.safe_load(MODULE.DOCUMENTATION)["options"]["requests"]["default"]))
+        sent = headers(
+            made("audit", yaml.safe_load(MODULE.DOCUMENTATION)["options"]["requests"]["default"])
+        )
         names = [*api_endpoint_corpus.ADDRESS_HEADERS, *api_endpoint_corpus.AGENT_HEADERS]
         assert [name for name in names if sent[name.lower().encode()] < 3] == []
 
@@ -81,7 +85,9 @@ class TestRequests:
             "X-Forwarded-For", "X-Real-IP", "Forwarded", "True-Client-IP", "CF-Connecting-IP", "Client-IP", "X-Client-IP",
             "X-Cluster-Client-IP", "Via", "X-Azure-ClientIP", "Fly-Client-IP", "X-Original-Forwarded-For",
         } <= set(api_endpoint_corpus.ADDRESS_HEADERS)  # fmt: skip
-        assert {"Sec-CH-UA", "Api-User-Agent", "X-Device-User-Agent"} <= set(api_endpoint_corpus.AGENT_HEADERS)
+        assert {"Sec-CH-UA", "Api-User-Agent", "X-Device-User-Agent"} <= set(
+            api_endpoint_corpus.AGENT_HEADERS
+        )
 
     def test_marks_for_callers_are_not_in_lines_that_the_access_log_keeps(self):
         for request in made():
@@ -93,13 +99,17 @@ class TestRequests:
     def test_only_get_and_head_are_sent_to_paths_of_the_app(self):
         for request in made(paths=("/real",)):
             for method, path in re.findall(rb"^([A-Z]+) (\S+) HTTP/1\.1\r$", request.data, re.M):
-                assert method in (b"GET", b"HEAD", b"OPTIONS") or not path.startswith(b"/real"), request
+                assert method in (b"GET", b"HEAD", b"OPTIONS") or not path.startswith(b"/real"), (
+                    request
+                )
 
     def test_they_are_bounded(self):
         assert max(len(request.data) for request in made()) < 150_000
 
     def test_some_kinds_only(self):
-        assert {request.name for request in made(count=20, kinds=("get", "TLS to the plain port"))} == {
+        assert {
+            request.name for request in made(count=20, kinds=("get", "TLS to the plain port"))
+        } == {
             "get",
             "TLS to the plain port",
         }
@@ -195,13 +205,18 @@ class TestSending:
         with closing(socket.create_server(("127.0.0.1", 0))) as gone:
             port = gone.getsockname()[1]
         counted = send_all(
-            [Request("x", b"")] * 3, lambda: socket.create_connection(("127.0.0.1", port)), rate=1000, seconds=5
+            [Request("x", b"")] * 3,
+            lambda: socket.create_connection(("127.0.0.1", port)),
+            rate=1000,
+            seconds=5,
         )
         assert counted == {("x", "no connection"): 3}
 
     def test_all_are_sent(self):
         with server(b"HTTP/1.1 200 OK\r\n\r\n") as (connect, _received):
-            assert send_all([Request("x", self.DATA)] * 50, connect, rate=1000, seconds=600) == {("x", "200"): 50}
+            assert send_all([Request("x", self.DATA)] * 50, connect, rate=1000, seconds=600) == {
+                ("x", "200"): 50
+            }
 
     def test_they_are_sent_not_faster_than_said_and_not_for_longer(self, monkeypatch):
         monkeypatch.setattr(api_endpoint_corpus, "time", Clock())
@@ -225,9 +240,13 @@ class TestSourceAddresses:
         told: list[str] = []
 
         def run(call, **more):
-            assert not any(source_address.NETWORK in word for word in call), "process lists and audit logs show this"
+            assert not any(source_address.NETWORK in word for word in call), (
+                "process lists and audit logs show this"
+            )
             told.extend(filter(None, [more.get("input")]))
-            return SimpleNamespace(returncode=0, stdout="" if "input" in more else self.SHOWN, stderr="")
+            return SimpleNamespace(
+                returncode=0, stdout="" if "input" in more else self.SHOWN, stderr=""
+            )
 
         monkeypatch.setattr(source_address.subprocess, "run", run)
         return told
@@ -238,14 +257,25 @@ class TestSourceAddresses:
 
     def test_what_was_added_goes_whatever_happens(self, told, monkeypatch):
         monkeypatch.setattr(source_address, "connect", lambda *_arguments: socket.socket())
-        with suppress(KeyboardInterrupt), source_address.source_addresses(random.Random(1), 80) as ours:
-            assert ipaddress.ip_address(ours.ipv4) in ipaddress.ip_network("127.64.0.0/10") or ours.ipv4 > "127.128"
+        with (
+            suppress(KeyboardInterrupt),
+            source_address.source_addresses(random.Random(1), 80) as ours,
+        ):
+            assert (
+                ipaddress.ip_address(ours.ipv4) in ipaddress.ip_network("127.64.0.0/10")
+                or ours.ipv4 > "127.128"
+            )
             assert ours.all == [ours.ipv4, ours.ipv6]
             raise KeyboardInterrupt
-        assert told[-2:] == [f"route add local {ours.ipv6} dev lo\n", f"route del local {ours.ipv6} dev lo\n"]
+        assert told[-2:] == [
+            f"route add local {ours.ipv6} dev lo\n",
+            f"route del local {ours.ipv6} dev lo\n",
+        ]
 
     def test_a_host_without_ipv6(self, monkeypatch):
-        broken = SimpleNamespace(returncode=1, stdout="", stderr="RTNETLINK answers: Permission denied\n")
+        broken = SimpleNamespace(
+            returncode=1, stdout="", stderr="RTNETLINK answers: Permission denied\n"
+        )
         monkeypatch.setattr(source_address.subprocess, "run", lambda *_call, **_more: broken)
         with source_address.source_addresses(random.Random(1), 80) as ours:
             assert (ours.ipv6, ours.why) == ("", "RTNETLINK answers: Permission denied")
@@ -262,9 +292,19 @@ class TestSourceAddresses:
 
 
 class TestPolicy:
-    ACCESS = ("/var/log/nginx/access.log", "/var/log/nginx/access.log.2.gz", "/var/log/gunicorn/access.log")
+    ACCESS = (
+        "/var/log/nginx/access.log",
+        "/var/log/nginx/access.log.2.gz",
+        "/var/log/gunicorn/access.log",
+    )
     ERRORS = ("/var/log/nginx/error.log", "/var/log/gunicorn/error.log.1")
-    ELSEWHERE = ("journal", "/var/log/syslog", "/var/lib/nginx/body/1", "/tmp/x", "/var/log/api-endpoint/access.log")
+    ELSEWHERE = (
+        "journal",
+        "/var/log/syslog",
+        "/var/lib/nginx/body/1",
+        "/tmp/x",
+        "/var/log/api-endpoint/access.log",
+    )
 
     def judge(self, kind, plain=True, **policy):
         given = Policy(**policy)
@@ -277,7 +317,9 @@ class TestPolicy:
     def test_who_called_may_be_nowhere(self, kind):
         assert self.judge(kind) == self.judge(kind, plain=False) == [False, False, False]
 
-    @pytest.mark.parametrize(("kind", "variable"), [("query string", "query_string"), ("referrer", "referrer")])
+    @pytest.mark.parametrize(
+        ("kind", "variable"), [("query string", "query_string"), ("referrer", "referrer")]
+    )
     def test_what_a_client_wrote_is_kept_unless_the_owner_says_no(self, kind, variable):
         assert self.judge(kind) == [True, True, False]
         assert self.judge(f"address in a {kind}") == [True, False, False]
@@ -329,7 +371,9 @@ class TestAudit:
         monkeypatch.setattr(audit, "planted", plant)
         monkeypatch.setattr(audit, "send_all", sent)
         monkeypatch.setattr(
-            Search, "journal", lambda search, _since: search._look(" ".join(journal).encode(), 0, 1000, "journal")
+            Search,
+            "journal",
+            lambda search, _since: search._look(" ".join(journal).encode(), 0, 1000, "journal"),
         )
         return SimpleNamespace(leaves=leaves, journal=journal, folder=tmp_path)
 
@@ -352,7 +396,9 @@ class TestAudit:
         assert "nobody is named anywhere" in done.report
         assert "over IPv6: none, this host cannot (switched off)" in done.report
 
-    @pytest.mark.parametrize("what", [MARKS.agent, MARKS.ipv4, MARKS.ipv6, "127.99.1.2", MARKS.query])
+    @pytest.mark.parametrize(
+        "what", [MARKS.agent, MARKS.ipv4, MARKS.ipv6, "127.99.1.2", MARKS.query]
+    )
     def test_a_leak(self, host, what):
         host.leaves.append(("syslog", f"client {what} called"))
         done = self.run(host)
@@ -360,11 +406,15 @@ class TestAudit:
         assert "CALLERS ARE NAMED" in done.report
         assert f"{host.folder}/syslog" in done.remedy
 
-    @pytest.mark.parametrize(("mark", "variable"), [(MARKS.query, "query_string"), (MARKS.referrer, "referrer")])
+    @pytest.mark.parametrize(
+        ("mark", "variable"), [(MARKS.query, "query_string"), (MARKS.referrer, "referrer")]
+    )
     def test_what_the_logs_keep_is_a_leak_when_the_owner_says_no(self, host, mark, variable):
         host.leaves[0] = ("nginx/access.log", f"{MARKS.path} {mark}")
         assert self.run(host).leaks == []
-        assert [find.place for find in self.run(host, **{variable: False}).leaks] == [str(host.folder / "nginx/access.log")]
+        assert [find.place for find in self.run(host, **{variable: False}).leaks] == [
+            str(host.folder / "nginx/access.log")
+        ]
 
     def test_a_leak_in_the_journal(self, host):
         host.journal.append(MARKS.agent)
@@ -379,7 +429,11 @@ class TestAudit:
     @pytest.mark.parametrize("blind", ["plain", "packed", "journal"])
     def test_a_search_that_misses_what_was_planted(self, host, monkeypatch, blind):
         note = Search._note
-        monkeypatch.setattr(Search, "_note", lambda self, find: None if find.place.endswith(blind) else note(self, find))
+        monkeypatch.setattr(
+            Search,
+            "_note",
+            lambda self, find: None if find.place.endswith(blind) else note(self, find),
+        )
         (doubt,) = self.run(host).doubts
         assert blind in doubt
 
@@ -394,7 +448,9 @@ class TestAudit:
     def status(self, monkeypatch):
         """The status of the endpoint's health path, to be changed by a test."""
         status = [200]
-        monkeypatch.setattr(audit, "ask", lambda *_place, **_more: SimpleNamespace(status=status[0]))
+        monkeypatch.setattr(
+            audit, "ask", lambda *_place, **_more: SimpleNamespace(status=status[0])
+        )
         return status
 
     def test_the_answer_of_the_module_when_all_is_well(self, host, status):
@@ -413,17 +469,23 @@ class TestAudit:
     @pytest.mark.parametrize("broken", [502, None])
     def test_nothing_is_sent_while_nothing_answers(self, host, status, broken):
         status[0] = broken
-        assert audit.audit(self.given(host), is_dry_run=False)["msg"].startswith("Nothing was audited: GET / ")
+        assert audit.audit(self.given(host), is_dry_run=False)["msg"].startswith(
+            "Nothing was audited: GET / "
+        )
         assert list(host.folder.iterdir()) == []
 
     def test_nothing_is_sent_in_a_dry_run(self, host, status):
-        assert audit.audit(self.given(host), is_dry_run=True)["report"].startswith("Would send 60 marked requests")
+        assert audit.audit(self.given(host), is_dry_run=True)["report"].startswith(
+            "Would send 60 marked requests"
+        )
         assert list(host.folder.iterdir()) == []
 
 
 def test_the_planted_word_is_in_files_of_its_own_that_go_again(tmp_path, monkeypatch):
     real = audit.Path
-    monkeypatch.setattr(audit, "Path", lambda path: real(str(path).replace("/var/log", str(tmp_path))))
+    monkeypatch.setattr(
+        audit, "Path", lambda path: real(str(path).replace("/var/log", str(tmp_path)))
+    )
     monkeypatch.setattr(audit, "JOURNAL", str(tmp_path / "journal"))
     folder = tmp_path / "x"
     folder.mkdir()

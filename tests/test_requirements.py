@@ -80,7 +80,9 @@ def test_any_encoding_and_line_ending(app, content):
 
 
 def test_the_number_of_a_line_is_that_of_its_beginning(app):
-    plan = plan_of(app, f"# one\n\nflask==3 \\\n    {HASH} \\\n    {HASH}\n    # via\n    #   x\nnumpy\n")
+    plan = plan_of(
+        app, f"# one\n\nflask==3 \\\n    {HASH} \\\n    {HASH}\n    # via\n    #   x\nnumpy\n"
+    )
     assert [(line.name, line.where) for line in plan.requirements] == [
         ("flask", "requirements.txt, line 3"),
         ("numpy", "requirements.txt, line 8"),
@@ -109,7 +111,10 @@ def test_the_number_of_a_line_is_that_of_its_beginning(app):
         (f'-e "{GIT}"', [GIT]),
         (f"-e {GIT} ; python_version > '3'", [f"{GIT} ; python_version > '3'"]),
         ("lib @ " + GIT, ["lib @ " + GIT]),
-        ("https://example.org/x-1.0-py3-none-any.whl", ["https://example.org/x-1.0-py3-none-any.whl"]),
+        (
+            "https://example.org/x-1.0-py3-none-any.whl",
+            ["https://example.org/x-1.0-py3-none-any.whl"],
+        ),
         ("git+ssh://git@example.org/a/b.git", ["git+ssh://git@example.org/a/b.git"]),
         ("uvicorn[standard]>=0.20", ["uvicorn[standard]>=0.20"]),
         ("fasttext --config-settings=--build=x", ["fasttext --config-settings=--build=x"]),
@@ -133,7 +138,9 @@ def test_lines_of_every_spelling(app, line, wanted):
     assert choose(plan, [], [], PIN).problems == []
 
 
-@pytest.mark.parametrize("line", ["-c limits.txt", "-climits.txt", "--constraint=limits.txt", "--constraint limits.txt"])
+@pytest.mark.parametrize(
+    "line", ["-c limits.txt", "-climits.txt", "--constraint=limits.txt", "--constraint limits.txt"]
+)
 def test_constraints(app, line):
     (app / "limits.txt").write_text("numpy<2\n-r more.txt\ngunicorn==20.1.0\n")
     (app / "more.txt").write_text("scipy<2\n")
@@ -180,16 +187,40 @@ def test_options_in_the_file(app, line, wanted):
 @pytest.mark.parametrize(
     ("line", "text", "name"),
     [
-        ("wheels/mylib-1.0+cpu-py3-none-any.whl", "@LOCAL@/app/wheels/mylib-1.0+cpu-py3-none-any.whl", "mylib"),
-        ("./wheels/mylib-1.0+cpu-py3-none-any.whl[x]", "@LOCAL@/app/wheels/mylib-1.0+cpu-py3-none-any.whl[x]", "mylib"),
-        ("wheels\\mylib-1.0+cpu-py3-none-any.whl", "@LOCAL@/app/wheels/mylib-1.0+cpu-py3-none-any.whl", "mylib"),
+        (
+            "wheels/mylib-1.0+cpu-py3-none-any.whl",
+            "@LOCAL@/app/wheels/mylib-1.0+cpu-py3-none-any.whl",
+            "mylib",
+        ),
+        (
+            "./wheels/mylib-1.0+cpu-py3-none-any.whl[x]",
+            "@LOCAL@/app/wheels/mylib-1.0+cpu-py3-none-any.whl[x]",
+            "mylib",
+        ),
+        (
+            "wheels\\mylib-1.0+cpu-py3-none-any.whl",
+            "@LOCAL@/app/wheels/mylib-1.0+cpu-py3-none-any.whl",
+            "mylib",
+        ),
         ("local-2.0.tar.gz", "@LOCAL@/app/local-2.0.tar.gz", "local"),
-        ("local-2.0.tar.gz ; python_version > '3'", "@LOCAL@/app/local-2.0.tar.gz ; python_version > '3'", "local"),
+        (
+            "local-2.0.tar.gz ; python_version > '3'",
+            "@LOCAL@/app/local-2.0.tar.gz ; python_version > '3'",
+            "local",
+        ),
         ("local-2.0.tar.gz " + HASH, "@LOCAL@/app/local-2.0.tar.gz " + HASH, "local"),
         ("file:local-2.0.tar.gz", "@LOCAL@/app/local-2.0.tar.gz", "local"),
         ("local @ file:./local-2.0.tar.gz", "local @ file://@LOCAL@/app/local-2.0.tar.gz", "local"),
-        ("local @ file://{app}/local-2.0.tar.gz", "local @ file://@LOCAL@/app/local-2.0.tar.gz", "local"),
-        ("local @ file://${{PROJECT_ROOT}}/local-2.0.tar.gz", "local @ file://@LOCAL@/app/local-2.0.tar.gz", "local"),
+        (
+            "local @ file://{app}/local-2.0.tar.gz",
+            "local @ file://@LOCAL@/app/local-2.0.tar.gz",
+            "local",
+        ),
+        (
+            "local @ file://${{PROJECT_ROOT}}/local-2.0.tar.gz",
+            "local @ file://@LOCAL@/app/local-2.0.tar.gz",
+            "local",
+        ),
         (
             "mylib[x] @ file://{app}/my%20wheels/mylib-1.0+cpu-py3-none-any.whl#sha256=00",
             "mylib[x] @ file://@LOCAL@/app/my%20wheels/mylib-1.0%2Bcpu-py3-none-any.whl#sha256=00",
@@ -217,15 +248,25 @@ def test_a_path_is_looked_for_beside_its_file_and_then_from_the_top(app):
     (app / "requirements").mkdir()
     (app / "requirements" / "near-1.0.zip").write_text("")
     plan = plan_of(app, "./near-1.0.zip\n./local-2.0.tar.gz\n../lib\n", "requirements/prod.txt")
-    assert [line.local for line in plan.requirements] == ["app/requirements/near-1.0.zip", "app/local-2.0.tar.gz", "app/lib"]
+    assert [line.local for line in plan.requirements] == [
+        "app/requirements/near-1.0.zip",
+        "app/local-2.0.tar.gz",
+        "app/lib",
+    ]
 
 
 @pytest.mark.parametrize(
     ("line", "remedy"),
     [
-        ("numpy @ file:///croot/numpy_1707/dist/numpy-1.26.4-cp311-cp311-linux_x86_64.whl", "pip list --format=freeze"),
+        (
+            "numpy @ file:///croot/numpy_1707/dist/numpy-1.26.4-cp311-cp311-linux_x86_64.whl",
+            "pip list --format=freeze",
+        ),
         ("certifi @ file:///croot/certifi_1707/work/certifi", "Write certifi==VERSION instead"),
-        ("x @ file:///home/conda/feedstock_root/build_artifacts/x_1/work", "pip list --format=freeze"),
+        (
+            "x @ file:///home/conda/feedstock_root/build_artifacts/x_1/work",
+            "pip list --format=freeze",
+        ),
         ("numpy=1.26.4=py311h64a7726_0", "conda's notation"),
         ("numpy=1.26.4", "conda's notation"),
         ("wheels/other-1.0-py3-none-any.whl", "Write other==1.0 instead"),
@@ -263,7 +304,10 @@ def test_a_path_is_looked_for_beside_its_file_and_then_from_the_top(app):
         ("-r http://localhost/r.txt", "place of the laptop"),
         ("-c elsewhere.txt", "path of the laptop"),  # what is in it
         ("git+https://${{TOKEN}}@example.org/a/b.git", "api_endpoint_pip_packages"),
-        ("--extra-index-url https://me:${{TOKEN}}@example.org/simple", "api_endpoint_pip_extra_index_urls"),
+        (
+            "--extra-index-url https://me:${{TOKEN}}@example.org/simple",
+            "api_endpoint_pip_extra_index_urls",
+        ),
         ("hg+https://me:hunter22@example.org/a", "Use git+https"),
         ("-e git+https://me:x/hunter22@example.org/a", "percent-encoded"),
         ("--extra-index-url https://me:x/hunter22@example.org/a", "percent-encoded"),
@@ -279,7 +323,10 @@ def test_a_name_of_the_laptop_is_refused_with_file_line_and_remedy(app, line, re
 
 
 def test_a_file_that_is_not_there_is_refused_by_the_line_that_names_it(app):
-    with pytest.raises(DeployError, match=r"file more\.txt does not exist in the code \(requirements\.txt, line 2\)"):
+    with pytest.raises(
+        DeployError,
+        match=r"file more\.txt does not exist in the code \(requirements\.txt, line 2\)",
+    ):
         plan_of(app, "flask\n-r more.txt\n")
 
 
@@ -305,7 +352,11 @@ def test_a_line_that_the_user_takes_out_or_replaces_is_no_problem(app, given):
         ("gunicorn @ https://example.org/gunicorn-20.1.0.tar.gz", PIN, "gunicorn @"),
         ("https://example.org/gunicorn-20.1.0-py3-none-any.whl", PIN, "gunicorn-20.1.0"),
         ("-e git+https://example.org/benoitc/gunicorn.git#egg=gunicorn", PIN, "#egg=gunicorn"),
-        ("-e git+https://example.org/benoitc/gunicorn.git@20.x#egg=gunicorn[gevent]", "gunicorn[gevent]==27.0.1", "@20.x"),
+        (
+            "-e git+https://example.org/benoitc/gunicorn.git@20.x#egg=gunicorn[gevent]",
+            "gunicorn[gevent]==27.0.1",
+            "@20.x",
+        ),
         ("git+https://example.org/benoitc/gunicorn.git@20.x", PIN, "@20.x"),
         ("./wheels/gunicorn-20.1.0-py3-none-any.whl", PIN, "gunicorn-20.1.0"),
         ("gunicorn @ file:///croot/gunicorn_165", PIN, "gunicorn @"),
@@ -315,7 +366,12 @@ def test_a_line_that_the_user_takes_out_or_replaces_is_no_problem(app, given):
     ],
 )
 def test_the_role_owns_the_server(app, line, server, note):
-    choice = choose(plan_of(app, f"{line}\nnumpy {HASH}\n" if "--hash" in line else f"{line}\nnumpy\n"), [], [], PIN)
+    choice = choose(
+        plan_of(app, f"{line}\nnumpy {HASH}\n" if "--hash" in line else f"{line}\nnumpy\n"),
+        [],
+        [],
+        PIN,
+    )
     assert "gunicorn" not in {found.name for found in choice.requirements}
     assert choice.server == server
     assert choice.problems == []
@@ -366,7 +422,10 @@ def test_versions_as_pip_reads_them(app, line):
         ([f"flask==3 {HASH}", f"numpy==2 {HASH}"], []),
         ([f"flask==3 {HASH}", "numpy==2"], ["requirements.txt, line 2"]),
         ([f"flask==3 {HASH}", GIT, "./local-2.0.tar.gz"], ["requirements.txt, line 2"]),
-        ([f"flask==3 {HASH}", "-e ./lib", "numpy==2"], ["requirements.txt, line 3"]),  # of a workspace of uv's
+        (
+            [f"flask==3 {HASH}", "-e ./lib", "numpy==2"],
+            ["requirements.txt, line 3"],
+        ),  # of a workspace of uv's
         ([f"flask==3 {HASH}", "x @ https://example.org/x.zip#sha256=00"], []),
         ([f"flask==3 {HASH}", "numpy==2 ; sys_platform == 'win32'"], []),
         ([f"flask==3 {HASH}", "gunicorn==20.1.0"], []),
@@ -387,34 +446,76 @@ DYNAMIC = '[project]\nname = "x"\ndynamic = ["version", "dependencies"]\n'
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "`pip freeze > requirements.txt` writes one. An empty file says that the app needs nothing."),
+        (
+            {},
+            "`pip freeze > requirements.txt` writes one. An empty file says that the app needs nothing.",
+        ),
         ({"pyproject.toml": "[tool.black]\n"}, "`pip freeze > requirements.txt`"),
         ({"pyproject.toml": POETRY}, "`poetry export --format requirements.txt"),
         ({"pyproject.toml": POETRY, "poetry.lock": ""}, "It has poetry.lock: `poetry export"),
         ({"pyproject.toml": PROJECT, "uv.lock": ""}, "`uv export "),
         ({"pyproject.toml": PROJECT + '[tool.uv.sources]\nx = { path = "../x" }\n'}, "`uv export "),
-        ({"pyproject.toml": PROJECT + '[[tool.uv.index]]\nurl = "https://x.example.org"\n'}, "`uv export "),
+        (
+            {"pyproject.toml": PROJECT + '[[tool.uv.index]]\nurl = "https://x.example.org"\n'},
+            "`uv export ",
+        ),
         ({"pyproject.toml": PROJECT + '[tool.uv]\nfind-links = ["wheels"]\n'}, "`uv export "),
-        ({"pyproject.toml": PROJECT + '[tool.poetry.dependencies]\nflask = { path = "../x" }\n'}, "`poetry export "),
-        ({"pyproject.toml": PROJECT + '[tool.poetry.dependencies]\nflask = [{ git = "https://x" }]\n'}, "`poetry export "),
-        ({"pyproject.toml": PROJECT + '[[tool.poetry.source]]\nname = "ours"\n'}, "`poetry export "),
+        (
+            {"pyproject.toml": PROJECT + '[tool.poetry.dependencies]\nflask = { path = "../x" }\n'},
+            "`poetry export ",
+        ),
+        (
+            {
+                "pyproject.toml": PROJECT
+                + '[tool.poetry.dependencies]\nflask = [{ git = "https://x" }]\n'
+            },
+            "`poetry export ",
+        ),
+        (
+            {"pyproject.toml": PROJECT + '[[tool.poetry.source]]\nname = "ours"\n'},
+            "`poetry export ",
+        ),
         ({"pyproject.toml": PROJECT + '[[tool.pdm.source]]\nname = "ours"\n'}, "`pdm export "),
-        ({"pyproject.toml": PROJECT + '[tool.pixi.dependencies]\npython = "*"\nnumpy = "*"\n'}, "`pixi run "),
-        ({"pyproject.toml": PROJECT + '[tool.pixi.pypi-dependencies]\nlib = { path = "./lib" }\n'}, "`pixi run "),
+        (
+            {"pyproject.toml": PROJECT + '[tool.pixi.dependencies]\npython = "*"\nnumpy = "*"\n'},
+            "`pixi run ",
+        ),
+        (
+            {
+                "pyproject.toml": PROJECT
+                + '[tool.pixi.pypi-dependencies]\nlib = { path = "./lib" }\n'
+            },
+            "`pixi run ",
+        ),
         ({"pyproject.toml": PROJECT, "pdm.lock": ""}, "`pdm export "),
         ({"pyproject.toml": DYNAMIC}, "`echo . > requirements.txt`"),
-        ({"pyproject.toml": '[project]\nname = "x"\n'}, "dependencies = [] says that there are none"),
+        (
+            {"pyproject.toml": '[project]\nname = "x"\n'},
+            "dependencies = [] says that there are none",
+        ),
         ({"Pipfile": ""}, "`pipenv lock && pipenv requirements"),
-        ({"Pipfile": "", "Pipfile.lock": "{}"}, "It has Pipfile.lock: `pipenv requirements > requirements.txt`"),
-        ({"environment.yml": ""}, "`conda run --name NAME pip list --format=freeze > requirements.txt`"),
+        (
+            {"Pipfile": "", "Pipfile.lock": "{}"},
+            "It has Pipfile.lock: `pipenv requirements > requirements.txt`",
+        ),
+        (
+            {"environment.yml": ""},
+            "`conda run --name NAME pip list --format=freeze > requirements.txt`",
+        ),
         ({"environment.yaml": ""}, "`conda run "),
         ({"conda-lock.yml": ""}, "`conda run "),
         ({"pixi.lock": ""}, "`pixi run "),
         ({"setup.py": ""}, "`echo . > requirements.txt`"),
         ({"setup.cfg": ""}, "`echo . > requirements.txt`"),
         ({"requirements.in": "flask\n"}, "`pip-compile requirements.in`"),
-        ({"requirements/dev.txt": "", "requirements/prod.txt": ""}, "such as requirements/prod.txt"),
-        ({"requirements-gpu.txt": "", "requirements_prod.txt": ""}, "such as requirements_prod.txt"),
+        (
+            {"requirements/dev.txt": "", "requirements/prod.txt": ""},
+            "such as requirements/prod.txt",
+        ),
+        (
+            {"requirements-gpu.txt": "", "requirements_prod.txt": ""},
+            "such as requirements_prod.txt",
+        ),
         ({"Requirements.txt": ""}, "such as Requirements.txt"),
         ({"reqs.txt": ""}, "Set api_endpoint_requirements_file to one of them"),
     ],
@@ -445,9 +546,17 @@ def test_without_a_requirements_file_the_command_that_makes_one_is_named(tmp_pat
                 '[tool.pixi.dependencies]\npython = "*"\n[tool.pixi.pypi-dependencies]\nx = { path = "." }\n',
             )
         ),
-        ({"pyproject.toml": PROJECT, "uv.lock": ""}, "pyproject.toml", ["flask>=3", "gunicorn==20.1.0"]),
+        (
+            {"pyproject.toml": PROJECT, "uv.lock": ""},
+            "pyproject.toml",
+            ["flask>=3", "gunicorn==20.1.0"],
+        ),
         ({"requirements.in": "flask\n"}, "requirements.in", ["flask"]),
-        ({"requirements/prod.txt": "-r base.txt\n", "requirements/base.txt": "x\n"}, "requirements/prod.txt", ["x"]),
+        (
+            {"requirements/prod.txt": "-r base.txt\n", "requirements/base.txt": "x\n"},
+            "requirements/prod.txt",
+            ["x"],
+        ),
     ],
 )
 def test_what_says_it_is_read(tmp_path, files, wanted, lines):
@@ -466,20 +575,50 @@ def test_a_file_of_another_tool_by_name_is_refused_with_its_command(tmp_path):
 
 
 def test_a_local_package_in_pyproject_is_the_one_that_is_installed(app):
-    (app / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["my-lib @ {root:uri}/lib"]\n')
+    (app / "pyproject.toml").write_text(
+        '[project]\nname = "x"\ndependencies = ["my-lib @ {root:uri}/lib"]\n'
+    )
     assert texts(read(app).requirements) == ["my-lib @ file://@LOCAL@/app/lib"]
 
 
 @pytest.mark.parametrize(
     ("files", "line", "remedy"),
     [
-        ({"pyproject.toml": '[project]\nname = "Our.Api"\n'}, "our_api==0.1.0", "write . to install it"),  # pip list
-        ({"pyproject.toml": '[tool.poetry]\nname = "our-api"\n'}, "our-api", "write . to install it"),
-        ({"setup.cfg": "[metadata]\nname = our-api\n"}, "our-api==0.1 ; python_version > '3'", "write . to install it"),
-        ({"setup.py": "from setuptools import setup\nsetup(name='our-api', version='1')\n"}, "our-api", "write . to"),
-        ({"model/setup.py": 'setup(\n    name="our-api",\n)\n'}, "our-api>=0", "write ./model to install it"),
-        ({"setup.py": "import setuptools as s; s.setup(name='our-api')\n"}, "our-api", "write . to"),
-        ({"setup.py": "setup(name='our-api')\n"}, "our-api @ git+https://git.example.org/us/api", ""),
+        (
+            {"pyproject.toml": '[project]\nname = "Our.Api"\n'},
+            "our_api==0.1.0",
+            "write . to install it",
+        ),  # pip list
+        (
+            {"pyproject.toml": '[tool.poetry]\nname = "our-api"\n'},
+            "our-api",
+            "write . to install it",
+        ),
+        (
+            {"setup.cfg": "[metadata]\nname = our-api\n"},
+            "our-api==0.1 ; python_version > '3'",
+            "write . to install it",
+        ),
+        (
+            {"setup.py": "from setuptools import setup\nsetup(name='our-api', version='1')\n"},
+            "our-api",
+            "write . to",
+        ),
+        (
+            {"model/setup.py": 'setup(\n    name="our-api",\n)\n'},
+            "our-api>=0",
+            "write ./model to install it",
+        ),
+        (
+            {"setup.py": "import setuptools as s; s.setup(name='our-api')\n"},
+            "our-api",
+            "write . to",
+        ),
+        (
+            {"setup.py": "setup(name='our-api')\n"},
+            "our-api @ git+https://git.example.org/us/api",
+            "",
+        ),
         ({"setup.py": "setup(name='our-api')\n"}, "./model/..", ""),
         ({"setup.py": "setup(name='our-api')\n"}, "our-api-client", ""),
     ],
@@ -515,7 +654,9 @@ UV = '[project]\nname = "x"\ndependencies = ["{}"]\n[tool.uv.sources]\nour-lib =
 def test_what_a_package_of_the_app_has_from_no_index(tmp_path, dependency, source, text, missing):
     for name, project in {".": "x", "lib": "x", "our": "our-lib"}.items():
         (tmp_path / name).mkdir(exist_ok=True)
-        content = UV.format(dependency, source) if project == "x" else '[project]\nname = "our-lib"\n'
+        content = (
+            UV.format(dependency, source) if project == "x" else '[project]\nname = "our-lib"\n'
+        )
         (tmp_path / name / "pyproject.toml").write_text(content)
     (tmp_path / "requirements.txt").write_text(text)
     problems = choose(read(tmp_path), [], [], PIN).problems
@@ -533,7 +674,11 @@ class TestStore:
 
     @pytest.mark.parametrize(
         ("options", "place"),
-        [({}, "app/wheels"), ({"exclude": ["/wheels"]}, "local/wheels"), ({"subdir": "model"}, "local/wheels")],
+        [
+            ({}, "app/wheels"),
+            ({"exclude": ["/wheels"]}, "local/wheels"),
+            ({"subdir": "model"}, "local/wheels"),
+        ],
     )
     def test_it_is_there_whether_it_is_code_or_not(self, tmp_path, app, options, place):
         (app / "requirements.txt").write_text("--find-links wheels\nmylib\n")
@@ -558,9 +703,13 @@ class TestStore:
     def test_the_app_has_no_credentials_of_submodules(self, tmp_path, app):
         (app / "outside").unlink()
         (app / "requirements.txt").write_text("flask\n")
-        (app / ".gitmodules").write_text('[submodule "a"]\n\turl = https://me:hunter22@example.org/a.git\n')
+        (app / ".gitmodules").write_text(
+            '[submodule "a"]\n\turl = https://me:hunter22@example.org/a.git\n'
+        )
         target = self.lay_out(tmp_path, app)
-        assert (target / "app" / ".gitmodules").read_text() == '[submodule "a"]\n\turl = https://example.org/a.git\n'
+        assert (
+            target / "app" / ".gitmodules"
+        ).read_text() == '[submodule "a"]\n\turl = https://example.org/a.git\n'
 
     def test_the_whole_of_it_as_a_package(self, tmp_path, app):
         (app / "requirements.txt").write_text("-e .\n")

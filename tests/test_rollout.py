@@ -46,7 +46,9 @@ class Host:
         good = verb != "is-active" or units[0] in self.active
         state = self.state(units[0]) if verb == "show" else ""
         if verb == "list-units":
-            state = "\n".join(f"{unit} loaded active running A command" for unit in units if unit in self.active)
+            state = "\n".join(
+                f"{unit} loaded active running A command" for unit in units if unit in self.active
+            )
         return SimpleNamespace(returncode=0 if good else 3, stdout=f"{state}\n", stderr="")
 
     def state(self, unit: str) -> str:
@@ -89,17 +91,25 @@ def host(tmp_path, monkeypatch):
     history.went_live(OLD, "", by_rollback=False)
     monkeypatch.setattr(rollout, "systemctl", host.systemctl)
     monkeypatch.setattr(rollout, "must", host.systemctl)
-    monkeypatch.setattr(rollout.Endpoint, "properties", lambda _self, slot, *names: host.properties(slot, *names))
+    monkeypatch.setattr(
+        rollout.Endpoint, "properties", lambda _self, slot, *names: host.properties(slot, *names)
+    )
     monkeypatch.setattr(rollout.Endpoint, "log_tail", lambda *_: "--- its log")
     monkeypatch.setattr(rollout.Endpoint, "memory", lambda *_: 1000)
-    monkeypatch.setattr(rollout.Endpoint, "drop_in_of", lambda _self, slot: tmp_path / f"{slot}.d" / "release.conf")
-    monkeypatch.setattr(rollout.Rollout, "links", lambda _self: {host.root / "current": "live/release"})
+    monkeypatch.setattr(
+        rollout.Endpoint, "drop_in_of", lambda _self, slot: tmp_path / f"{slot}.d" / "release.conf"
+    )
+    monkeypatch.setattr(
+        rollout.Rollout, "links", lambda _self: {host.root / "current": "live/release"}
+    )
     host.resume_flag = tmp_path / "run" / "resume"
     monkeypatch.setattr(rollout.Endpoint, "resume_flag", host.resume_flag)
     monkeypatch.setattr(rollout.Endpoint, "rollout_lock", tmp_path / "run" / "deploying")
     monkeypatch.setattr(rollout, "available_memory", lambda: 10**12)
     monkeypatch.setattr(rollout, "main_process", lambda _unit: os.getpid())
-    monkeypatch.setattr(rollout.Endpoint, "wait_until_accepted", lambda *_: host.done.append("wait for the queue"))
+    monkeypatch.setattr(
+        rollout.Endpoint, "wait_until_accepted", lambda *_: host.done.append("wait for the queue")
+    )
     monkeypatch.setattr(rollout, "queued", lambda *_: 0)
     monkeypatch.setattr(rollout.time, "sleep", lambda *_: None)
     real_point = rollout.replace_symlink
@@ -224,8 +234,14 @@ def test_nginx_does_not_speak_uwsgi_to_a_version_because_the_last_one_in_its_slo
     assert not left.exists()
 
 
-def test_a_version_that_was_started_by_an_earlier_roles_unit_gets_its_link_for_uwsgi(host, monkeypatch, tmp_path):
-    monkeypatch.setattr(rollout.Endpoint, "socket_of", lambda _self, slot: str(tmp_path / "run" / slot / "gunicorn.sock"))
+def test_a_version_that_was_started_by_an_earlier_roles_unit_gets_its_link_for_uwsgi(
+    host, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(
+        rollout.Endpoint,
+        "socket_of",
+        lambda _self, slot: str(tmp_path / "run" / slot / "gunicorn.sock"),
+    )
     run(host)
     word = tmp_path / "run" / "green" / "uwsgi"
     word.parent.mkdir(parents=True)
@@ -236,7 +252,9 @@ def test_a_version_that_was_started_by_an_earlier_roles_unit_gets_its_link_for_u
     assert run(host)["repaired"] == []
 
 
-def test_with_restart_requests_wait_before_the_old_one_stops_and_until_the_new_one_is_proven(host, monkeypatch):
+def test_with_restart_requests_wait_before_the_old_one_stops_and_until_the_new_one_is_proven(
+    host, monkeypatch
+):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     result = run(host)
     assert result["strategy"] == "restart"
@@ -286,14 +304,20 @@ def killed_at(host, monkeypatch, number):
     return False
 
 
-def test_wherever_a_restart_is_killed_something_is_left_that_resumes_the_requests(host, monkeypatch):
+def test_wherever_a_restart_is_killed_something_is_left_that_resumes_the_requests(
+    host, monkeypatch
+):
     """The fallback is there while requests are held or nothing runs; the next run leaves one slot on, and no fallback."""
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     for number in range(100):
         host.done.clear()
         was_killed = killed_at(host, monkeypatch, number)
         way = os.readlink(host.root / "live" / "gunicorn.sock")
-        if WAITING in host.active or way.endswith("waiting.sock") or not host.active & {BLUE, GREEN}:
+        if (
+            WAITING in host.active
+            or way.endswith("waiting.sock")
+            or not host.active & {BLUE, GREEN}
+        ):
             assert FALLBACK in host.active, (number, host.done)
         run(host)
         assert len(host.active) == len(host.enabled) == 1, (number, host.active, host.enabled)
@@ -325,11 +349,15 @@ def test_without_its_fallback_no_request_is_held(host, monkeypatch):
 
     def systemctl(*arguments):
         if arguments[0] == "restart":
-            return SimpleNamespace(returncode=5, stdout="", stderr="Unit api-fallback.service not found.\n")
+            return SimpleNamespace(
+                returncode=5, stdout="", stderr="Unit api-fallback.service not found.\n"
+            )
         return host.systemctl(*arguments)
 
     monkeypatch.setattr(rollout, "systemctl", systemctl)
-    with pytest.raises(DeployError, match=r"Unit api-fallback.service not found\. Run site.yml without tags"):
+    with pytest.raises(
+        DeployError, match=r"Unit api-fallback.service not found\. Run site.yml without tags"
+    ):
         run(host)
     assert host.active == {BLUE}
     assert f"start {WAITING}" not in host.done
@@ -337,8 +365,15 @@ def test_without_its_fallback_no_request_is_held(host, monkeypatch):
 
 def test_with_restart_a_full_disk_after_the_switch_keeps_no_request_waiting(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
-    monkeypatch.setattr(rollout.History, "save", lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(DeployError, match=rf"Release {NEW} is live, but what follows the switch failed: .*No space left"):
+    monkeypatch.setattr(
+        rollout.History,
+        "save",
+        lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+    )
+    with pytest.raises(
+        DeployError,
+        match=rf"Release {NEW} is live, but what follows the switch failed: .*No space left",
+    ):
         run(host)
     assert WAITING not in host.active
     assert FALLBACK not in host.active
@@ -370,12 +405,16 @@ def test_the_lock_of_a_roll_out_ends_with_its_process_and_not_with_its_children(
 def test_with_restart_a_refused_version_gives_way_to_the_old_one(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     host.refused["green"] = TypeError("anything at all")
-    with pytest.raises(DeployError, match=rf"TypeError: anything at all. Release {OLD} goes on serving"):
+    with pytest.raises(
+        DeployError, match=rf"TypeError: anything at all. Release {OLD} goes on serving"
+    ):
         run(host)
     steps = host.done
     order = ["prove green", f"disable {GREEN}", f"start {BLUE}", "prove blue", f"stop {WAITING}"]
     assert [step for step in steps if step in order] == order
-    assert os.readlink(host.root / "slots" / "blue" / "gunicorn.sock") == "/run/api/blue/gunicorn.sock"
+    assert (
+        os.readlink(host.root / "slots" / "blue" / "gunicorn.sock") == "/run/api/blue/gunicorn.sock"
+    )
     assert (live(host), host.active) == ("blue", {BLUE})
 
 
@@ -398,24 +437,39 @@ def test_an_old_one_that_does_not_say_how_it_is_asked_comes_back_too(host, monke
 
 def test_when_the_old_one_does_not_come_back_either_it_is_said(host, monkeypatch):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
-    host.refused = {slot: rollout.ReleaseRejectedError("start", f"{slot} is out of luck") for slot in ("blue", "green")}
-    with pytest.raises(DeployError, match=rf"Release {OLD}, which is live, does not serve either: blue is out of luck"):
+    host.refused = {
+        slot: rollout.ReleaseRejectedError("start", f"{slot} is out of luck")
+        for slot in ("blue", "green")
+    }
+    with pytest.raises(
+        DeployError,
+        match=rf"Release {OLD}, which is live, does not serve either: blue is out of luck",
+    ):
         run(host)
     assert WAITING not in host.active, "requests still wait"
 
 
 def test_a_failure_after_the_switch_does_not_claim_that_the_old_one_serves(host, monkeypatch):
     monkeypatch.setattr(
-        rollout.Rollout, "collect", lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        rollout.Rollout,
+        "collect",
+        lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device")),
     )
-    with pytest.raises(DeployError, match=rf"Release {NEW} is live, but what follows the switch failed: .*No space left"):
+    with pytest.raises(
+        DeployError,
+        match=rf"Release {NEW} is live, but what follows the switch failed: .*No space left",
+    ):
         run(host)
     assert (live(host), host.active) == ("green", {GREEN})
 
 
 def test_a_full_disk_does_not_hide_why_a_version_was_refused(host, monkeypatch):
     host.refused["green"] = rollout.ReleaseRejectedError("start", "it stopped with status 1")
-    monkeypatch.setattr(rollout.History, "save", lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        rollout.History,
+        "save",
+        lambda _self: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+    )
     with pytest.raises(DeployError, match="it stopped with status 1"):
         run(host)
 
@@ -430,7 +484,13 @@ def test_a_run_that_was_killed_after_the_switch_is_made_up_for(host):
     result = run(host)
     assert result["repaired"] == ["the other slot was left on", "not in the history"]
     assert (host.active, host.enabled) == ({GREEN}, {GREEN})
-    assert run(host) == {"release": NEW, "previous": NEW, "changed": False, "slot": "green", "repaired": []}
+    assert run(host) == {
+        "release": NEW,
+        "previous": NEW,
+        "changed": False,
+        "slot": "green",
+        "repaired": [],
+    }
 
 
 def test_a_restart_that_was_killed_while_requests_wait_is_made_up_for(host):
@@ -439,7 +499,9 @@ def test_a_restart_that_was_killed_while_requests_wait_is_made_up_for(host):
     (host.root / "slots" / "blue" / "gunicorn.sock").symlink_to("/run/api/waiting.sock")
     result = run(host, release=OLD)
     assert {"requests were left waiting", "not running", "links"} <= set(result["repaired"])
-    assert os.readlink(host.root / "slots" / "blue" / "gunicorn.sock") == "/run/api/blue/gunicorn.sock"
+    assert (
+        os.readlink(host.root / "slots" / "blue" / "gunicorn.sock") == "/run/api/blue/gunicorn.sock"
+    )
     assert host.active == {BLUE}
 
 
@@ -460,21 +522,26 @@ def test_there_is_no_way_back_to_a_release_that_has_lost_its_python(host, releas
     host.done.clear()
     lost = make_virtualenv(host.root / "venvs/lost", "/nowhere/python3.11", "3.11")
     (host.root / "releases" / OLD / "p3env").symlink_to(lost)
-    with pytest.raises(DeployError, match=rf"^Nothing was touched: release {OLD} .*/nowhere/python3\.11, is gone") as told:
+    with pytest.raises(
+        DeployError, match=rf"^Nothing was touched: release {OLD} .*/nowhere/python3\.11, is gone"
+    ) as told:
         run(host, release=release, rollback=True, check_mode=check_mode)
     assert "No older release on this host can. Run site.yml without tags" in str(told.value)
     assert host.done == []
     other = "c" * 12
     (host.root / "releases" / other).mkdir()
     rollout.History(host.root).went_live(other, "", by_rollback=False)
-    with pytest.raises(DeployError, match=f"Go back to one of these with -e api_endpoint_release=<id>: {other}"):
+    with pytest.raises(
+        DeployError, match=f"Go back to one of these with -e api_endpoint_release=<id>: {other}"
+    ):
         run(host, release=OLD, rollback=True, check_mode=check_mode)
 
 
 @pytest.mark.parametrize("release", ["c" * 12, "../releases", "current"])
 def test_rolling_back_to_what_is_not_there_lists_what_is(host, release):
     with pytest.raises(
-        DeployError, match=rf"There is no release '{release}' on this host. There are: {OLD} \(live\), {NEW} \(built\)"
+        DeployError,
+        match=rf"There is no release '{release}' on this host. There are: {OLD} \(live\), {NEW} \(built\)",
     ):
         run(host, release=release, rollback=True)
     assert host.done == []
@@ -514,7 +581,9 @@ def test_when_live_was_removed_another_release_takes_the_other_slot(host):
 
 
 @pytest.mark.parametrize("memory", [1, 10**12], ids=["restart", "blue_green"])
-def test_when_live_is_removed_meanwhile_and_the_version_is_refused_the_old_one_gets_it_back(host, monkeypatch, memory):
+def test_when_live_is_removed_meanwhile_and_the_version_is_refused_the_old_one_gets_it_back(
+    host, monkeypatch, memory
+):
     monkeypatch.setattr(rollout, "available_memory", lambda: memory)
     every_worker_answers = rollout.ReadinessCheck.every_worker_answers
 
@@ -528,7 +597,9 @@ def test_when_live_is_removed_meanwhile_and_the_version_is_refused_the_old_one_g
         run(host)
     assert (live(host), host.active, host.enabled) == ("blue", {BLUE}, {BLUE})
     assert sorted(path.name for path in (host.root / "slots").iterdir()) == ["blue", "green"]
-    assert os.readlink(host.root / "slots" / "blue" / "gunicorn.sock") == "/run/api/blue/gunicorn.sock"
+    assert (
+        os.readlink(host.root / "slots" / "blue" / "gunicorn.sock") == "/run/api/blue/gunicorn.sock"
+    )
 
 
 def test_a_version_that_was_never_proven_does_not_get_the_link(host):
@@ -581,7 +652,9 @@ def test_a_live_link_to_a_slot_without_a_release_is_repaired(host):
 
 def test_the_warm_up_comes_after_the_proof_and_before_the_switch(host, monkeypatch):
     plan = json.loads((host.root / "releases" / NEW / "rollout.json").read_text())
-    (host.root / "releases" / NEW / "rollout.json").write_text(json.dumps({**plan, "warm_up": "curl $API_ENDPOINT_SOCKET"}))
+    (host.root / "releases" / NEW / "rollout.json").write_text(
+        json.dumps({**plan, "warm_up": "curl $API_ENDPOINT_SOCKET"})
+    )
 
     def run_command(command, sandbox):
         host.done.append(f"{command} with {sandbox.environment['API_ENDPOINT_SOCKET']}")
@@ -630,7 +703,9 @@ def test_where_there_is_no_memory_for_both_the_old_templates_service_goes_first(
     assert "model.service" not in host.active
 
 
-def test_the_old_templates_service_is_started_again_when_the_new_version_is_refused(host, monkeypatch):
+def test_the_old_templates_service_is_started_again_when_the_new_version_is_refused(
+    host, monkeypatch
+):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     host.refused["blue"] = rollout.ReleaseRejectedError("health", "it is broken")
     with pytest.raises(DeployError, match=r"model.service of the old template goes on serving"):
@@ -656,7 +731,9 @@ def test_hints_are_of_this_start_and_not_of_the_other_slot(tmp_path, monkeypatch
         f"{stamp} [30] [INFO] Starting\n{stamp} [21] [ERROR] a request\n"
         "OSError: [Errno 30] Read-only file system: '/etc/a'\n"
     )
-    monkeypatch.setattr(rollout.Endpoint, "_processes", lambda _self, slot: [21] if slot == "green" else [])
+    monkeypatch.setattr(
+        rollout.Endpoint, "_processes", lambda _self, slot: [21] if slot == "green" else []
+    )
     monkeypatch.setattr(rollout, "read_journal", lambda *_given: "")
     monkeypatch.setattr(rollout.Rollout, "settings", lambda *_given: "")
     one = object.__new__(rollout.Rollout)

@@ -21,7 +21,9 @@ def test_every_room_is_on_the_map():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_room_imports_only_rooms_above_it(path):
-    found = re.findall(r"ansible\.module_utils\.api_endpoint\.?([\w.]*) import (\w+)", path.read_text())
+    found = re.findall(
+        r"ansible\.module_utils\.api_endpoint\.?([\w.]*) import (\w+)", path.read_text()
+    )
     imported = {(package or name).partition(".")[0] for package, name in found}
     own = ROOMS.index(room_of(path))
     assert [room for room in imported if ROOMS.index(room) > own] == []
@@ -37,7 +39,9 @@ def test_every_file_that_the_map_names_exists():
             assert any((place / name).exists() for place in places), name
 
 
-@pytest.mark.parametrize("path", sorted((ROLE / "library").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROLE / "library").glob("*.py")), ids=lambda path: path.stem
+)
 def test_a_module_is_its_documentation_its_argument_spec_and_one_call(path):
     functions = re.findall(r"^def (\w+)", path.read_text(), re.M)
     assert functions == ["main"]

@@ -41,7 +41,8 @@ def outcome(choices=MANY[0], **result):
 
 
 @pytest.mark.parametrize(
-    ("window", "outside"), [(None, 2), ((10.0, 12.0), 1), ((13.0, 15.0), 1), ((10.0, 15.0), 0), ((16.0, 17.0), 2)]
+    ("window", "outside"),
+    [(None, 2), ((10.0, 12.0), 1), ((13.0, 15.0), 1), ((10.0, 15.0), 0), ((16.0, 17.0), 2)],
 )
 def test_a_failed_request_is_excused_by_a_window_that_it_was_under_way_in(window, outside):
     found = outcome(failed=2, failed_between=[(11.0, 12.5), (14.0, 14.5)])

@@ -32,7 +32,9 @@ def test_it_has_the_walls_of_the_service_all_of_them(sandbox):
     """A setting of the template that commands do not have must be named here."""
     _, _, service = TEMPLATE.partition("# The app reads what it needs")
     there = {
-        line.split("=")[0] for line in service.partition("[Install]")[0].splitlines() if "=" in line and line[0].isupper()
+        line.split("=")[0]
+        for line in service.partition("[Install]")[0].splitlines()
+        if "=" in line and line[0].isupper()
     }
     given = {name.split("=")[0] for name in properties(sandbox.arguments(["true"]))}
     assert there <= given
@@ -43,32 +45,56 @@ def test_it_has_the_walls_of_the_service_all_of_them(sandbox):
 
 def test_filters_keep_their_order(sandbox):
     wanted = [line for line in TEMPLATE.splitlines() if line.startswith("SystemCallFilter=")]
-    assert [one for one in properties(sandbox.arguments([])) if one.startswith("SystemCallFilter=")] == wanted
+    assert [
+        one for one in properties(sandbox.arguments([])) if one.startswith("SystemCallFilter=")
+    ] == wanted
     assert len(wanted) > 2
 
 
 def test_it_reaches_no_link_local_address_but_a_name_server(sandbox):
     found = properties(sandbox.arguments([]))
     assert "IPAddressDeny=link-local" in found
-    assert [one for one in found if one.startswith("IPAddressAllow=")] == ["IPAddressAllow=169.254.1.1"]
+    assert [one for one in found if one.startswith("IPAddressAllow=")] == [
+        "IPAddressAllow=169.254.1.1"
+    ]
 
 
 def test_hidden_paths_need_not_be_there(sandbox, tmp_path):
     """The service makes one before it starts, and some exist on one Debian alone; a command would not start without them."""
-    (tmp_path / "my-api@.service").write_text("[Service]\nInaccessiblePaths=/run/a\nInaccessiblePaths=-/run/b /run/c\n")
-    assert commands.walls("my-api") == [("InaccessiblePaths", "-/run/a"), ("InaccessiblePaths", "-/run/b -/run/c")]
+    (tmp_path / "my-api@.service").write_text(
+        "[Service]\nInaccessiblePaths=/run/a\nInaccessiblePaths=-/run/b /run/c\n"
+    )
+    assert commands.walls("my-api") == [
+        ("InaccessiblePaths", "-/run/a"),
+        ("InaccessiblePaths", "-/run/b -/run/c"),
+    ]
 
 
 def test_its_bounds_and_its_unit(sandbox):
     found = properties(sandbox.arguments([]))
-    assert {"MemoryMax=75%", "TasksMax=1024", "RuntimeMaxSec=600", "LimitAS=1000", "User=my-api"} < set(found)
+    assert {
+        "MemoryMax=75%",
+        "TasksMax=1024",
+        "RuntimeMaxSec=600",
+        "LimitAS=1000",
+        "User=my-api",
+    } < set(found)
     assert {"ReadWritePaths=/srv/x", "BindPaths=/srv/x:/etc/x"} < set(found)
     assert "--unit=my-api-build.service" in sandbox.arguments([])
 
 
 def test_what_it_may_only_read_is_bound_read_only(sandbox):
-    reading = Sandbox(name="my-api", task="build", user="my-api", folder=Path("/srv/x"), mounts=("/etc/x",), timeout=None)
-    assert {"BindReadOnlyPaths=/srv/x:/etc/x", "RuntimeMaxSec=infinity"} < set(properties(reading.arguments([])))
+    reading = Sandbox(
+        name="my-api",
+        task="build",
+        user="my-api",
+        folder=Path("/srv/x"),
+        mounts=("/etc/x",),
+        timeout=None,
+    )
+    assert {"BindReadOnlyPaths=/srv/x:/etc/x", "RuntimeMaxSec=infinity"} < set(
+        properties(reading.arguments([]))
+    )
 
 
 def test_variables_of_the_run_are_named_and_not_shown(sandbox, monkeypatch):
@@ -91,7 +117,9 @@ def test_without_the_unit_nothing_runs(sandbox, tmp_path):
 def test_what_a_killed_run_left_is_ended_before_it_starts_again(sandbox, monkeypatch):
     called = []
     monkeypatch.setattr(commands, "systemctl", lambda *words: called.append(" ".join(words)))
-    monkeypatch.setattr(Sandbox, "arguments", lambda _self, command: called.append("run") or command)
+    monkeypatch.setattr(
+        Sandbox, "arguments", lambda _self, command: called.append("run") or command
+    )
     assert sandbox.run(["echo", "hello"]) == Outcome(0, "hello", False)
     assert called == ["stop my-api-build.service", "reset-failed my-api-build.service", "run"]
 
@@ -118,7 +146,9 @@ def test_what_it_leaves_in_a_temporary_folder_goes(sandbox, tmp_path):
 @pytest.mark.parametrize("said", ["[Errno 28] No space left on device", "Disk quota exceeded"])
 def test_a_command_that_found_no_room_is_told_with_its_disk(sandbox, tmp_path, said):
     done = replace(sandbox, root=tmp_path, limits={}).run(["sh", "-c", f"echo pip: {said}; exit 1"])
-    assert done.output.startswith(f"pip: {said}\nIts files and its temporary files are on the disk at /")
+    assert done.output.startswith(
+        f"pip: {said}\nIts files and its temporary files are on the disk at /"
+    )
     assert replace(sandbox, root=tmp_path, limits={}).run(["echo", said]).output == said
 
 
@@ -126,11 +156,16 @@ def test_a_command_that_found_no_room_is_told_with_its_disk(sandbox, tmp_path, s
 def test_it_is_stopped_before_it_fills_the_disk(sandbox, tmp_path, monkeypatch):
     one = replace(sandbox, root=tmp_path, limits={})
     started, start = [], Sandbox._start
-    monkeypatch.setattr(Sandbox, "_start", lambda *words, **more: started.append(start(*words, **more)) or started[-1])
+    monkeypatch.setattr(
+        Sandbox,
+        "_start",
+        lambda *words, **more: started.append(start(*words, **more)) or started[-1],
+    )
     monkeypatch.setattr(Sandbox, "end", lambda _self: [process.kill() for process in started])
     monkeypatch.setattr(commands, "lacks_spare_room", lambda folder: folder == one.work)
     with pytest.raises(
-        DeployError, match=r"on the disk at /.* of the host: sleep 60 was stopped before it filled that disk"
+        DeployError,
+        match=r"on the disk at /.* of the host: sleep 60 was stopped before it filled that disk",
     ):
         one.run(["sleep", "60"])
     assert not one.work.exists()
@@ -146,7 +181,10 @@ def test_how_much_room_a_command_leaves(tmp_path, monkeypatch):
     ("outcome", "words"),
     [
         (Outcome(3, "no such table", False), "ended with status 3.\n--- its output\nno such table"),
-        (Outcome(1, "", True), "was stopped after api_endpoint_command_timeout = 600 s.\n--- its output\n(nothing)"),
+        (
+            Outcome(1, "", True),
+            "was stopped after api_endpoint_command_timeout = 600 s.\n--- its output\n(nothing)",
+        ),
     ],
 )
 def test_a_failure_is_told_with_its_output(sandbox, monkeypatch, outcome, words):

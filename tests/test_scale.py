@@ -29,11 +29,17 @@ def test_what_selects_pods_finds_those_of_the_deployment():
     assert OBJECTS["Service"]["spec"]["selector"] == labels
     assert POD["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"] == labels
     target = OBJECTS["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
-    assert (target["kind"], target["name"]) == ("Deployment", OBJECTS["Deployment"]["metadata"]["name"])
+    assert (target["kind"], target["name"]) == (
+        "Deployment",
+        OBJECTS["Deployment"]["metadata"]["name"],
+    )
     ports = {port["name"] for port in POD["spec"]["containers"][0]["ports"]}
     assert OBJECTS["Service"]["spec"]["ports"][0]["targetPort"] in ports
     # A budget that lets no pod go would block the maintenance of a node for ever.
-    assert OBJECTS["PodDisruptionBudget"]["spec"]["minAvailable"] < OBJECTS["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
+    assert (
+        OBJECTS["PodDisruptionBudget"]["spec"]["minAvailable"]
+        < OBJECTS["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
+    )
 
 
 def gunicorn_settings() -> dict:
@@ -47,14 +53,21 @@ def test_both_ways_run_the_same_image_asked_in_the_same_way():
     assert here["image"] == there["image"]
     assert here["startupProbe"] == there["startupProbe"]
     assert (
-        here["ports"][0]["containerPort"] == there["ports"][0]["containerPort"] == there["readinessProbe"]["httpGet"]["port"]
+        here["ports"][0]["containerPort"]
+        == there["ports"][0]["containerPort"]
+        == there["readinessProbe"]["httpGet"]["port"]
     )
     assert gunicorn_settings()["bind"].endswith(f":{here['ports'][0]['containerPort']}")
     for container in (here, there):
-        assert container["readinessProbe"]["httpGet"]["path"] == SETTINGS["api_endpoint_health_path"]
+        assert (
+            container["readinessProbe"]["httpGet"]["path"] == SETTINGS["api_endpoint_health_path"]
+        )
     # A request that has begun is answered before the pod is killed.
     waits = here["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert waits + gunicorn_settings()["graceful_timeout"] < POD["spec"]["terminationGracePeriodSeconds"]
+    assert (
+        waits + gunicorn_settings()["graceful_timeout"]
+        < POD["spec"]["terminationGracePeriodSeconds"]
+    )
 
 
 def test_the_image_has_what_the_role_would_install():
@@ -88,7 +101,9 @@ def is_listening(port: int) -> bool:
 
 
 def smoke(port: int) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SCALE / "smoke.py", str(port)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, SCALE / "smoke.py", str(port)], capture_output=True, text=True
+    )
 
 
 def test_the_smoke_request_is_answered_and_the_log_names_nobody(served):
@@ -100,7 +115,9 @@ def test_the_smoke_request_is_answered_and_the_log_names_nobody(served):
     asked = smoke(port)
     assert asked.returncode == 0, asked.stderr
     path = f"http://127.0.0.1:{port}/api/v1/language?text=secret"
-    urllib.request.urlopen(urllib.request.Request(path, headers={"User-Agent": "marked-agent"})).close()
+    urllib.request.urlopen(
+        urllib.request.Request(path, headers={"User-Agent": "marked-agent"})
+    ).close()
     process.terminate()
     log, errors = process.communicate(timeout=300)
     assert '"GET /api/v1/language HTTP/1.1" 200' in log, errors
@@ -154,4 +171,8 @@ def test_the_balancer_of_the_demo_reaches_its_endpoints():
         assert name in script
         assert ip_address(host["balancer_address"]) in subnet
     # Who comes through the balancer is told apart, as behind any proxy.
-    assert any(subnet.subnet_of(ip_network(proxy)) for proxy in DEFAULTS["api_endpoint_trusted_proxies"] if ":" not in proxy)
+    assert any(
+        subnet.subnet_of(ip_network(proxy))
+        for proxy in DEFAULTS["api_endpoint_trusted_proxies"]
+        if ":" not in proxy
+    )

@@ -11,7 +11,12 @@ import time
 
 import pytest
 from ansible.module_utils.api_endpoint.privacy import search as api_endpoint_search
-from ansible.module_utils.api_endpoint.privacy.search import Search, SearchError, address_mark, text_mark
+from ansible.module_utils.api_endpoint.privacy.search import (
+    Search,
+    SearchError,
+    address_mark,
+    text_mark,
+)
 
 WORD = "audit-0123456789abcdef"
 FOUR = "203.0.113.77"
@@ -20,7 +25,9 @@ NOW = 1_000_000_000
 
 
 def found(text, *marks, place="here"):
-    search = Search(marks or [text_mark("word", WORD), address_mark("four", FOUR), address_mark("six", SIX)])
+    search = Search(
+        marks or [text_mark("word", WORD), address_mark("four", FOUR), address_mark("six", SIX)]
+    )
     search.stream(io.BytesIO(text if isinstance(text, bytes) else text.encode()), place)
     return [find.kind for find in search.result.found]
 
@@ -57,7 +64,8 @@ def test_a_mark_is_found_however_it_is_written(text, kind):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "audit-0123456789abcde", "203.0.113.7", "203.0.113.777", "1203.0.113.77", "203.0.114.77"]
+    "text",
+    ["", "audit-0123456789abcde", "203.0.113.7", "203.0.113.777", "1203.0.113.77", "203.0.114.77"],
 )
 def test_what_only_looks_like_a_mark_is_not_found(text):
     assert found(text) == []
@@ -82,7 +90,9 @@ def test_marks_at_the_edges_of_chunks_are_found_once(monkeypatch, at):
 def test_an_excerpt_shows_what_is_around(monkeypatch):
     monkeypatch.setattr(api_endpoint_search, "CHUNK", 32)
     search = Search([text_mark("word", WORD)])
-    search.stream(io.BytesIO(b"a" * 200 + b"before\xff" + WORD.encode() + b"\nafter" + b"b" * 200), "here")
+    search.stream(
+        io.BytesIO(b"a" * 200 + b"before\xff" + WORD.encode() + b"\nafter" + b"b" * 200), "here"
+    )
     (find,) = search.result.found
     assert f"before.{WORD}.after" in find.excerpt
 
@@ -91,7 +101,9 @@ def test_many_finds_are_counted_and_some_kept_of_each_kind_in_each_place():
     search = Search([text_mark("word", WORD), address_mark("four", FOUR)])
     search.stream(io.BytesIO(f"{WORD} ".encode() * 5000 + FOUR.encode()), "here")
     assert search.result.counted == {("word", "here"): 5000, ("four", "here"): 1}
-    assert [find.kind for find in search.result.found] == ["word"] * api_endpoint_search.MOST + ["four"]
+    assert [find.kind for find in search.result.found] == ["word"] * api_endpoint_search.MOST + [
+        "four"
+    ]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, bz2.compress, "zstd"])
@@ -100,7 +112,9 @@ def test_packed_files_are_unpacked_whatever_their_names(tmp_path, pack, monkeypa
     monkeypatch.setattr(api_endpoint_search, "CHUNK", 65536)
     content = os.urandom(200_000).hex().encode() + WORD.encode() + os.urandom(10_000).hex().encode()
     if pack == "zstd":
-        packed = subprocess.run(["zstd", "-cq"], input=content, capture_output=True, check=True).stdout
+        packed = subprocess.run(
+            ["zstd", "-cq"], input=content, capture_output=True, check=True
+        ).stdout
     else:
         packed = pack(content)
     (tmp_path / "log.1").write_bytes(packed)
@@ -155,7 +169,9 @@ def test_a_deleted_file_that_is_still_open_is_searched(tmp_path):
         path.unlink()
         search = Search([text_mark("word", WORD)])
         search.deleted([os.getpid()], time.time() - 10)
-    assert [find.place for find in search.result.found] == [f"{path} (deleted), open in process {os.getpid()}"]
+    assert [find.place for find in search.result.found] == [
+        f"{path} (deleted), open in process {os.getpid()}"
+    ]
 
 
 def test_a_search_that_runs_out_of_time_says_so(tmp_path):
@@ -170,7 +186,9 @@ def test_a_search_that_runs_out_of_time_says_so(tmp_path):
 def test_the_journal_is_searched_and_its_entries_are_counted(tmp_path, monkeypatch):
     fake = tmp_path / "journalctl"
     fake.write_text(
-        "#!/bin/sh\nprintf '__CURSOR=a\\nMESSAGE=x\\n\\n__CURSOR=b\\nMESSAGE=%s\\n' " + WORD + '\necho "$*" > "$0.said"\n'
+        "#!/bin/sh\nprintf '__CURSOR=a\\nMESSAGE=x\\n\\n__CURSOR=b\\nMESSAGE=%s\\n' "
+        + WORD
+        + '\necho "$*" > "$0.said"\n'
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

@@ -15,12 +15,22 @@ def test_the_name_is_the_same_everywhere_and_tells_each_secret_apart():
     assert secrets.seal({}, "api-endpoint") == ""
 
 
-@pytest.mark.parametrize("value", ["plain", 'a "quoted" $HOME `id` \\ \\n ü', "two\nlines", " spaces ", "#no=comment"])
+@pytest.mark.parametrize(
+    "value", ["plain", 'a "quoted" $HOME `id` \\ \\n ü', "two\nlines", " spaces ", "#no=comment"]
+)
 def test_a_value_is_quoted_as_a_shell_would_read_it(value):
-    done = subprocess.run(["sh", "-c", f"printf %s {secrets.quote(value)}"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", f"printf %s {secrets.quote(value)}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == value
 
 
 def test_a_unit_without_secrets_gets_no_setting(tmp_path):
     assert secrets.setting(tmp_path, "") == ""
-    assert secrets.setting(tmp_path, "0" * 16) == f"[Service]\nEnvironmentFile={tmp_path}/secrets/{'0' * 16}\n"
+    assert (
+        secrets.setting(tmp_path, "0" * 16)
+        == f"[Service]\nEnvironmentFile={tmp_path}/secrets/{'0' * 16}\n"
+    )

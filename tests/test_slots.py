@@ -7,7 +7,13 @@ import subprocess
 import time
 
 import pytest
-from ansible.module_utils.api_endpoint.release.slots import Endpoint, _open_files, available_memory, listening, queued
+from ansible.module_utils.api_endpoint.release.slots import (
+    Endpoint,
+    _open_files,
+    available_memory,
+    listening,
+    queued,
+)
 
 
 @pytest.fixture
@@ -48,9 +54,13 @@ def test_workers_are_the_children_that_can_accept(bound, monkeypatch):
         os.close(keep)
 
 
-def test_where_open_files_cannot_be_seen_copies_of_the_main_process_are_its_workers(bound, monkeypatch):
+def test_where_open_files_cannot_be_seen_copies_of_the_main_process_are_its_workers(
+    bound, monkeypatch
+):
     path, _accepting = bound
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+    worker = multiprocessing.get_context("fork").Process(
+        target=time.sleep, args=(600,), daemon=True
+    )
     worker.start()
     with subprocess.Popen(["sleep", "600"]) as other:
         monkeypatch.setattr(Endpoint, "properties", lambda *_: {"MainPID": str(os.getpid())})
@@ -87,9 +97,15 @@ def test_connections_are_told_from_the_socket_that_listens(bound):
         (("active", "disabled"), ("inactive", "disabled"), ""),
     ],
 )
-def test_where_the_link_live_is_missing_the_slot_that_was_proven_serves(tmp_path, monkeypatch, blue, green, serving):
+def test_where_the_link_live_is_missing_the_slot_that_was_proven_serves(
+    tmp_path, monkeypatch, blue, green, serving
+):
     states = {"blue": blue, "green": green}
-    monkeypatch.setattr(Endpoint, "properties", lambda _self, slot, *names: dict(zip(names, states[slot], strict=True)))
+    monkeypatch.setattr(
+        Endpoint,
+        "properties",
+        lambda _self, slot, *names: dict(zip(names, states[slot], strict=True)),
+    )
     for slot in states:
         (tmp_path / "slots" / slot).mkdir(parents=True)
         (tmp_path / "slots" / slot / "release").symlink_to("../../releases/x")
@@ -123,9 +139,13 @@ def test_what_an_earlier_release_writes_at_its_end_is_not_of_this_start(tmp_path
     log.write_text(f"{now} [10] [INFO] Starting\n{now} [11] [INFO] Booting\n")
     offset = log.stat().st_size
     with log.open("a") as file:
-        file.write(f"{now} [20] [INFO] new\n{now} [11] [ERROR] old\nTraceback of old\n{now} [21] [ERROR] new\n")
+        file.write(
+            f"{now} [20] [INFO] new\n{now} [11] [ERROR] old\nTraceback of old\n{now} [21] [ERROR] new\n"
+        )
     words = Endpoint("no-such-endpoint", tmp_path).log_tail("blue", str(log), offset)
-    assert words.startswith(f"--- {log}\n{now} [20] [INFO] new\n{now} [21] [ERROR] new\n--- journal")
+    assert words.startswith(
+        f"--- {log}\n{now} [20] [INFO] new\n{now} [21] [ERROR] new\n--- journal"
+    )
 
 
 @pytest.mark.parametrize("kind", ["gone", "link", "pipe"])

@@ -4,7 +4,9 @@ import importlib.util
 
 from helpers import ROLE
 
-spec = importlib.util.spec_from_file_location("table", ROLE / "action_plugins" / "api_endpoint_status_table.py")
+spec = importlib.util.spec_from_file_location(
+    "table", ROLE / "action_plugins" / "api_endpoint_status_table.py"
+)
 table = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(table)
 
@@ -24,7 +26,14 @@ def test_a_healthy_host():
 
 def test_a_host_that_is_not_healthy_says_what_it_answered():
     found = table.row(
-        "a", {**GOOD, "healthy": False, "answer": "status 500: 'a\x1b'", "note": "the log is long", "p50": None}
+        "a",
+        {
+            **GOOD,
+            "healthy": False,
+            "answer": "status 500: 'a\x1b'",
+            "note": "the log is long",
+            "p50": None,
+        },
     )
     assert (found[3], found[9], found[-1]) == ("NO", "-", "status 500: 'a\\x1b'; the log is long")
 
@@ -37,8 +46,13 @@ def test_hosts_without_a_release_say_why():
 
     assert words({"release": "", "note": "never set up"}) == "never set up"
     reason = "Task failed: Failed to connect to the host via ssh: ssh: Connection\n refused"
-    assert words({"unreachable": True, "msg": reason}) == "cannot be reached: ssh: Connection refused"
-    assert words({"unreachable": True, "msg": "No such container"}) == "cannot be reached: No such container"
+    assert (
+        words({"unreachable": True, "msg": reason}) == "cannot be reached: ssh: Connection refused"
+    )
+    assert (
+        words({"unreachable": True, "msg": "No such container"})
+        == "cannot be reached: No such container"
+    )
     assert words({"failed": True, "msg": "Missing sudo password"}) == "Missing sudo password"
     assert words({}) == "nothing came back"
     assert len(words({"msg": "x" * 1000})) == 120

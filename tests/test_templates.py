@@ -15,7 +15,9 @@ import yaml
 from helpers import ROLE
 
 REPORT = "diagnosis.html.j2"
-TEMPLATES = sorted(path.name for path in (ROLE / "templates").glob("*.j2") if not path.match("*.html.j2"))  # the host's
+TEMPLATES = sorted(
+    path.name for path in (ROLE / "templates").glob("*.j2") if not path.match("*.html.j2")
+)  # the host's
 BASE = {"api_endpoint_server_names": ["language.wmcloud.org", "lang.example"]}
 
 
@@ -33,7 +35,11 @@ def defaults(render):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_file_says_whose_it_is_and_has_no_time_in_it(defaults, name):
     first = defaults[name].removeprefix("#!/usr/sbin/nft --file\n").splitlines()[0]
-    assert first.removeprefix("//").removeprefix("#").startswith(" Managed by Ansible (role api_endpoint).")
+    assert (
+        first.removeprefix("//")
+        .removeprefix("#")
+        .startswith(" Managed by Ansible (role api_endpoint).")
+    )
     assert "{{" not in defaults[name]
     assert "{%" not in defaults[name]
     assert "2026" not in defaults[name]
@@ -68,8 +74,14 @@ def test_preload_is_auto_true_or_false(render, as_text):
 
 
 def test_a_preloaded_model_is_kept_from_the_garbage_collector(render, defaults):
-    assert settings_of(defaults["gunicorn.conf.py.j2"])["when_ready"] == "api_endpoint_worker.freeze_heap"
-    for not_loaded in ({"api_endpoint_preload": "false"}, {"api_endpoint_gunicorn_settings": {"preload_app": False}}):
+    assert (
+        settings_of(defaults["gunicorn.conf.py.j2"])["when_ready"]
+        == "api_endpoint_worker.freeze_heap"
+    )
+    for not_loaded in (
+        {"api_endpoint_preload": "false"},
+        {"api_endpoint_gunicorn_settings": {"preload_app": False}},
+    ):
         assert "when_ready" not in settings_of(render("gunicorn.conf.py.j2", **not_loaded))
     gc.unfreeze()
     try:
@@ -106,10 +118,15 @@ def test_gunicorns_settings_of_other_kinds(render):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("tiemout", "Did you mean timeout?"), ("zzzzzzzz", "Its documentation lists them.")]
+    ("name", "said"),
+    [("tiemout", "Did you mean timeout?"), ("zzzzzzzz", "Its documentation lists them.")],
 )
 def test_a_setting_that_gunicorn_would_leave_out_is_refused(render, name, said):
-    text = render("gunicorn.conf.py.j2", api_endpoint_preload=False, api_endpoint_gunicorn_settings={"backlog": 5, name: 3})
+    text = render(
+        "gunicorn.conf.py.j2",
+        api_endpoint_preload=False,
+        api_endpoint_gunicorn_settings={"backlog": 5, name: 3},
+    )
     with pytest.raises(SystemExit) as refused:
         exec(text, {})
     assert f"api_endpoint_gunicorn_settings has '{name}', which gunicorn " in str(refused.value)
@@ -130,11 +147,15 @@ def test_what_a_release_adds_to_its_unit(render):
 
 def test_what_a_profile_adds(render, defaults):
     assert "OMP_NUM_THREADS" not in defaults["service.conf.j2"]
-    unit, gunicorn = render("service.conf.j2", "gunicorn.conf.py.j2", api_endpoint_profile="pytorch")
+    unit, gunicorn = render(
+        "service.conf.j2", "gunicorn.conf.py.j2", api_endpoint_profile="pytorch"
+    )
     assert 'Environment="OMP_NUM_THREADS=1"' in unit
     assert "MemoryDenyWriteExecute" not in unit
     assert settings_of(gunicorn)["preload_app"] is False
-    assert "MemoryDenyWriteExecute=true" in render("service.conf.j2", api_endpoint_profile="fasttext")
+    assert "MemoryDenyWriteExecute=true" in render(
+        "service.conf.j2", api_endpoint_profile="fasttext"
+    )
 
 
 def test_a_second_endpoint_has_names_of_its_own(render):
@@ -160,16 +181,30 @@ def test_a_second_endpoint_has_names_of_its_own(render):
         ({}, "api_endpoint_worker.ThreadedWorker", True),
         ({"api_endpoint_worker_class": "sync"}, "api_endpoint_worker.PlainWorker", True),
         ({"api_endpoint_gunicorn_settings": {"worker_class": "gevent"}}, "gevent", True),
-        ({"api_endpoint_gunicorn_settings": {"access_log_format": "%(s)s"}}, "api_endpoint_worker.ThreadedWorker", False),
-        ({"api_endpoint_gunicorn_settings": {"statsd_host": "x:1"}}, "api_endpoint_worker.ThreadedWorker", False),
+        (
+            {"api_endpoint_gunicorn_settings": {"access_log_format": "%(s)s"}},
+            "api_endpoint_worker.ThreadedWorker",
+            False,
+        ),
+        (
+            {"api_endpoint_gunicorn_settings": {"statsd_host": "x:1"}},
+            "api_endpoint_worker.ThreadedWorker",
+            False,
+        ),
     ],
 )
-def test_what_is_the_roles_own_in_gunicorn_and_what_the_user_has_replaced(render, variables, worker, log):
+def test_what_is_the_roles_own_in_gunicorn_and_what_the_user_has_replaced(
+    render, variables, worker, log
+):
     text = render("gunicorn.conf.py.j2", **variables)
     assert settings_of(text)["worker_class"] == worker
-    assert settings_of(text).get("logger_class") == ("api_endpoint_worker.AccessLog" if log else None)
+    assert settings_of(text).get("logger_class") == (
+        "api_endpoint_worker.AccessLog" if log else None
+    )
     assert "\nprotect_logs(query_strings=True)\n" in text
-    assert text.endswith("\nspeak_uwsgi()\n") == worker.startswith("api_endpoint_worker."), "gunicorn's own go on with HTTP"
+    assert text.endswith("\nspeak_uwsgi()\n") == worker.startswith("api_endpoint_worker."), (
+        "gunicorn's own go on with HTTP"
+    )
     assert len(text.splitlines()) < 40, "a page that a person can read"
 
 
@@ -193,8 +228,12 @@ def test_what_nginx_tells_the_workers(defaults):
 
 def passed(site):
     """Return the headers that reach the app, each as a variable of WSGI; by HTTP they are the same."""
-    by_uwsgi = set(re.findall(r"uwsgi_param HTTP_(\S+) ", site)) | set(re.findall(r"uwsgi_param (CONTENT_TYPE) ", site))
-    by_http = {name.upper().replace("-", "_") for name in re.findall(r"proxy_set_header (\S+) ", site)}
+    by_uwsgi = set(re.findall(r"uwsgi_param HTTP_(\S+) ", site)) | set(
+        re.findall(r"uwsgi_param (CONTENT_TYPE) ", site)
+    )
+    by_http = {
+        name.upper().replace("-", "_") for name in re.findall(r"proxy_set_header (\S+) ", site)
+    }
     assert by_http in (set(), by_uwsgi)
     return by_uwsgi
 
@@ -202,7 +241,9 @@ def passed(site):
 def test_the_site_names_nobody_to_the_app(render, defaults):
     site = defaults["site.conf.j2"]
     assert "server_name language.wmcloud.org lang.example;" in site
-    assert site.count("_pass_request_headers off;") == len(re.findall("(?:uwsgi|proxy)_pass ", site))
+    assert site.count("_pass_request_headers off;") == len(
+        re.findall("(?:uwsgi|proxy)_pass ", site)
+    )
     assert {"ACCEPT", "AUTHORIZATION", "CONTENT_TYPE", "COOKIE"} < passed(site)
     assert not {"X_FORWARDED_FOR", "X_REAL_IP", "FORWARDED", "USER_AGENT"} & passed(site)
     location = site[site.index("location / {") :]
@@ -211,7 +252,13 @@ def test_the_site_names_nobody_to_the_app(render, defaults):
         "site.conf.j2", api_endpoint_forward_client_address=True, api_endpoint_forward_user_agent=True,
         api_endpoint_request_headers=["X-Token", "accept"],
     )  # fmt: skip
-    assert passed(names) - passed(site) == {"X_FORWARDED_FOR", "X_REAL_IP", "USER_AGENT", "API_USER_AGENT", "X_TOKEN"}
+    assert passed(names) - passed(site) == {
+        "X_FORWARDED_FOR",
+        "X_REAL_IP",
+        "USER_AGENT",
+        "API_USER_AGENT",
+        "X_TOKEN",
+    }
     assert "uwsgi_param HTTP_X_TOKEN $http_x_token if_not_empty;" in names
     assert "proxy_set_header X-Token $http_x_token;" in names
 
@@ -226,7 +273,11 @@ def test_logs_without_query_and_referrer(render, defaults):
     assert "nginx_short" not in kept
     assert "http_referer" not in re.sub("(?:proxy_set_header|uwsgi_param) .*", "", left_out)
     settings = settings_of(
-        render("gunicorn.conf.py.j2", api_endpoint_log_query_string="false", api_endpoint_log_referrer="false")
+        render(
+            "gunicorn.conf.py.j2",
+            api_endpoint_log_query_string="false",
+            api_endpoint_log_referrer="false",
+        )
     )
     assert settings["access_log_format"] == '%(t)s "%(m)s %(U)s %(H)s" %(s)s %(B)s "-" %(D)s'
 
@@ -238,7 +289,10 @@ def test_pages_of_named_origins_alone(render, defaults):
         api_endpoint_cors_max_age=60, api_endpoint_methods=["GET", "post"], api_endpoint_request_headers=["X-Token"],
     )  # fmt: skip
     assert '    "https://tool.example" $http_origin;\n    default "";' in site
-    assert "add_header Access-Control-Allow-Origin $api_endpoint_origin always;\n    add_header Vary Origin always;" in site
+    assert (
+        "add_header Access-Control-Allow-Origin $api_endpoint_origin always;\n    add_header Vary Origin always;"
+        in site
+    )
     assert "add_header Access-Control-Allow-Credentials true always;" in site
     allowed = re.search(r'OPTIONS "(Authorization, Content-Type, .*)";', site)[1].split(", ")
     assert {"X-Token", "X-CSRF-Token", "X-Requested-With"} < set(allowed)
@@ -257,7 +311,10 @@ def test_how_many_are_let_in(render, defaults):
     assert "rate=100r/s;" in site
     assert "burst=200 nodelay;" in site
     few = render(
-        "site.conf.j2", api_endpoint_max_concurrency="1", api_endpoint_client_rate="0", api_endpoint_trusted_proxies=[]
+        "site.conf.j2",
+        api_endpoint_max_concurrency="1",
+        api_endpoint_client_rate="0",
+        api_endpoint_trusted_proxies=[],
     )
     assert "live/gunicorn.sock max_conns=1;" in few
     assert "limit_conn api_endpoint_clients 1;" in few
@@ -283,16 +340,34 @@ def test_what_the_cache_keeps(render):
     assert "uwsgi_cache_path /run/nginx-cache/api-endpoint " in site
     assert "keys_zone=api_endpoint_cache:4194304 max_size=1g\n    inactive=90s;" in site
     assert '"~^1(?:GET|HEAD)/api/v1\\.0(?:/|$)" 1;\n    "~^1(?:GET|HEAD)/x(?:/|$)" 1;' in site
-    assert '"~^1[A-Z]+/api/v1.0/health.z$" "";\n    "~^1(?:GET' in site, "the first one that fits counts"
+    assert '"~^1[A-Z]+/api/v1.0/health.z$" "";\n    "~^1(?:GET' in site, (
+        "the first one that fits counts"
+    )
     usual, kept = site.split("location = /.api-endpoint-cached {")
-    assert usual.index("/waiting)") < usual.index("_cacheable)") < usual.index("limit_conn api_endpoint_clients")
+    assert (
+        usual.index("/waiting)")
+        < usual.index("_cacheable)")
+        < usual.index("limit_conn api_endpoint_clients")
+    )
     assert "uwsgi_cache_key" not in usual
     assert '$api_endpoint_given_port$request_uri\\n$http_accept_language";' in kept
-    assert passed(kept) == {"HOST", "CONNECTION", "X_FORWARDED_PROTO", "ACCEPT_LANGUAGE", "X_REQUEST_START"}
-    assert "X-Request-Start" not in usual.split("location = /.api-endpoint-waiting {")[1], "it may wait there"
+    assert passed(kept) == {
+        "HOST",
+        "CONNECTION",
+        "X_FORWARDED_PROTO",
+        "ACCEPT_LANGUAGE",
+        "X_REQUEST_START",
+    }
+    assert "X-Request-Start" not in usual.split("location = /.api-endpoint-waiting {")[1], (
+        "it may wait there"
+    )
     small = re.compile(re.search(r"_too_large \{\n    volatile;\n    \"~(\S+)\" \"\";", usual)[1])
-    assert all(small.search(length) for length in ("0", "7", "9999", "10000", "59999", "63999", "64000"))
-    assert not any(small.search(length) for length in ("", "64001", "65000", "70000", "100000", "64000, 1"))
+    assert all(
+        small.search(length) for length in ("0", "7", "9999", "10000", "59999", "63999", "64000")
+    )
+    assert not any(
+        small.search(length) for length in ("", "64001", "65000", "70000", "100000", "64000, 1")
+    )
     assert "uwsgi_no_cache $api_endpoint_switched $api_endpoint_too_large;" in kept
     assert "uwsgi_cache_valid 200 90s;" in kept
     assert "stale" not in kept
@@ -306,13 +381,19 @@ def test_what_the_cache_keeps(render):
     assert "uwsgi_cache" not in past
 
 
-@pytest.mark.parametrize(("size", "megabytes"), [("64m", 144), ("1G", 2064), ("9000K", 34), (12 * 1024 * 1024, 40)])
+@pytest.mark.parametrize(
+    ("size", "megabytes"), [("64m", 144), ("1G", 2064), ("9000K", 34), (12 * 1024 * 1024, 40)]
+)
 def test_the_memory_of_the_cache_has_an_end(render, size, megabytes):
-    assert f"Options=size={megabytes}m," in render("cache.mount.j2", api_endpoint_cache={"size": size})
+    assert f"Options=size={megabytes}m," in render(
+        "cache.mount.j2", api_endpoint_cache={"size": size}
+    )
 
 
 def test_the_cache_as_it_is_and_with_old_answers(render):
-    site = render("site.conf.j2", api_endpoint_cache={"stale": "yes", "ttl": None}, api_endpoint_client_rate=0)
+    site = render(
+        "site.conf.j2", api_endpoint_cache={"stale": "yes", "ttl": None}, api_endpoint_client_rate=0
+    )
     assert "keys_zone=api_endpoint_cache:262144 max_size=64m\n    inactive=3600s;" in site
     assert '"~^1(?:GET|HEAD)(?:/|$)" 1;' in site
     assert '"~^1[A-Z]+/$" "";' in site
@@ -343,16 +424,23 @@ def test_what_the_app_may_do_on_the_host(render, defaults):
         api_endpoint_devices=["/dev/nvidia0"],
         api_endpoint_service_settings={"LimitNOFILE": 9, "SystemCallFilter": ["@a", "@b"], "PrivateTmp": False},
     )  # fmt: skip
-    assert "PrivateNetwork=true\nRestrictAddressFamilies=\nRestrictAddressFamilies=AF_UNIX\n" in changed
+    assert (
+        "PrivateNetwork=true\nRestrictAddressFamilies=\nRestrictAddressFamilies=AF_UNIX\n"
+        in changed
+    )
     assert "IPAddressAllow" not in changed
     assert "MemoryDenyWriteExecute=true\n" in changed
     assert "MemoryMax" not in changed
     assert "PrivateDevices=false\nDevicePolicy=closed\nDeviceAllow=/dev/nvidia0 rw\n" in changed
-    assert changed.endswith("LimitNOFILE=9\nPrivateTmp=false\nSystemCallFilter=@a\nSystemCallFilter=@b\n")
+    assert changed.endswith(
+        "LimitNOFILE=9\nPrivateTmp=false\nSystemCallFilter=@a\nSystemCallFilter=@b\n"
+    )
 
 
 def test_a_limit_of_memory_in_bytes_may_be_a_number(render):
-    assert "MemoryMax=4294967296\n" in render("service.conf.j2", api_endpoint_memory_limit=4294967296)
+    assert "MemoryMax=4294967296\n" in render(
+        "service.conf.j2", api_endpoint_memory_limit=4294967296
+    )
 
 
 def test_link_local_addresses_are_outside_of_what_the_app_may_reach(defaults):
@@ -362,15 +450,31 @@ def test_link_local_addresses_are_outside_of_what_the_app_may_reach(defaults):
     def reached(address):
         return any(ipaddress.ip_address(address) in network for network in networks)
 
-    for address in ("1.1.1.1", "10.0.0.1", "169.253.255.255", "169.255.0.0", "255.255.255.255", "2001:db8::1", "fd00::1"):
+    for address in (
+        "1.1.1.1",
+        "10.0.0.1",
+        "169.253.255.255",
+        "169.255.0.0",
+        "255.255.255.255",
+        "2001:db8::1",
+        "fd00::1",
+    ):
         assert reached(address), address
-    for address in ("169.254.169.254", "169.254.0.0", "169.254.255.255", "fe80::a9fe:a9fe", "febf::1"):
+    for address in (
+        "169.254.169.254",
+        "169.254.0.0",
+        "169.254.255.255",
+        "fe80::a9fe:a9fe",
+        "febf::1",
+    ):
         assert not reached(address), address
 
 
 def test_a_resolver_at_a_link_local_address_is_reached(render):
     resolvers = ["fe80::1%eth0", "169.254.169.253", "9.9.9.9"]
-    assert " ff00::/8 169.254.169.253 fe80::1\n" in render("service.conf.j2", __api_endpoint_resolvers=resolvers)
+    assert " ff00::/8 169.254.169.253 fe80::1\n" in render(
+        "service.conf.j2", __api_endpoint_resolvers=resolvers
+    )
 
 
 SSHD = {
@@ -382,14 +486,21 @@ SSHD = {
 
 
 def test_the_firewall_admits_ssh_wherever_it_is_http_and_what_is_named(render):
-    rules = render("nftables.conf.j2", __api_endpoint_sshd={"stdout": "".join(SSHD.values())}, ansible_port=2500)
+    rules = render(
+        "nftables.conf.j2",
+        __api_endpoint_sshd={"stdout": "".join(SSHD.values())},
+        ansible_port=2500,
+    )
     assert "elements = { 22, 2222, 2300, 2400, 2500 }" in rules
-    admitted = render("nftables_endpoint.nft.j2", api_endpoint_firewall_ports=[9100], api_endpoint_port="8080")
+    admitted = render(
+        "nftables_endpoint.nft.j2", api_endpoint_firewall_ports=[9100], api_endpoint_port="8080"
+    )
     assert admitted.endswith("add element inet api_endpoint admitted { 8080, 9100 }\n")
 
 
 @pytest.mark.parametrize(
-    ("listen", "admitted"), [("", "80"), ("127.0.0.1:9113", "80"), ("[::1]:9113", "80"), ("10.0.0.5:9113", "80, 9113")]
+    ("listen", "admitted"),
+    [("", "80"), ("127.0.0.1:9113", "80"), ("[::1]:9113", "80"), ("10.0.0.5:9113", "80, 9113")],
 )
 def test_the_firewall_admits_the_metrics_where_other_hosts_may_read_them(render, listen, admitted):
     rules = render("nftables_endpoint.nft.j2", api_endpoint_metrics_listen=listen)
@@ -398,24 +509,39 @@ def test_the_firewall_admits_the_metrics_where_other_hosts_may_read_them(render,
 
 def test_nginx_tells_of_requests_only_when_somebody_counts(render, defaults):
     assert "metrics" not in defaults["site.conf.j2"]
-    given = {"api_endpoint_metrics_listen": "10.0.0.5:9113", "api_endpoint_metrics_clients": ["10.0.0.9", "fd00::/8"]}
+    given = {
+        "api_endpoint_metrics_listen": "10.0.0.5:9113",
+        "api_endpoint_metrics_clients": ["10.0.0.9", "fd00::/8"],
+    }
     site, socket, service = render(
         "site.conf.j2", "api-endpoint-metrics.socket.j2", "api-endpoint-metrics.service.j2",
         api_endpoint_health_path="/a.b?c=1", **given,
     )  # fmt: skip
-    assert "access_log syslog:server=unix:/run/api-endpoint/metrics.sock,nohostname api_endpoint_metrics if=" in site
+    assert (
+        "access_log syslog:server=unix:/run/api-endpoint/metrics.sock,nohostname api_endpoint_metrics if="
+        in site
+    )
     told = re.search(r"^log_format api_endpoint_metrics (.*);$", site, re.M)[1]
     assert not re.search(r"addr|agent|uri|request |query|args|referer|forwarded", told)
-    uncounted = re.findall(r'^    "~(\S+)" "";$', site.partition("_counted {")[2].partition("}")[0], re.M)
+    uncounted = re.findall(
+        r'^    "~(\S+)" "";$', site.partition("_counted {")[2].partition("}")[0], re.M
+    )
     # What is asked by someone has a 1 before it.
     asked = ["1/a.b?c=1", "1/a.b", "1/a.b?c=12", "1/a.b/c", "1/c/a.b?c=1", "1/c/a.b"]
-    assert [path for path in asked if any(re.search(pattern, path) for pattern in uncounted)] == asked[:2]
+    assert [
+        path for path in asked if any(re.search(pattern, path) for pattern in uncounted)
+    ] == asked[:2]
     assert "ListenStream=10.0.0.5:9113\n" in socket
-    assert "metrics.py api-endpoint /var/lib/api-endpoint /srv/api-endpoint/data 10.0.0.9 fd00::/8\n" in service
+    assert (
+        "metrics.py api-endpoint /var/lib/api-endpoint /srv/api-endpoint/data 10.0.0.9 fd00::/8\n"
+        in service
+    )
 
 
 @pytest.mark.parametrize(("listen", "is_wanted"), [("", False), ("127.0.0.1:9113", True)])
-def test_the_library_for_metrics_is_installed_where_they_are_wanted_whatever_turns_them_on(listen, is_wanted):
+def test_the_library_for_metrics_is_installed_where_they_are_wanted_whatever_turns_them_on(
+    listen, is_wanted
+):
     """No scenario would notice: its hosts have the package already."""
     files = [str(ROLE / kind / "main.yml") for kind in ("defaults", "vars")]
     play = {"hosts": "all", "gather_facts": False, "vars_files": files}
@@ -446,7 +572,10 @@ def test_a_balancer_is_told_whether_the_host_may_be_used(render, defaults):
     )
     assert "X-Request-Start" not in check, "the workers would shed it in an overload"
     assert "limit_conn api_endpoint_clients" in check
-    assert "access_log /var/log/nginx/access.log api_endpoint if=$api_endpoint_asked_by_someone;" in usual
+    assert (
+        "access_log /var/log/nginx/access.log api_endpoint if=$api_endpoint_asked_by_someone;"
+        in usual
+    )
     counted = re.search(r"map (\S+) \$api_endpoint_counted \{\n(.*?)\n\}", site, re.S)
     assert counted[1] == "$api_endpoint_asked_by_someone$request_uri"
     assert counted[2].splitlines()[:2] == ['    "~^/" "";', '    "~^1/readyz.deep.1$" "";']
@@ -515,7 +644,9 @@ def test_a_unit_with_a_volume_waits_for_it_and_says_when_it_is_missing(render, d
 
 
 def test_flask_config_is_the_given_one(render):
-    text = render("flask_config.yaml.j2", api_endpoint_flask_config={"A": [1, "ü"], "B": {"c": True}})
+    text = render(
+        "flask_config.yaml.j2", api_endpoint_flask_config={"A": [1, "ü"], "B": {"c": True}}
+    )
     assert yaml.safe_load(text) == {"A": [1, "ü"], "B": {"c": True}}
 
 
@@ -524,11 +655,24 @@ def test_flask_config_is_the_given_one(render):
 
 def diagnosis(*kinds, evil=""):
     findings = [
-        {"kind": kind, "what": f"{kind} {evil}", "evidence": [evil or "line", "  next"], "remedy": [f"sudo {evil}"]}
+        {
+            "kind": kind,
+            "what": f"{kind} {evil}",
+            "evidence": [evil or "line", "  next"],
+            "remedy": [f"sudo {evil}"],
+        }
         for kind in kinds
     ]
-    looked = [{"what": "the clock", "outcome": "well"}, {"what": f"disks {evil}", "outcome": "found"}]
-    return {"well": not kinds, "findings": findings, "looked": looked, "about": "(release 0123456789ab)"}
+    looked = [
+        {"what": "the clock", "outcome": "well"},
+        {"what": f"disks {evil}", "outcome": "found"},
+    ]
+    return {
+        "well": not kinds,
+        "findings": findings,
+        "looked": looked,
+        "about": "(release 0123456789ab)",
+    }
 
 
 def test_a_report_needs_nothing_else_and_runs_nothing(render):
@@ -543,6 +687,8 @@ def test_a_report_needs_nothing_else_and_runs_nothing(render):
 
 
 def test_a_report_says_well_or_unwell(render):
-    well, unwell = (render(REPORT, __api_endpoint_diagnosis=diagnosis(*kinds)) for kinds in ((), ("risk",)))
+    well, unwell = (
+        render(REPORT, __api_endpoint_diagnosis=diagnosis(*kinds)) for kinds in ((), ("risk",))
+    )
     assert "Well: nothing needs to be done." in well
     assert "<title>api-endpoint on localhost: unwell</title>" in unwell

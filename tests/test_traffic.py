@@ -16,9 +16,13 @@ HOUR = 3600
 BEGIN = 1_764_072_000  # 2025-11-25 12:00 UTC
 
 
-def line(seconds: float, request="GET /a HTTP/1.1", status=200, took="0.010", referrer="-") -> bytes:
+def line(
+    seconds: float, request="GET /a HTTP/1.1", status=200, took="0.010", referrer="-"
+) -> bytes:
     when = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(seconds))
-    return f'[{when}] "{request}" {status} 100 "{referrer}" {took}\n'.encode(errors="surrogateescape")
+    return f'[{when}] "{request}" {status} 100 "{referrer}" {took}\n'.encode(
+        errors="surrogateescape"
+    )
 
 
 class Page(HTMLParser):
@@ -58,7 +62,10 @@ class Page(HTMLParser):
 def page(traffic: Traffic, name: str = "a.example") -> str:
     return render(
         "traffic.html.j2",
-        registered={"__api_endpoint_traffic": {"report": report(traffic)}, "api_endpoint_server_names": [name]},
+        registered={
+            "__api_endpoint_traffic": {"report": report(traffic)},
+            "api_endpoint_server_names": [name],
+        },
     )
 
 
@@ -67,9 +74,18 @@ def made(lines: list[bytes]) -> Page:
 
 
 def test_the_figures_are_those_of_the_log():
-    lines = [line(BEGIN + number, "GET /a?text=secret HTTP/1.1", took=f"0.{number:03d}") for number in range(1, 101)]
-    lines += [line(BEGIN + HOUR, "POST /b HTTP/1.1", 500, "2.000", "https://x.example/p?q=secret#f")] * 3
-    lines += [line(BEGIN + HOUR, "GET /c HTTP/1.1", 404)] * 2 + [line(BEGIN, "GET /readyz HTTP/1.1")] * 9 + [b"words\n"]
+    lines = [
+        line(BEGIN + number, "GET /a?text=secret HTTP/1.1", took=f"0.{number:03d}")
+        for number in range(1, 101)
+    ]
+    lines += [
+        line(BEGIN + HOUR, "POST /b HTTP/1.1", 500, "2.000", "https://x.example/p?q=secret#f")
+    ] * 3
+    lines += (
+        [line(BEGIN + HOUR, "GET /c HTTP/1.1", 404)] * 2
+        + [line(BEGIN, "GET /readyz HTTP/1.1")] * 9
+        + [b"words\n"]
+    )
     found = made(lines)
     assert found.row("GET /a") == ["100", "0", "0", "50 ms", "95 ms", "99 ms"]
     assert found.row("POST /b") == ["3", "0", "3", "2.0 s", "2.0 s", "2.0 s"]
@@ -93,7 +109,11 @@ def test_an_empty_log_has_a_page():
 
 def test_logs_without_query_strings_and_referrers():
     found = made([line(BEGIN, "GET /a HTTP/1.1"), line(BEGIN, "-", 400)])
-    assert (found.row("GET /a")[0], found.row("(no request)")[0], found.row(NONE)[0]) == ("1", "1", "2")
+    assert (found.row("GET /a")[0], found.row("(no request)")[0], found.row(NONE)[0]) == (
+        "1",
+        "1",
+        "2",
+    )
 
 
 HOSTILE = [
@@ -110,7 +130,9 @@ def test_what_callers_wrote_stays_text(words):
     found = made([line(BEGIN, f"GET /{written} HTTP/1.1"), line(BEGIN, referrer=written)])
     kinds = [{tag for tag, _ in read.elements} for read in (plain, found)]
     assert kinds[0] == kinds[1]
-    names = [{name for _, attributes in read.elements for name in attributes} for read in (plain, found)]
+    names = [
+        {name for _, attributes in read.elements for name in attributes} for read in (plain, found)
+    ]
     assert names[0] == names[1]
     shown = written.encode(errors="surrogateescape").decode(errors="replace")
     assert shown.partition("?")[0].partition("#")[0][:190] in found.text
@@ -126,24 +148,34 @@ def test_the_page_loads_and_runs_nothing():
     text = page(Traffic("/").count([line(BEGIN, referrer="https://e.example/x.js")]))
     assert "content=\"default-src 'none'; style-src 'unsafe-inline'\"" in text
     tags = {tag for tag, _ in Page(text).elements}
-    assert tags.isdisjoint({"script", "link", "img", "iframe", "object", "embed", "form", "a", "base"})
+    assert tags.isdisjoint(
+        {"script", "link", "img", "iframe", "object", "embed", "form", "a", "base"}
+    )
     assert not re.search(r"url\(|@import|\s(src|href|on\w+)=", text)
 
 
 @pytest.mark.parametrize(
-    ("hours", "step", "bars"), [(1, 1, 1), (24, 1, 24), (336, 1, 336), (337, 6, 57), (90 * 24, 24, 90), (3000 * 24, 24, 336)]
+    ("hours", "step", "bars"),
+    [(1, 1, 1), (24, 1, 24), (336, 1, 336), (337, 6, 57), (90 * 24, 24, 90), (3000 * 24, 24, 336)],
 )
 def test_the_plots_have_room_for_any_span(hours, step, bars):
     begin = BEGIN - BEGIN % (24 * HOUR)
     traffic = Traffic("/readyz").count([line(begin), line(begin + (hours - 1) * HOUR)])
     assert traffic.step == step * HOUR
     assert len(traffic.bars()) == bars
-    assert Page(page(traffic)).row(time.strftime("%Y-%m-%d %H:%M", time.gmtime(traffic.bars()[-1][0])))[0] in "12"
+    assert (
+        Page(page(traffic)).row(
+            time.strftime("%Y-%m-%d %H:%M", time.gmtime(traffic.bars()[-1][0]))
+        )[0]
+        in "12"
+    )
 
 
 def test_names_without_end_are_bounded_and_counted(monkeypatch):
     monkeypatch.setattr(stats, "MOST_NAMES", 10)
-    lines = [line(BEGIN, f"GET /{number if number % 2 else 'often'} HTTP/1.1") for number in range(1000)]
+    lines = [
+        line(BEGIN, f"GET /{number if number % 2 else 'often'} HTTP/1.1") for number in range(1000)
+    ]
     traffic = Traffic("/readyz").count(lines)
     top = dict(traffic.endpoints.top())
     assert len(top) <= 20 + 1
@@ -153,7 +185,15 @@ def test_names_without_end_are_bounded_and_counted(monkeypatch):
 
 
 def test_scales_end_at_round_numbers():
-    assert [round_up(value) for value in (1, 1.5, 3, 7, 10, 11, 4621)] == [1, 2, 5, 10, 10, 20, 5000]
+    assert [round_up(value) for value in (1, 1.5, 3, 7, 10, 11, 4621)] == [
+        1,
+        2,
+        5,
+        10,
+        10,
+        20,
+        5000,
+    ]
     assert [size(count) for count in (0, 999, 1000, 12_345_678, 9.9e9)] == [
         "0 bytes",
         "999 bytes",

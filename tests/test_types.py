@@ -11,9 +11,9 @@ from helpers import PROJECT
 from rendering import render, templar
 
 SPECS = {
-    role: yaml.safe_load((PROJECT / "roles" / role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"][
-        "options"
-    ]
+    role: yaml.safe_load((PROJECT / "roles" / role / "meta" / "argument_specs.yml").read_text())[
+        "argument_specs"
+    ]["main"]["options"]
     for role in ("api_endpoint", "load_balancer")
 }
 SHAPES = {
@@ -69,13 +69,23 @@ def cases(options, within=""):
                 yield (
                     f"{label}[0].{inner}",
                     deeper,
-                    lambda value, name=name, put=put, more=required: {name: [{**more, **put(value)}]},
+                    lambda value, name=name, put=put, more=required: {
+                        name: [{**more, **put(value)}]
+                    },
                 )
             else:
-                yield f"{label}.{inner}", deeper, lambda value, name=name, put=put: {name: put(value)}
+                yield (
+                    f"{label}.{inner}",
+                    deeper,
+                    lambda value, name=name, put=put: {name: put(value)},
+                )
 
 
-ALL = [pytest.param(role, *case, id=case[0]) for role, options in SPECS.items() for case in cases(options)]
+ALL = [
+    pytest.param(role, *case, id=case[0])
+    for role, options in SPECS.items()
+    for case in cases(options)
+]
 
 
 @pytest.mark.parametrize(("role", "label", "option", "put"), ALL)
@@ -88,7 +98,9 @@ def test_a_wrong_shape_is_refused_by_name_with_its_remedy(role, label, option, p
             # A dictionary's empty part is left out by the roles; an element's would lose its default.
             is_refused = "]" in label and (option.get("required") or "default" in option)
             assert len(problems) == bool(is_refused), shape
-        elif kind_of(option) != "dict" and not (option.get("options") and shape == "list of a dictionary"):
+        elif kind_of(option) != "dict" and not (
+            option.get("options") and shape == "list of a dictionary"
+        ):
             assert len(problems) == 1, shape
             assert problems[0].startswith(label), shape
             assert "Give " in problems[0], shape
@@ -148,12 +160,17 @@ def test_a_secret_of_the_wrong_type_is_not_shown(value):
     for name in ("api_endpoint_secrets", "api_endpoint_git_key"):
         assert "the-secret" not in str(wrong_types({name: value}, SPECS["api_endpoint"]))
     artifacts = [{"dest": "a", "headers": value}]
-    assert "the-secret" not in str(wrong_types({"api_endpoint_artifacts": artifacts}, SPECS["api_endpoint"]))
+    assert "the-secret" not in str(
+        wrong_types({"api_endpoint_artifacts": artifacts}, SPECS["api_endpoint"])
+    )
 
 
 def test_a_template_that_fails_because_of_a_wrong_type_is_no_problem_of_its_own():
     templates = templar({"hosts": "all", "gather_facts": False}, given="text")
-    variables = {"api_endpoint_environment": "A=b", "api_endpoint_jit": trust_as_template("{{ {}[['a']] }}")}
+    variables = {
+        "api_endpoint_environment": "A=b",
+        "api_endpoint_jit": trust_as_template("{{ {}[['a']] }}"),
+    }
     settings, problems = typed(templates, variables, SPECS["api_endpoint"])
     assert "api_endpoint_jit" not in settings
     assert [problem.split()[0] for problem in problems] == ["api_endpoint_environment"]
@@ -174,7 +191,9 @@ NEEDED = {
 
 def template_names(role):
     return sorted(
-        path.name for path in (PROJECT / "roles" / role / "templates").glob("*.j2") if not path.name.endswith(".html.j2")
+        path.name
+        for path in (PROJECT / "roles" / role / "templates").glob("*.j2")
+        if not path.name.endswith(".html.j2")
     )
 
 
@@ -201,7 +220,9 @@ def test_numbers_and_truths_given_as_text_are_what_they_say(role, is_on):
 @pytest.mark.parametrize("role", SPECS)
 def test_tasks_cast_numbers_and_truths_where_they_use_them(role):
     """What is a module's whole argument is cast by the module's own spec."""
-    names = "|".join(name for name, option in SPECS[role].items() if option["type"] in ("bool", "int"))
+    names = "|".join(
+        name for name, option in SPECS[role].items() if option["type"] in ("bool", "int")
+    )
     # Not a module's name, a sentence, a part of a file's name, or an element of what is cast as a whole.
     uncast = re.compile(
         rf"(?<![\w.'-])(?<!-{{{{ )({names})(?![\w:.])"
@@ -210,7 +231,9 @@ def test_tasks_cast_numbers_and_truths_where_they_use_them(role):
     for kind in ("tasks", "handlers", "vars"):
         for path in sorted((PROJECT / "roles" / role / kind).glob("*.yml")):
             for line in path.read_text().splitlines():
-                if not line.lstrip().startswith("#") and not re.fullmatch(r'\s+\w+: "{{ \w+ }}"', line):
+                if not line.lstrip().startswith("#") and not re.fullmatch(
+                    r'\s+\w+: "{{ \w+ }}"', line
+                ):
                     assert not uncast.search(line), f"{path.name}: {line}"
 
 
@@ -219,8 +242,12 @@ def test_a_list_in_an_ini_inventory_is_a_list(tmp_path):
         "[api_endpoints]\none api_endpoint_health_status=[200]\n"
         '[api_endpoints:vars]\napi_endpoint_server_names=["a.example"]\n'
     )
-    found = templar({"hosts": "all", "gather_facts": False}, tmp_path / "hosts.ini", "one", tmp_path).available_variables
-    assert json.loads(json.dumps([found["api_endpoint_server_names"], found["api_endpoint_health_status"]])) == [
+    found = templar(
+        {"hosts": "all", "gather_facts": False}, tmp_path / "hosts.ini", "one", tmp_path
+    ).available_variables
+    assert json.loads(
+        json.dumps([found["api_endpoint_server_names"], found["api_endpoint_health_status"]])
+    ) == [
         ["a.example"],
         [200],
     ]
@@ -232,5 +259,7 @@ def test_a_balancer_alone_does_not_take_the_first_letter_of_a_name(tmp_path):
                         "load_balancers": {"hosts": {"lb": {}}}})
     )  # fmt: skip
     (tmp_path / "group_vars").symlink_to(PROJECT / "group_vars")
-    templates = templar({"hosts": "all", "gather_facts": False}, tmp_path / "hosts.yml", "lb", folder=tmp_path)
+    templates = templar(
+        {"hosts": "all", "gather_facts": False}, tmp_path / "hosts.yml", "lb", folder=tmp_path
+    )
     assert templates.template(trust_as_template("{{ load_balancer_server_name }}")) == "a.example"

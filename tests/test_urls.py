@@ -10,14 +10,26 @@ from ansible.module_utils.api_endpoint.controller.inputs import refusal
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 
 TEXTS = [
-    ("https://me:hunter22@example.org/a", "https://example.org/a", {"https://example.org/a": "me:hunter22"}),
-    ("http://hunter22@example.org:8080/", "http://example.org:8080/", {"http://example.org:8080/": "hunter22"}),
+    (
+        "https://me:hunter22@example.org/a",
+        "https://example.org/a",
+        {"https://example.org/a": "me:hunter22"},
+    ),
+    (
+        "http://hunter22@example.org:8080/",
+        "http://example.org:8080/",
+        {"http://example.org:8080/": "hunter22"},
+    ),
     (
         "b @ git+https://hunter22@example.org/a/b.git@v1#egg=b ; python_version > '3'",
         "b @ git+https://example.org/a/b.git@v1#egg=b ; python_version > '3'",
         {"git+https://example.org/a/b.git": "hunter22"},
     ),
-    ("--index-url=https://me:p@ss@example.org/s", "--index-url=https://example.org/s", {"https://example.org/s": "me:p@ss"}),
+    (
+        "--index-url=https://me:p@ss@example.org/s",
+        "--index-url=https://example.org/s",
+        {"https://example.org/s": "me:p@ss"},
+    ),
     ("-fhttps://a:hunter22@b.org/x", "-fhttps://b.org/x", {"https://b.org/x": "a:hunter22"}),
     ("HTTPS://a:hunter22@B.org", "HTTPS://B.org", {"https://B.org": "a:hunter22"}),
     ("git+ssh://git@example.org/a.git", "git+ssh://git@example.org/a.git", {}),
@@ -57,8 +69,14 @@ def test_a_password_that_ends_too_early(text, is_broken):
     ("text", "shown"),
     [
         ("ssh://me:hunter22@example.org/a", "ssh://me:…@example.org/a"),
-        ("https://example.org/m?id=1&private_token=hunter22", "https://example.org/m?id=1&private_token=…"),
-        ("https://example.org/m?X-Amz-Signature=hunter22 404", "https://example.org/m?X-Amz-Signature=… 404"),
+        (
+            "https://example.org/m?id=1&private_token=hunter22",
+            "https://example.org/m?id=1&private_token=…",
+        ),
+        (
+            "https://example.org/m?X-Amz-Signature=hunter22 404",
+            "https://example.org/m?X-Amz-Signature=… 404",
+        ),
     ],
 )
 def test_what_cannot_be_taken_out_is_hidden(text, shown):
@@ -67,18 +85,30 @@ def test_what_cannot_be_taken_out_is_hidden(text, shown):
 
 def test_every_message_hides_it():
     text = "no https://me:hunter22@example.org/a"
-    for message in (str(DeployError(text)), describe_error(OSError(text)), describe_error(KeyError(text)), refusal([text])):
+    for message in (
+        str(DeployError(text)),
+        describe_error(OSError(text)),
+        describe_error(KeyError(text)),
+        refusal([text]),
+    ):
         assert "hunter22" not in message
         assert "https://example.org/a" in message
 
 
 def test_a_program_that_says_it_otherwise():
     credentials = {"https://example.org": "me:hunter%4022"}
-    assert urls.hide("could not log in as me with hunter@22 (hunter%4022)", credentials).count("…") == 2
+    assert (
+        urls.hide("could not log in as me with hunter@22 (hunter%4022)", credentials).count("…")
+        == 2
+    )
 
 
 def test_python_reads_the_netrc_file(tmp_path):
-    credentials = {"https://a.org/x": "me:p%20w%22%5C#x", "https://b.org:8080/y": "token", "git+https://a.org/z": "x"}
+    credentials = {
+        "https://a.org/x": "me:p%20w%22%5C#x",
+        "https://b.org:8080/y": "token",
+        "git+https://a.org/z": "x",
+    }
     (tmp_path / "netrc").write_text(urls.netrc(credentials))
     found = netrc.netrc(str(tmp_path / "netrc"))
     assert found.authenticators("a.org") == ("me", "", 'p w"\\#x')
@@ -102,11 +132,21 @@ def test_git_logs_in_to_each_place_with_its_own(protocol, host, path, answer):
         "https://a.org/y.git": "me:2",
         "git+https://b.org:8080/z": "$t'o%22k%5C",
     }
-    environment = {"PATH": os.environ["PATH"], "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nowhere"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "HOME": "/nowhere",
+    }
     environment |= urls.git_environment(credentials)
     asked = f"protocol={protocol}\nhost={host}\npath={path}\n\n"
     said = subprocess.run(
-        ["git", "credential", "fill"], env=environment, input=asked, capture_output=True, text=True, check=False
+        ["git", "credential", "fill"],
+        env=environment,
+        input=asked,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     found = dict(line.split("=", 1) for line in said.splitlines())
     assert (found.get("username"), found.get("password")) == (answer or (None, None))

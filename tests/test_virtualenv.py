@@ -20,7 +20,10 @@ def code(tmp_path):
     """An app's code as it lies in the store."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "wsgi.py").write_text("")
-    required(tmp_path, "-c limits.txt\nuWSGI == 2.0.18  # old\nFlask>=3 ; python_version > '3'\ngunicorn==20.1.0\n")
+    required(
+        tmp_path,
+        "-c limits.txt\nuWSGI == 2.0.18  # old\nFlask>=3 ; python_version > '3'\ngunicorn==20.1.0\n",
+    )
     return tmp_path / "code" / "digest"
 
 
@@ -54,11 +57,18 @@ def test_the_server_comes_in_a_step_of_its_own(tmp_path, code):
 
 
 def test_leave_out_add_and_replace(tmp_path, code):
-    found = virtualenv(tmp_path, code, exclude=["UWSGI", "not_there"], packages=["flask==3.1", "Gunicorn[gevent]==27.0.1"])
+    found = virtualenv(
+        tmp_path,
+        code,
+        exclude=["UWSGI", "not_there"],
+        packages=["flask==3.1", "Gunicorn[gevent]==27.0.1"],
+    )
     assert found.excluded == ["uWSGI == 2.0.18"]
     assert found.first == ["flask==3.1"]
     assert found.second == ["Gunicorn[gevent]==27.0.1"]
-    assert found.module.warnings == ["api_endpoint_pip_exclude names 'not-there', which the app does not require."]
+    assert found.module.warnings == [
+        "api_endpoint_pip_exclude names 'not-there', which the app does not require."
+    ]
 
 
 def test_what_cannot_be_installed_is_refused_before_pip(tmp_path, code):
@@ -77,8 +87,18 @@ def calls(tmp_path, monkeypatch):
 
     def run(self, command):
         folder = self.folder
-        texts = {path.name: path.read_text() for path in (*folder.glob("*.txt"), *(tmp_path / "cache").glob("netrc"))}
-        called.append({"command": command, "files": texts, "secrets": self.secrets.read_text(), "all": str(self)})
+        texts = {
+            path.name: path.read_text()
+            for path in (*folder.glob("*.txt"), *(tmp_path / "cache").glob("netrc"))
+        }
+        called.append(
+            {
+                "command": command,
+                "files": texts,
+                "secrets": self.secrets.read_text(),
+                "all": str(self),
+            }
+        )
         return Outcome(0, "", False)
 
     monkeypatch.setattr(Sandbox, "run", run)
@@ -119,7 +139,9 @@ def test_packages_of_the_app_beside_hashes_come_in_a_step_of_their_own(tmp_path,
     assert "own.txt" in own["command"]
     assert server["files"]["server.txt"] == "gunicorn==27.0.1\n"
     # A file that is not in this list would get other permissions from the next run.
-    known = yaml.safe_load((PROJECT / "roles/api_endpoint/vars/main.yml").read_text())["__api_endpoint_notes"]
+    known = yaml.safe_load((PROJECT / "roles/api_endpoint/vars/main.yml").read_text())[
+        "__api_endpoint_notes"
+    ]
     assert set(server["files"]) - {"netrc"} <= set(known)
 
 
@@ -130,18 +152,29 @@ def test_packages_for_another_computer_are_named(tmp_path, code, calls, monkeypa
 
     def run(_self, command):
         if command[1] == "-c":
-            return Outcome(0, subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True).stdout, False)
+            return Outcome(
+                0,
+                subprocess.run(
+                    [sys.executable, *command[1:]], capture_output=True, text=True
+                ).stdout,
+                False,
+            )
         return Outcome(int("--requirement" in command), "ResolutionImpossible", False)
 
     monkeypatch.setattr(Sandbox, "run", run)
-    with pytest.raises(DeployError, match=r"so not installed: mylib-1\.0-cp39-cp39-win_amd64\.whl\. `pip download "):
+    with pytest.raises(
+        DeployError, match=r"so not installed: mylib-1\.0-cp39-cp39-win_amd64\.whl\. `pip download "
+    ):
         built(tmp_path, code, calls)
 
 
 def test_what_a_file_expects_from_a_folder_comes_from_there(tmp_path, code, calls):
     (tmp_path / "app" / "wheels").mkdir()
     (tmp_path / "app" / "wheels" / "mylib-1.0-py3-none-any.whl").write_text("")
-    required(tmp_path, "--extra-index-url https://example.org/simple\n--no-index\n--find-links wheels\n-e .\nmylib\n")
+    required(
+        tmp_path,
+        "--extra-index-url https://example.org/simple\n--no-index\n--find-links wheels\n-e .\nmylib\n",
+    )
     (tmp_path / "app" / "setup.py").write_text("")
     required(tmp_path, (tmp_path / "app" / "requirements.txt").read_text())
     _make, look, first, second = built(tmp_path, code, calls, index_url="https://example.org/own")
@@ -164,19 +197,35 @@ def test_what_a_file_expects_from_a_folder_comes_from_there(tmp_path, code, call
 @pytest.mark.parametrize(
     ("files", "chosen"),
     [
-        (["my_lib-1.0-py3-none-any.whl", "my_lib-2.0-py3-none-any.whl"], ["my-lib @ my_lib-2.0-py3-none-any.whl"]),
-        (["x-2.0-cp39-cp39-win_amd64.whl", "x-1.0-py3-none-any.whl"], ["x @ x-1.0-py3-none-any.whl"]),
-        (["x-2.0-cp39-cp39-win_amd64.whl"], ["x @ x-2.0-cp39-cp39-win_amd64.whl"]),  # pip refuses it by name
+        (
+            ["my_lib-1.0-py3-none-any.whl", "my_lib-2.0-py3-none-any.whl"],
+            ["my-lib @ my_lib-2.0-py3-none-any.whl"],
+        ),
+        (
+            ["x-2.0-cp39-cp39-win_amd64.whl", "x-1.0-py3-none-any.whl"],
+            ["x @ x-1.0-py3-none-any.whl"],
+        ),
+        (
+            ["x-2.0-cp39-cp39-win_amd64.whl"],
+            ["x @ x-2.0-cp39-cp39-win_amd64.whl"],
+        ),  # pip refuses it by name
         (["x-1.0.tar.gz", "x-1.0-py3-none-any.whl"], ["x @ x-1.0-py3-none-any.whl"]),
-        (["x-1.0.tar.gz", "y-1.zip", "README.md", "no wheel.whl"], ["x @ x-1.0.tar.gz", "y @ y-1.zip"]),
+        (
+            ["x-1.0.tar.gz", "y-1.zip", "README.md", "no wheel.whl"],
+            ["x @ x-1.0.tar.gz", "y @ y-1.zip"],
+        ),
         (["gunicorn-21.2.0-py3-none-any.whl"], []),
     ],
 )
 def test_one_package_of_each_name_in_a_folder(tmp_path, files, chosen):
     for name in files:
         (tmp_path / name).write_text("")
-    subprocess.run([sys.executable, "-c", venv.FOUND_LOCALLY, tmp_path / "found.txt", tmp_path], check=True)
-    assert (tmp_path / "found.txt").read_text().replace(f"file://{tmp_path}/", "").splitlines() == chosen
+    subprocess.run(
+        [sys.executable, "-c", venv.FOUND_LOCALLY, tmp_path / "found.txt", tmp_path], check=True
+    )
+    assert (tmp_path / "found.txt").read_text().replace(
+        f"file://{tmp_path}/", ""
+    ).splitlines() == chosen
 
 
 def test_credentials_are_in_no_command_and_in_no_file_that_stays(tmp_path, code, calls):
@@ -225,7 +274,10 @@ def test_the_key_changes_with_every_input(tmp_path, code, change):
 def test_the_key_stays_with_equal_inputs(tmp_path, code):
     before = virtualenv(tmp_path, code).key()
     required(tmp_path, "# the same\n" + (tmp_path / "app" / "requirements.txt").read_text())
-    assert virtualenv(tmp_path, code, credentials={"https://example.org": "a:new-token"}).key() == before
+    assert (
+        virtualenv(tmp_path, code, credentials={"https://example.org": "a:new-token"}).key()
+        == before
+    )
 
 
 def test_the_key_changes_with_what_is_carried_along(tmp_path, code):
@@ -242,7 +294,9 @@ def test_the_key_changes_with_what_is_carried_along(tmp_path, code):
 
 
 @pytest.mark.parametrize(("version", "is_same"), [((3, 11, 9), True), ((3, 13, 2), False)])
-def test_a_correction_of_python_is_the_same_python_on_every_host_and_another_one_is_not(tmp_path, code, version, is_same):
+def test_a_correction_of_python_is_the_same_python_on_every_host_and_another_one_is_not(
+    tmp_path, code, version, is_same
+):
     python = tmp_path / "python"
 
     def key(version):
@@ -275,7 +329,14 @@ def test_the_umask_of_the_host_leaves_nothing_for_setup_to_repair(tmp_path, code
     for name in ("refuse_unusable", "probe"):
         monkeypatch.setattr(venv, name, lambda *_: None)
     (tmp_path / "code" / "its").mkdir(parents=True)
-    params = {"root": str(tmp_path), "code": "its", "part": False, "python": "", "user": "", "name": ""}
+    params = {
+        "root": str(tmp_path),
+        "code": "its",
+        "part": False,
+        "python": "",
+        "user": "",
+        "name": "",
+    }
     before = os.umask(0o077)
     try:
         venv.ensure(SimpleNamespace(params=params, check_mode=False))

@@ -41,7 +41,9 @@ def place(tmp_path) -> SimpleNamespace:
     (source / "data" / ".building-2" / "rest").touch()
     (source / "data" / ".endpoint").write_text("api-endpoint\n")
     (source / "data").chmod(0o750)
-    return SimpleNamespace(source=source, target=target, entry=entry, move=lambda: Move(source, target, "data"))
+    return SimpleNamespace(
+        source=source, target=target, entry=entry, move=lambda: Move(source, target, "data")
+    )
 
 
 class TestMove:
@@ -68,9 +70,13 @@ class TestMove:
         found = (place.target / "data" / KEY / "hollow").stat()
         assert found.st_size == 400_000_000
         assert found.st_blocks * 512 < 1_000_000
-        assert content(hollow, lambda _count: None) == content(place.target / "data" / KEY / "hollow", lambda _count: None)
+        assert content(hollow, lambda _count: None) == content(
+            place.target / "data" / KEY / "hollow", lambda _count: None
+        )
 
-    def test_a_hole_and_zeros_are_the_same_content_and_another_place_is_another_content(self, tmp_path):
+    def test_a_hole_and_zeros_are_the_same_content_and_another_place_is_another_content(
+        self, tmp_path
+    ):
         hole, zeros, shifted = tmp_path / "hole", tmp_path / "zeros", tmp_path / "shifted"
         with hole.open("wb") as file:
             file.seek(1_000_000)
@@ -100,7 +106,9 @@ class TestMove:
             assert not stamp.exists(), "the stamp, which says that an entry is whole, comes last"
         monkeypatch.setattr(migrate.os, "rename", real)
         place.move().copy(quiet)
-        assert (place.target / "data" / KEY / "artifact").read_bytes() == (place.entry / "artifact").read_bytes()
+        assert (place.target / "data" / KEY / "artifact").read_bytes() == (
+            place.entry / "artifact"
+        ).read_bytes()
         assert not (place.target / ".moving").exists()
 
     def test_what_was_copied_is_not_copied_again_but_compared(self, place):
@@ -138,7 +146,9 @@ class TestMove:
     def test_no_room(self, place, monkeypatch):
         room = SimpleNamespace(f_bavail=1000, f_frsize=4096, f_files=1000, f_favail=1000)
         monkeypatch.setattr(migrate.os, "statvfs", lambda _path: room)
-        with pytest.raises(DeployError, match=r"The volume has 4.1 MB free, and 3.0 MB of .*Nothing was moved"):
+        with pytest.raises(
+            DeployError, match=r"The volume has 4.1 MB free, and 3.0 MB of .*Nothing was moved"
+        ):
             place.move().copy(quiet)
         assert sorted(os.listdir(place.target)) == ["lost+found"]
 
@@ -155,7 +165,10 @@ class TestMove:
         assert strangers(place.source / "none", place.source / "none" / "data") == []
         (place.source / "photos").mkdir()
         assert strangers(place.source, data) == [str(place.source / "photos")]
-        assert strangers(place.source.parent, data) == [str(place.target), str(place.source / "photos")]
+        assert strangers(place.source.parent, data) == [
+            str(place.target),
+            str(place.source / "photos"),
+        ]
 
     def test_a_mount_below_is_refused(self, place, monkeypatch):
         real = os.lstat
@@ -190,7 +203,9 @@ class Host:
         monkeypatch.setattr(volume, "BACKUP", folder / "fstab.before")
         monkeypatch.setattr(volume, "look", lambda: [self.disk])
         monkeypatch.setattr(volume, "mounted_at", lambda at, _process="self": self.mounted.get(at))
-        monkeypatch.setattr(volume, "number_of", lambda at: "8:16" if str(at) in self.mounted else "8:1")
+        monkeypatch.setattr(
+            volume, "number_of", lambda at: "8:16" if str(at) in self.mounted else "8:1"
+        )
         monkeypatch.setattr(volume, "filesystem_size", lambda *_given: self.filesystem_size)
         monkeypatch.setattr(volume, "run", self.run)
         monkeypatch.setattr(volume.shutil, "which", lambda *_name, **_more: self.tool)
@@ -232,11 +247,16 @@ class Host:
         if name.startswith("mkfs") or name == volume.TOOL:
             label = "" if name == volume.TOOL else command[command.index("-L") + 1]
             self.uuid = command[command.index("-U") + 1] if label else UUID
-            self.change(signatures=(Signature("ext4", label, self.uuid),), last_mount="unknown" if label else "")
+            self.change(
+                signatures=(Signature("ext4", label, self.uuid),),
+                last_mount="unknown" if label else "",
+            )
         if name == volume.TOOL:
             Path(command[4]).mkdir(exist_ok=True)
             self.mount(command[4])
-            self.fstab.write_text(f"{self.fstab.read_text()}UUID={UUID} {command[4]} ext4 discard,nofail 0 2\n")
+            self.fstab.write_text(
+                f"{self.fstab.read_text()}UUID={UUID} {command[4]} ext4 discard,nofail 0 2\n"
+            )
         if name == "blkid":
             return f"TYPE=ext4\nUUID={self.uuid}\n"
         if name == "tune2fs":
@@ -290,15 +310,23 @@ class TestBring:
             "# the host's\nUUID=abc / ext4 defaults 0 1\n"
             f"UUID={host.uuid} {host.source} ext4 nofail,discard,x-systemd.device-timeout=10s 0 2\n"
         )
-        assert (host.folder / "fstab.before").read_text() == "# the host's\nUUID=abc / ext4 defaults 0 1\n"
+        assert (
+            host.folder / "fstab.before"
+        ).read_text() == "# the host's\nUUID=abc / ext4 defaults 0 1\n"
         assert "systemctl daemon-reload" in host.commands
         assert host.volume.plan()[1] == []
 
     def test_nothing_to_do_changes_nothing(self, host):
         host.bring()
-        before = host.fstab.stat().st_ino, len([command for command in host.commands if "mount" in command])
+        before = (
+            host.fstab.stat().st_ino,
+            len([command for command in host.commands if "mount" in command]),
+        )
         host.bring()
-        assert before == (host.fstab.stat().st_ino, len([command for command in host.commands if "mount" in command]))
+        assert before == (
+            host.fstab.stat().st_ino,
+            len([command for command in host.commands if "mount" in command]),
+        )
 
     def test_data_is_on_the_volume_before_the_volume_has_its_place(self, with_data):
         seen = {}
@@ -313,12 +341,24 @@ class TestBring:
 
         with_data.mount = look
         with_data.bring()
-        assert seen == {str(with_data.folder / "staging"): (False, False), str(with_data.source): (True, True)}
-        assert with_data.volume.notes() == {"moved": {"uuid": with_data.uuid, "mount": str(with_data.source)}}
+        assert seen == {
+            str(with_data.folder / "staging"): (False, False),
+            str(with_data.source): (True, True),
+        }
+        assert with_data.volume.notes() == {
+            "moved": {"uuid": with_data.uuid, "mount": str(with_data.source)}
+        }
 
     @pytest.mark.parametrize(
         "moment",
-        ["mkfs.ext4", "udevadm", "mount -t ext4 -o discard", "daemon-reload", "mount -t ext4 -o nofail", "umount"],
+        [
+            "mkfs.ext4",
+            "udevadm",
+            "mount -t ext4 -o discard",
+            "daemon-reload",
+            "mount -t ext4 -o nofail",
+            "umount",
+        ],
     )
     def test_killed_at_any_moment_the_next_run_ends_where_it_should(self, with_data, moment):
         with_data.killed_at = moment
@@ -371,22 +411,32 @@ class TestBring:
 
     def test_a_failing_command_is_quoted(self, host):
         host.fails["mkfs.ext4"] = "Device size reported to be zero"
-        with pytest.raises(DeployError, match=r"`mkfs.ext4 .*` failed: Device size reported to be zero"):
+        with pytest.raises(
+            DeployError, match=r"`mkfs.ext4 .*` failed: Device size reported to be zero"
+        ):
             host.bring()
 
     def test_what_the_volume_would_hide_is_refused_before_anything_is_formatted(self, with_data):
         (with_data.source / "photos").mkdir()
-        with pytest.raises(DeployError, match=r"has more than the endpoint's data: .*/photos. The volume would hide it"):
+        with pytest.raises(
+            DeployError,
+            match=r"has more than the endpoint's data: .*/photos. The volume would hide it",
+        ):
             with_data.bring()
         assert with_data.commands == []
 
     def test_a_disk_that_is_too_small_is_refused_before_it_is_formatted(self, with_data):
         with_data.change(size=4)
-        with pytest.raises(DeployError, match=r"The volume has 4 bytes free, and 7 bytes of .* Nothing was formatted"):
+        with pytest.raises(
+            DeployError,
+            match=r"The volume has 4 bytes free, and 7 bytes of .* Nothing was formatted",
+        ):
             with_data.bring()
         assert with_data.commands == []
 
-    def test_data_that_is_being_brought_to_the_old_place_stops_the_switch(self, with_data, monkeypatch):
+    def test_data_that_is_being_brought_to_the_old_place_stops_the_switch(
+        self, with_data, monkeypatch
+    ):
         monkeypatch.setattr(volume.Background, "is_alive", lambda _self: True)
         with pytest.raises(DeployError, match="Another run brings model data"):
             with_data.bring()
@@ -429,7 +479,10 @@ class TestBring:
         mark.write_bytes(b"api-endpoint\n")
         host.volume.plan()
         mark.write_bytes(bytes(13))
-        with pytest.raises(DeployError, match=r"gives back other data than was written to it .* Nothing was changed"):
+        with pytest.raises(
+            DeployError,
+            match=r"gives back other data than was written to it .* Nothing was changed",
+        ):
             host.volume.plan()
 
     def test_a_volume_that_does_not_answer(self, host, monkeypatch):
@@ -439,7 +492,9 @@ class TestBring:
             raise OSError(5, "Input/output error")
 
         monkeypatch.setattr(volume.tempfile, "NamedTemporaryFile", fail)
-        with pytest.raises(DeployError, match=r"cannot be written: Input/output error. Nothing was changed"):
+        with pytest.raises(
+            DeployError, match=r"cannot be written: Input/output error. Nothing was changed"
+        ):
             host.volume.plan()
 
 
@@ -449,7 +504,11 @@ class TestSettle:
         """The data has moved, and the bind mount below shows the old place."""
         with_data.bring()
         with_data.mains = {"blue": "0", "green": "0"}
-        monkeypatch.setattr(volume.Endpoint, "properties", lambda _self, slot, _name: {"MainPID": with_data.mains[slot]})
+        monkeypatch.setattr(
+            volume.Endpoint,
+            "properties",
+            lambda _self, slot, _name: {"MainPID": with_data.mains[slot]},
+        )
         do = with_data.do
 
         def bind(command):
@@ -475,7 +534,9 @@ class TestSettle:
     def test_it_stays_while_a_version_looks_at_it(self, moved, monkeypatch):
         moved.mains["green"] = "77"
         monkeypatch.setattr(
-            volume, "mounted_at", lambda at, process="self": moved.mounted.get(at) if process == "self" else None
+            volume,
+            "mounted_at",
+            lambda at, process="self": moved.mounted.get(at) if process == "self" else None,
         )
         assert moved.volume.settle(check_mode=False) == []
         assert (moved.source / "data").exists()

@@ -14,7 +14,12 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from rendering import render
 
-ENVIRON = {"REQUEST_METHOD": "GET", "RAW_URI": "/a?b=c", "PATH_INFO": "/a", "SERVER_PROTOCOL": "HTTP/1.1"}
+ENVIRON = {
+    "REQUEST_METHOD": "GET",
+    "RAW_URI": "/a?b=c",
+    "PATH_INFO": "/a",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +47,11 @@ def logs(tmp_path):
 
     def make(logger_class=api_endpoint_worker.AccessLog, **settings):
         config = Config()
-        for name, value in {"accesslog": f"{tmp_path}/access.log", "errorlog": f"{tmp_path}/error.log", **settings}.items():
+        for name, value in {
+            "accesslog": f"{tmp_path}/access.log",
+            "errorlog": f"{tmp_path}/error.log",
+            **settings,
+        }.items():
             config.set(name, value)
         return logger_class(config)
 
@@ -71,7 +80,9 @@ def test_lines_of_the_access_log_are_those_that_gunicorn_would_write(logs, tmp_p
     lines = []
     for logger_class in (Logger, api_endpoint_worker.AccessLog):
         path = tmp_path / logger_class.__name__
-        log = logs(logger_class, accesslog=str(path), access_log_format=settings["access_log_format"])
+        log = logs(
+            logger_class, accesslog=str(path), access_log_format=settings["access_log_format"]
+        )
         log.now = lambda: "[25/Nov/2026:10:00:00 +0000]"
         access(log, **environ)
         lines.append(path.read_text())
@@ -99,7 +110,9 @@ def test_a_line_that_finds_no_room_is_dropped_and_not_printed(logs, tmp_path, ca
 
 
 @pytest.mark.parametrize("logger_class", [Logger, api_endpoint_worker.AccessLog])
-def test_a_log_that_cannot_be_opened_is_tried_again_with_its_next_line(logs, tmp_path, capsys, logger_class):
+def test_a_log_that_cannot_be_opened_is_tried_again_with_its_next_line(
+    logs, tmp_path, capsys, logger_class
+):
     log = logs(logger_class)
     files = [tmp_path / name for name in ("access.log", "error.log")]
     for file in files:
@@ -111,7 +124,8 @@ def test_a_log_that_cannot_be_opened_is_tried_again_with_its_next_line(logs, tmp
         log.error("lost")
     said = capsys.readouterr().err.splitlines()
     assert sorted(said) == [
-        f"Cannot open the log {file}: Is a directory. Its lines are dropped until it can be opened." for file in files
+        f"Cannot open the log {file}: Is a directory. Its lines are dropped until it can be opened."
+        for file in files
     ]
     for file in files:
         file.rmdir()
@@ -173,7 +187,10 @@ def test_a_malformed_request_is_not_quoted(query_strings):
     refused = complaint("Invalid request from ip=: Invalid HTTP request line: '203.0.113.7'")
     assert refused == "Rejected a malformed request."
     path = "/x?a=b" if query_strings else "/x"
-    assert complaint("Error handling request %s %s", "GET", "/x?a=b") == f"Error handling request GET {path}"
+    assert (
+        complaint("Error handling request %s %s", "GET", "/x?a=b")
+        == f"Error handling request GET {path}"
+    )
     assert complaint("Booting worker with pid: %d", 7) == "Booting worker with pid: 7"
 
 

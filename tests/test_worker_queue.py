@@ -97,7 +97,9 @@ def test_requests_are_shed_for_which_there_is_no_time(simulation, buckets):
     assert set(statuses) == {200, 503}
     done = [seconds for _, _, status, seconds in steady if status == 200]
     assert len(done) > 40, "too many were shed"
-    assert sorted(done)[len(done) * 9 // 10] < 0.25, "those that are answered have waited with the others"
+    assert sorted(done)[len(done) * 9 // 10] < 0.25, (
+        "those that are answered have waited with the others"
+    )
     host.coming.clear()
     host.clock.now += 0.1
     host.add([0], 0.0005, 0.01)
@@ -133,7 +135,9 @@ def test_a_few_that_wait_for_each_other_for_a_moment_are_not_too_many(simulation
 
 
 @pytest.mark.parametrize(
-    ("light", "takes"), [(3, 0.05), (3, 0.0003), (10, 0.05)], ids=["a few", "quick answers", "half of the load"]
+    ("light", "takes"),
+    [(3, 0.05), (3, 0.0003), (10, 0.05)],
+    ids=["a few", "quick answers", "half of the load"],
 )
 def test_light_clients_are_not_shed_because_of_a_heavy_one(simulation, light, takes):
     host = simulation()
@@ -207,20 +211,36 @@ def worker(clock, monkeypatch):
 
     def handle(self, _listener, client, environ):
         clock.sleep(0.003)
-        self.said.append(b"".join(self.wsgi(environ, lambda status, headers: self.said.append((status, dict(headers))))))
+        self.said.append(
+            b"".join(
+                self.wsgi(
+                    environ, lambda status, headers: self.said.append((status, dict(headers)))
+                )
+            )
+        )
 
-    monkeypatch.setattr(api_endpoint_worker.SyncWorker, "load_wsgi", lambda self: setattr(self, "wsgi", app))
+    monkeypatch.setattr(
+        api_endpoint_worker.SyncWorker, "load_wsgi", lambda self: setattr(self, "wsgi", app)
+    )
     monkeypatch.setattr(api_endpoint_worker.ThreadedWorker, "handle", handle)
     made = object.__new__(api_endpoint_worker.ThreadedWorker)
     made.cfg = SimpleNamespace(threads=2, workers=1, timeout=0)
-    made.queue, made.this_thread, made.in_flight, made.environ, made.said = FakeQueue(), threading.local(), {}, {}, []
+    made.queue, made.this_thread, made.in_flight, made.environ, made.said = (
+        FakeQueue(),
+        threading.local(),
+        {},
+        {},
+        [],
+    )
     made.load_wsgi()
     return made
 
 
 def answer(worker, **environ):
     client = SimpleNamespace(setblocking=lambda _flag: None, setsockopt=lambda *_: None)
-    worker.answer_one(SimpleNamespace(accept=lambda: (client, environ)), api_endpoint_worker.AcceptLease())
+    worker.answer_one(
+        SimpleNamespace(accept=lambda: (client, environ)), api_endpoint_worker.AcceptLease()
+    )
 
 
 def test_a_request_that_is_shed_never_reaches_the_app(worker, clock):
@@ -236,7 +256,11 @@ def test_a_request_that_is_shed_never_reaches_the_app(worker, clock):
 
 @pytest.mark.parametrize("waited", [None, -9, 3 * 86400])
 def test_a_request_past_nginx_or_with_a_clock_that_was_set_is_never_shed(worker, clock, waited):
-    head = {} if waited is None else {"HTTP_X_REQUEST_START": f"t={clock.now - waited:.3f} crowd= bucket=7 concurrency=128"}
+    head = (
+        {}
+        if waited is None
+        else {"HTTP_X_REQUEST_START": f"t={clock.now - waited:.3f} crowd= bucket=7 concurrency=128"}
+    )
     answer(worker, **head)
     assert worker.said == [b"answered"]
     assert worker.queue.asked == []

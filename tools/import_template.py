@@ -41,7 +41,9 @@ SKELETON = PROJECT / "skeleton" / "common"
 PLACEHOLDER = "my-api"  # of the skeleton
 DEFAULTS = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text(encoding="utf-8"))
 # What the defaults look up, by profile.
-PROFILES = yaml.safe_load((ROLE / "vars" / "main.yml").read_text(encoding="utf-8"))["__api_endpoint_profiles"]
+PROFILES = yaml.safe_load((ROLE / "vars" / "main.yml").read_text(encoding="utf-8"))[
+    "__api_endpoint_profiles"
+]
 # The set-up script first: what the others say is compared with it.
 SCRIPTS = ("*setup*.sh", "release*.sh", "reset*.sh", "*data*.sh")
 WIDEST = 130  # letters of a line, for yamllint
@@ -69,17 +71,23 @@ class Import:
         """Return the variables."""
         self.follow_scripts()
         reader = self.read_settings()
-        layout = Layout(self.clone, self.found, reader.chdir, str(reader.gunicorn.get("wsgi_app", "")))
+        layout = Layout(
+            self.clone, self.found, reader.chdir, str(reader.gunicorn.get("wsgi_app", ""))
+        )
         app = App(layout, self.notes, lambda line: self.brought_by(line, layout.cwd))
         app.read({file: self.clone.text(file) for file in layout.modules()})
         packages = Packages(self.found, layout, self.notes)
-        data = Data(layout, self.found, app.files, self.notes, data_from_host=self.data_from_host).variables()
+        data = Data(
+            layout, self.found, app.files, self.notes, data_from_host=self.data_from_host
+        ).variables()
         self.set_name(layout.name)
         self.set_site(reader, app)
         self.set_code(reader, layout, app)
         if "torch" in packages.names:
             self.variables["api_endpoint_profile"] = "pytorch"
-        settings = self.variables.get("api_endpoint_service_settings", {}) | data.pop("api_endpoint_service_settings", {})
+        settings = self.variables.get("api_endpoint_service_settings", {}) | data.pop(
+            "api_endpoint_service_settings", {}
+        )
         self.add("api_endpoint_service_settings", settings)
         self.variables |= packages.variables(self.server(reader)) | data
         self.set_workers(reader)
@@ -94,7 +102,9 @@ class Import:
     def is_plain(self, name: str, value: Any) -> bool:
         """Tell whether a value says nothing to Ansible; what does is left out, as it would be run on the laptop."""
         if FOREIGN.search(yaml.safe_dump(value, width=10_000)):
-            self.decide(f"{name}: {value}", "It has braces that Ansible would evaluate, so it was left out.")
+            self.decide(
+                f"{name}: {value}", "It has braces that Ansible would evaluate, so it was left out."
+            )
             return False
         return True
 
@@ -111,14 +121,21 @@ class Import:
             else:
                 self.compare(found, file)
         if not self.clone.named(*SCRIPTS):
-            self.decide(str(self.clone.folder.name), "It has no set-up script: data and packages are not known.")
+            self.decide(
+                str(self.clone.folder.name),
+                "It has no set-up script: data and packages are not known.",
+            )
 
     def brought_by(self, command: str, cwd: str) -> dict[str, Source]:
         """Return what a command that the app starts brings, by its path."""
         script = Script(Found(), Notes(), self.clone.inside)
         script.cwd = cwd
         script.follow(command, "")
-        return {path: source for path, source in script.found.files.items() if source.url or source.command}
+        return {
+            path: source
+            for path, source in script.found.files.items()
+            if source.url or source.command
+        }
 
     def compare(self, other: Found, file: str) -> None:
         """Take what a further script adds, and note where it says something else."""
@@ -139,10 +156,17 @@ class Import:
             mine_list: list[str] = getattr(mine, name)
             mine_list += [value for value in getattr(other, name) if value not in mine_list]
         if other.branch and mine.branch and other.branch != mine.branch:
-            self.decide(f"--branch {other.branch}", f"The set-up script has the branch {mine.branch}.", file)
-        mine.repository, mine.branch = mine.repository or other.repository, mine.branch or other.branch
+            self.decide(
+                f"--branch {other.branch}", f"The set-up script has the branch {mine.branch}.", file
+            )
+        mine.repository, mine.branch = (
+            mine.repository or other.repository,
+            mine.branch or other.branch,
+        )
         commands = {command for _, command in mine.commands}
-        mine.commands += [(line, command) for line, command in other.commands if command not in commands]
+        mine.commands += [
+            (line, command) for line, command in other.commands if command not in commands
+        ]
 
     def read_settings(self) -> Reader:
         """Read the settings files. What the unit says wins, so it is read last."""
@@ -157,7 +181,9 @@ class Import:
             texts = [(file, self.clone.text(file)) for file in self.clone.named(*patterns)]
             # A text that the script writes is the host's, whatever lies in the clone.
             texts = [
-                (line.file, text) for path, (line, text) in self.found.written.items() if is_one(path, patterns)
+                (line.file, text)
+                for path, (line, text) in self.found.written.items()
+                if is_one(path, patterns)
             ] + texts
             if read == reader.nginx:
                 texts = [(file, text) for file, text in texts if re.search(r"\bserver\s*\{", text)]
@@ -177,12 +203,19 @@ class Import:
         if name != "api-endpoint" and NAME.fullmatch(name):
             self.variables["api_endpoint_name"] = name
         elif name != "api-endpoint":
-            self.decide(f"APP_LBL={name}", "This cannot be the name of an endpoint. Choose an api_endpoint_name.")
+            self.decide(
+                f"APP_LBL={name}",
+                "This cannot be the name of an endpoint. Choose an api_endpoint_name.",
+            )
 
     def set_site(self, reader: Reader, app: App) -> None:
         """Set the public names and what nginx does."""
         names = reader.variables.pop("api_endpoint_server_names", [])
-        branch = self.clone.branch if self.clone.branch not in identity.USUAL_BRANCHES else self.found.branch
+        branch = (
+            self.clone.branch
+            if self.clone.branch not in identity.USUAL_BRANCHES
+            else self.found.branch
+        )
         words = [branch, self.clone.remote or self.clone.folder.name, *app.imports, *app.routes]
         identity.ask_for_names(names, words, self.notes)
         self.variables |= {"api_endpoint_server_names": names, **reader.variables}
@@ -203,16 +236,24 @@ class Import:
             self.variables["api_endpoint_app_dir"] = str(self.clone.folder)
         self.add("api_endpoint_app_subdir", layout.subdir)
         if not layout.wsgi:
-            self.decide("wsgi.py", "There is none. Give api_endpoint_wsgi and api_endpoint_app_subdir.")
+            self.decide(
+                "wsgi.py", "There is none. Give api_endpoint_wsgi and api_endpoint_app_subdir."
+            )
         if app.imports & {"fastapi", "starlette"}:
-            self.decide("FastAPI", "This app speaks ASGI, and the role runs WSGI apps: wrap it, with a2wsgi for example.")
+            self.decide(
+                "FastAPI",
+                "This app speaks ASGI, and the role runs WSGI apps: wrap it, with a2wsgi for example.",
+            )
         named = next((name for name in ("app", "application") if name in app.names), "app")
         given = str(reader.gunicorn.pop("wsgi_app", "")).partition(":")[2]
         wsgi = f"{layout.module}:{given or named}"
         if wsgi != DEFAULTS["api_endpoint_wsgi"]:
             self.variables["api_endpoint_wsgi"] = wsgi
         # Its own folder is on the path by itself.
-        given_path = [layout.within(one.rstrip("/")) for one in str(reader.gunicorn.pop("pythonpath", "")).split(",")]
+        given_path = [
+            layout.within(one.rstrip("/"))
+            for one in str(reader.gunicorn.pop("pythonpath", "")).split(",")
+        ]
         self.add("api_endpoint_gunicorn_settings", self.path([*given_path, layout.start]))
         if layout.start and layout.wsgi:
             why = "gunicorn started in this folder. The app is imported from there; a relative path begins one above now."
@@ -245,11 +286,17 @@ class Import:
         threads = int(given.pop("threads", 1))
         kind = str(given.pop("worker_class", "sync"))
         if kind == "gthread" or (kind == "sync" and threads > 1):
-            self.variables |= {"api_endpoint_worker_class": "threads", "api_endpoint_threads": threads}
+            self.variables |= {
+                "api_endpoint_worker_class": "threads",
+                "api_endpoint_threads": threads,
+            }
         elif kind in ("sync", "gevent"):
             self.variables["api_endpoint_worker_class"] = kind
         else:
-            self.decide(f"worker_class = {kind}", "The role has threads, sync and gevent. It was left at threads.")
+            self.decide(
+                f"worker_class = {kind}",
+                "The role has threads, sync and gevent. It was left at threads.",
+            )
         for name in ("workers", "timeout", "graceful_timeout", "max_requests"):
             if name in given:
                 self.variables[f"api_endpoint_{name}"] = given.pop(name)
@@ -274,7 +321,9 @@ class Import:
         for line, command in self.found.commands:
             program = shlex.split(command)[1]
             has_folder = self.variables.get("api_endpoint_release_mounts") != []
-            if any(word.startswith("/") for word in shlex.split(command)) or not (has_folder and layout.has(program)):
+            if any(word.startswith("/") for word in shlex.split(command)) or not (
+                has_folder and layout.has(program)
+            ):
                 why = (
                     "If it makes data of data: an artifact with a command. Otherwise api_endpoint_build_commands or "
                     "api_endpoint_warm_up."
@@ -290,9 +339,14 @@ class Import:
 
     def set_proof(self, app: App) -> None:
         """Set what proves a version; the old template asked nothing."""
-        if unverified := [one["dest"] for one in self.variables["api_endpoint_artifacts"] if one.get("allow_unverified")]:
+        if unverified := [
+            one["dest"]
+            for one in self.variables["api_endpoint_artifacts"]
+            if one.get("allow_unverified")
+        ]:
             self.decide(
-                ", ".join(unverified), "No checksum is known: a damaged download is taken as it comes. Give sha256 instead."
+                ", ".join(unverified),
+                "No checksum is known: a damaged download is taken as it comes. Give sha256 instead.",
             )
         self.variables |= {
             "api_endpoint_health_path": "/",
@@ -315,11 +369,19 @@ def report(notes: Notes) -> str:
     """Return what is to be looked at, as text."""
     lines = []
     for note in notes.found:
-        place = f"{note.file}:{note.line}: " if note.line else (f"{note.file}: " if note.file else "")
-        lines += textwrap.wrap(
-            f"- {place}{note.text}", 116, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        place = (
+            f"{note.file}:{note.line}: " if note.line else (f"{note.file}: " if note.file else "")
         )
-        lines += textwrap.wrap(note.why, 114, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+        lines += textwrap.wrap(
+            f"- {place}{note.text}",
+            116,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += textwrap.wrap(
+            note.why, 114, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+        )
     return "\n".join(lines)
 
 
@@ -368,11 +430,20 @@ def endpoint(folder: Path, clone: Clone, variables: dict[str, Any], notes: Notes
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("clone", type=Path, help="folder of the clone")
-    parser.add_argument("--endpoints", type=Path, default=PROJECT / "endpoints", help="folder in which the endpoint is made")
+    parser.add_argument(
+        "--endpoints",
+        type=Path,
+        default=PROJECT / "endpoints",
+        help="folder in which the endpoint is made",
+    )
     parser.add_argument("--output", type=Path, help="write the variables alone, into this file")
-    parser.add_argument("--data-from-host", action="store_true", help="take the data from where it lies on the host")
+    parser.add_argument(
+        "--data-from-host", action="store_true", help="take the data from where it lies on the host"
+    )
     given = parser.parse_args(arguments)
     if not given.clone.is_dir():
         parser.error(f"{given.clone} is no folder")
@@ -380,7 +451,9 @@ def main(arguments: list[str] | None = None) -> int:
     name = re.sub(r"[^a-z0-9]+", "-", clone.folder.name.lower()).strip("-")
     output: Path = given.output or given.endpoints / name
     if output.exists():
-        parser.error(f"{output} is there already, and is not overwritten. Move it away, or give another --output.")
+        parser.error(
+            f"{output} is there already, and is not overwritten. Move it away, or give another --output."
+        )
     work = Import(clone, data_from_host=given.data_from_host)
     variables = work.make()
     if given.output:
@@ -390,7 +463,9 @@ def main(arguments: list[str] | None = None) -> int:
         endpoint(output, clone, variables, work.notes)
     print(f"{report(work.notes)}\n\nWritten to {output}; what stands above stands there too.")
     if not given.output:
-        print(f"Put the host into {output}/inventory.yml, then: ansible-playbook -i {output}/inventory.yml site.yml --check")
+        print(
+            f"Put the host into {output}/inventory.yml, then: ansible-playbook -i {output}/inventory.yml site.yml --check"
+        )
     return 0
 
 

@@ -32,21 +32,29 @@ class NewEndpointError(Exception):
 def check(name: str, profile: str, folder: Path) -> None:
     """Raise an error when there cannot be such an endpoint."""
     if not name:
-        raise NewEndpointError("NAME is missing, as in `make new-endpoint NAME=my-api PROFILE=sklearn`.")
+        raise NewEndpointError(
+            "NAME is missing, as in `make new-endpoint NAME=my-api PROFILE=sklearn`."
+        )
     for problem in patterns({"api_endpoint_name": name}):
         raise NewEndpointError(problem.replace("api_endpoint_name", "NAME"))
     if profile not in PROFILES:
         raise NewEndpointError(f"PROFILE is {profile!r}. Give one of {', '.join(PROFILES)}.")
     if (folder / name).exists():
-        raise NewEndpointError(f"NAME is {name!r}, and {folder / name} exists already. Give another name, or remove it.")
+        raise NewEndpointError(
+            f"NAME is {name!r}, and {folder / name} exists already. Give another name, or remove it."
+        )
 
 
 def fill(endpoint: Path, name: str, profile: str) -> None:
     """Write all files; one that both the common skeleton and the profile's have is put together of both."""
     for part in ("common", profile):
-        for source in sorted(path for path in (SKELETON / part).rglob("*.*") if path.suffix != ".pyc"):
+        for source in sorted(
+            path for path in (SKELETON / part).rglob("*.*") if path.suffix != ".pyc"
+        ):
             if source.is_file():
-                target = endpoint / str(source.relative_to(SKELETON / part)).replace(PLACEHOLDER, name)
+                target = endpoint / str(source.relative_to(SKELETON / part)).replace(
+                    PLACEHOLDER, name
+                )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("a", encoding="utf-8") as file:
                     file.write(source.read_text(encoding="utf-8").replace(PLACEHOLDER, name))

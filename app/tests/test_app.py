@@ -51,8 +51,24 @@ def test_k_limits_the_answer(client):
         ({"path": "/api/v1/language", "method": "POST", "json": {"text": 3}}, 400),
         ({"path": "/api/v1/language", "method": "POST", "json": {"text": "a", "k": 1.5}}, 400),
         ({"path": "/api/v1/language", "method": "POST", "json": [1]}, 400),
-        ({"path": "/api/v1/language", "method": "POST", "data": "{", "content_type": "application/json"}, 400),
-        ({"path": "/api/v1/language", "method": "POST", "data": "text=a", "content_type": "text/plain"}, 415),
+        (
+            {
+                "path": "/api/v1/language",
+                "method": "POST",
+                "data": "{",
+                "content_type": "application/json",
+            },
+            400,
+        ),
+        (
+            {
+                "path": "/api/v1/language",
+                "method": "POST",
+                "data": "text=a",
+                "content_type": "text/plain",
+            },
+            415,
+        ),
         ({"path": "/api/v1/language", "method": "POST", "json": {"text": "a" * 1_000_001}}, 413),
         ({"path": "/api/v1/language", "method": "DELETE"}, 405),
         ({"path": "/nowhere"}, 404),
@@ -71,14 +87,18 @@ def test_alive_and_ready(client):
 
 
 def test_not_ready_when_the_model_does_not_predict(client, monkeypatch):
-    monkeypatch.setitem(client.application.view_functions["ready"].__globals__, "predict", lambda *_: 1 / 0)
+    monkeypatch.setitem(
+        client.application.view_functions["ready"].__globals__, "predict", lambda *_: 1 / 0
+    )
     answer = client.get("/readyz")
     assert answer.status_code == 503
     assert "division" not in answer.text
 
 
 def test_a_crash_tells_the_client_nothing(client, monkeypatch):
-    monkeypatch.setitem(client.application.view_functions["language"].__globals__, "predict", lambda *_: 1 / 0)
+    monkeypatch.setitem(
+        client.application.view_functions["language"].__globals__, "predict", lambda *_: 1 / 0
+    )
     answer = client.get("/api/v1/language?text=a")
     assert answer.status_code == 500
     assert answer.json == {"error": {"status": 500, "message": "Internal error."}}

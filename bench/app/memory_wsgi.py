@@ -5,7 +5,9 @@ import random
 
 SIZE = int(os.environ["MODEL_BYTES"])
 # A list with its numbers has 140 bytes.
-MODEL = [[i, i + 0.5] for i in range(SIZE // 140)] if os.environ["MODEL"] == "objects" else b"x" * SIZE
+MODEL = (
+    [[i, i + 0.5] for i in range(SIZE // 140)] if os.environ["MODEL"] == "objects" else b"x" * SIZE
+)
 
 
 def app(environ, start_response):

@@ -29,5 +29,7 @@ class Language(litserve.LitAPI):
 
 if __name__ == "__main__":
     port, workers = int(sys.argv[1]), int(sys.argv[2])
-    server = litserve.LitServer(Language(api_path="/api/v1/language"), accelerator="cpu", workers_per_device=workers)
+    server = litserve.LitServer(
+        Language(api_path="/api/v1/language"), accelerator="cpu", workers_per_device=workers
+    )
     server.run(port=port, num_api_servers=workers, generate_client_file=False)

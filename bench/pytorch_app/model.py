@@ -13,14 +13,23 @@ WORDS = 256  # in a text; an answer takes some ten milliseconds
 def empty() -> torch.nn.Module:
     """Return the model without memory of its own for the weights."""
     with torch.device("meta"):
-        hidden = [torch.nn.Linear(WIDTH, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 2048), torch.nn.ReLU()]
-        return torch.nn.Sequential(torch.nn.Embedding(ROWS, WIDTH), *hidden, torch.nn.Linear(2048, 16))
+        hidden = [
+            torch.nn.Linear(WIDTH, 2048),
+            torch.nn.ReLU(),
+            torch.nn.Linear(2048, 2048),
+            torch.nn.ReLU(),
+        ]
+        return torch.nn.Sequential(
+            torch.nn.Embedding(ROWS, WIDTH), *hidden, torch.nn.Linear(2048, 16)
+        )
 
 
 def write() -> None:
     """Make the weights up."""
     torch.manual_seed(0)
-    torch.save({name: torch.randn(it.shape) / 50 for name, it in empty().state_dict().items()}, WEIGHTS)
+    torch.save(
+        {name: torch.randn(it.shape) / 50 for name, it in empty().state_dict().items()}, WEIGHTS
+    )
 
 
 def load() -> torch.nn.Module:

@@ -25,5 +25,7 @@ else:
 def app(environ, start_response):
     """Answer every request."""
     body = json.dumps(answer()).encode()
-    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    start_response(
+        "200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    )
     return [body]

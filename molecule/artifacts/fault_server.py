@@ -69,7 +69,11 @@ def content(size: int, seed: str, start: int = 0) -> Iterator[list[memoryview]]:
         number, skip = divmod(start, BLOCK)
         stop = min(BLOCK, skip + size - start)
         head = memoryview(number.to_bytes(8, "big"))
-        yield [head[skip : min(8, stop)], body[max(8, skip) : stop]] if skip < 8 else [body[skip:stop]]
+        yield (
+            [head[skip : min(8, stop)], body[max(8, skip) : stop]]
+            if skip < 8
+            else [body[skip:stop]]
+        )
         start += stop - skip
 
 
@@ -114,7 +118,10 @@ class Server(ThreadingHTTPServer):
     def stats(self) -> dict[str, dict[str, int]]:
         """Return what was counted."""
         with self.lock:
-            paths = {path: {"requests": self.requests[path], "bytes": self.sent[path]} for path in self.requests}
+            paths = {
+                path: {"requests": self.requests[path], "bytes": self.sent[path]}
+                for path in self.requests
+            }
             total = {"requests": self.requests.total(), "bytes": self.sent.total()}
             return {**paths, "total": total}
 
@@ -152,7 +159,9 @@ class Handler(BaseHTTPRequestHandler):
         """Say how large a file is, unless it is one whose answers do not say it; no fault, and not counted."""
         parts = urlsplit(self.path)
         found = re.fullmatch(r"/bytes/(\d+)/[^/]+", parts.path)
-        says_its_length = found and not {"chunked", "close"} & {name for name, _ in parse_qsl(parts.query)}
+        says_its_length = found and not {"chunked", "close"} & {
+            name for name, _ in parse_qsl(parts.query)
+        }
         self.send_response(200 if found else 404)
         self.send_header("Content-Length", found[1] if found and says_its_length else "0")
         self.end_headers()
@@ -182,7 +191,9 @@ class Handler(BaseHTTPRequestHandler):
         last = first - 1 + int(found["times"]) if "times" in found else number
         return found if first <= number <= last else Faults()
 
-    def text(self, status: int, text: str, kind: str = "text/plain; charset=utf-8", **headers: str) -> None:
+    def text(
+        self, status: int, text: str, kind: str = "text/plain; charset=utf-8", **headers: str
+    ) -> None:
         """Send a short answer."""
         body = text.encode()
         self.send_response(status)
@@ -198,7 +209,12 @@ class Handler(BaseHTTPRequestHandler):
         if status := faults.number("status"):
             retry = {"Retry_After": faults["retry_after"]} if "retry_after" in faults else {}
             page = f"<html><head><title>{status}</title><style>p {{}}</style></head><body><h1>Fault {status}</h1>\n"
-            self.text(status, f"{page}<p>As &quot;ordered&quot;.</p></body></html>\n", "text/html", **retry)
+            self.text(
+                status,
+                f"{page}<p>As &quot;ordered&quot;.</p></body></html>\n",
+                "text/html",
+                **retry,
+            )
             return
         if "redirect" in faults:
             self.text(302, "Elsewhere.\n", Location=faults["redirect"])
@@ -215,7 +231,9 @@ class Handler(BaseHTTPRequestHandler):
         promised = max(0, (faults.number("length") if "length" in faults else size) - first)  # type: ignore[operator]
         self.send_response(206 if ranged else 200)
         if ranged:
-            self.send_header("Content-Range", f"bytes {first}-{first + promised - 1}/{first + promised}")
+            self.send_header(
+                "Content-Range", f"bytes {first}-{first + promised - 1}/{first + promised}"
+            )
         if "novalidator" not in faults:
             self.send_header("Last-Modified", MODIFIED)
             if "noetag" not in faults:
@@ -244,7 +262,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def body(self, path: str, size: int, seed: str, start: int, faults: Faults) -> None:
         """Send the bytes from `start` on, as fast and as far as the faults allow."""
-        limits = [limit for limit in (faults.number("cut"), faults.number("stall")) if limit is not None]
+        limits = [
+            limit for limit in (faults.number("cut"), faults.number("stall")) if limit is not None
+        ]
         left = min([size - start, *limits])
         ends_early = left < size - start
         rate, flip, began, position, chunked = (
@@ -311,7 +331,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serve until killed."""
-    parser = argparse.ArgumentParser(description="A web server for large files that fails on demand.")
+    parser = argparse.ArgumentParser(
+        description="A web server for large files that fails on demand."
+    )
     parser.add_argument("--address", default="0.0.0.0", help="address to listen on (default: all)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default: 8080)")
     arguments = parser.parse_args()

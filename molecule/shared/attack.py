@@ -54,17 +54,29 @@ class Attack:
         self.sent = 0
         self.leaks_on_purpose = False
 
-    def outside(self, count: int, *kinds: str, paths=("/readyz",), patience: float = 0, rate: float = RATE) -> Counter:
+    def outside(
+        self, count: int, *kinds: str, paths=("/readyz",), patience: float = 0, rate: float = RATE
+    ) -> Counter:
         """Call over IPv4 from this machine, whose address the host sees as that of its gateway; count the outcomes."""
         port = self.api.port
         self.callers.append(self.api.host.check_output("ip route show default").split()[2])
-        made = requests(self.marks, self.api.name, count, self.rng.getrandbits(32), tuple(paths), kinds)
+        made = requests(
+            self.marks, self.api.name, count, self.rng.getrandbits(32), tuple(paths), kinds
+        )
         if patience:
             made = (replace(request, answer_seconds=patience) for request in made)
-        counted = send_all(made, lambda: socket.create_connection(("127.0.0.1", port), 5), rate=rate, seconds=600, workers=8)
+        counted = send_all(
+            made,
+            lambda: socket.create_connection(("127.0.0.1", port), 5),
+            rate=rate,
+            seconds=600,
+            workers=8,
+        )
         return self._outcomes("IPv4 from outside", counted)
 
-    def inside(self, count: int, *kinds: str, paths=("/readyz",), patience: float = 0, family: int = 6) -> Counter:
+    def inside(
+        self, count: int, *kinds: str, paths=("/readyz",), patience: float = 0, family: int = 6
+    ) -> Counter:
         """Call from the host itself, from an address of its own; count the outcomes."""
         done = order(
             self.api.container,
@@ -72,7 +84,10 @@ class Attack:
             paths=paths, kinds=kinds, patience=patience, family=family, rate=RATE,
         )  # fmt: skip
         self.callers.append(done["caller"])
-        return self._outcomes(f"IPv{family} from inside", Counter({(kind, end): n for kind, end, n in done["counted"]}))
+        return self._outcomes(
+            f"IPv{family} from inside",
+            Counter({(kind, end): n for kind, end, n in done["counted"]}),
+        )
 
     def _outcomes(self, way: str, counted: Counter) -> Counter:
         self.sent += sum(counted.values())
@@ -91,7 +106,12 @@ class Attack:
             # Again each time: the first error after a restart of rsyslog is lost.
             self.api.ask("POST", last, headers={"Content-Length": "9999999"})
             log = "/var/log/nginx/{access,error}.log"
-            return self.api.host.run(f"bash -c 'grep -cF {last} {log}' | grep -c ':[1-9]'").stdout.strip() == "2"
+            return (
+                self.api.host.run(
+                    f"bash -c 'grep -cF {last} {log}' | grep -c ':[1-9]'"
+                ).stdout.strip()
+                == "2"
+            )
 
         wait_until(is_written, "nginx's logs have the last request")
         self.api.host.run("journalctl --sync")
@@ -111,7 +131,11 @@ class Attack:
             processes=[pid for pid in map(self.api.main_pid, units) if pid],
         )
         assert found.pop("failed") == []
-        result = Found([tuple(leak) for leak in found.pop("leaks")], {tuple(place) for place in found.pop("met")}, **found)
+        result = Found(
+            [tuple(leak) for leak in found.pop("leaks")],
+            {tuple(place) for place in found.pop("met")},
+            **found,
+        )
         DONE.append(
             f"{self.api.container}  searched {result.files:,} files ({result.bytes:,} bytes) and {result.entries:,} entries "
             f"of the journal in {time.monotonic() - begun:.1f} s: {len(result.leaks)} leaks"
@@ -130,11 +154,23 @@ class Attack:
 
 def bring_search(container: str) -> None:
     """Bring the audit's code to a test host."""
-    subprocess.run(["docker", "exec", container, "sh", "-c", f"rm -rf {THERE}; mkdir -p {THERE}/ansible"], check=True)
-    subprocess.run(["docker", "cp", "-q", str(UTILS), f"{container}:{THERE}/ansible/module_utils"], check=True)
+    subprocess.run(
+        ["docker", "exec", container, "sh", "-c", f"rm -rf {THERE}; mkdir -p {THERE}/ansible"],
+        check=True,
+    )
+    subprocess.run(
+        ["docker", "cp", "-q", str(UTILS), f"{container}:{THERE}/ansible/module_utils"], check=True
+    )
     for name in ("inside.py", "request_corpus.py"):
         subprocess.run(
-            ["docker", "cp", "-q", str(Path(__file__).with_name(name)), f"{container}:{THERE}/{name}"], check=True
+            [
+                "docker",
+                "cp",
+                "-q",
+                str(Path(__file__).with_name(name)),
+                f"{container}:{THERE}/{name}",
+            ],
+            check=True,
         )
 
 

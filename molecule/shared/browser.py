@@ -132,7 +132,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Browser:
     """Headless Chromium; `names` are host names and the port of this computer that each leads to."""
 
-    def __init__(self, names: dict[str, int], pages: tuple[str, ...] = ("page.example", "other.example")) -> None:
+    def __init__(
+        self, names: dict[str, int], pages: tuple[str, ...] = ("page.example", "other.example")
+    ) -> None:
         self._server = Server()
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -182,7 +184,12 @@ class Browser:
     ) -> Seen:  # fmt: skip
         """Have the page's script fetch something; return what it could read."""
         self._number += 1
-        options = {"method": method, "headers": headers or {}, "credentials": credentials, "cache": "no-store"}
+        options = {
+            "method": method,
+            "headers": headers or {},
+            "credentials": credentials,
+            "cache": "no-store",
+        }
         if body is not None:
             options["body"] = body
         self._server.tasks.put({"number": self._number, "url": url, "options": options})
@@ -201,7 +208,9 @@ class Browser:
             return source.get(timeout=timeout)
         except queue.Empty:
             said = self._log.read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"The browser did not bring {what} within {timeout} s. It said:\n{said}") from None
+            raise RuntimeError(
+                f"The browser did not bring {what} within {timeout} s. It said:\n{said}"
+            ) from None
 
 
 def opened(page: Path) -> tuple[str, list[str]]:
@@ -218,7 +227,10 @@ def opened(page: Path) -> tuple[str, list[str]]:
         def log_message(self, *arguments: Any) -> None:
             """Say nothing."""
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Outside) as server, tempfile.TemporaryDirectory() as folder:
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Outside) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         done = subprocess.run(
             [

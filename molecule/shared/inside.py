@@ -8,7 +8,13 @@ import sys
 from dataclasses import replace
 
 from ansible.module_utils.api_endpoint.privacy.corpus import Marks, send_all
-from ansible.module_utils.api_endpoint.privacy.scope import Policy, places, search_folders, searched, views
+from ansible.module_utils.api_endpoint.privacy.scope import (
+    Policy,
+    places,
+    search_folders,
+    searched,
+    views,
+)
 from ansible.module_utils.api_endpoint.privacy.search import Search
 from ansible.module_utils.api_endpoint.privacy.source_address import connect, source_addresses
 from request_corpus import requests

@@ -43,7 +43,9 @@ print(killed)
 """
 KILL_WHO_WORKS = KILL_OF_ROLL_OUT.replace("VICTIM", "int(pid)")
 # The module that waits for the rollout: its parent.
-KILL_WHO_WAITS = KILL_OF_ROLL_OUT.replace("VICTIM", 'int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])')
+KILL_WHO_WAITS = KILL_OF_ROLL_OUT.replace(
+    "VICTIM", 'int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])'
+)
 
 
 def python_on(host, program: str) -> str:

@@ -79,13 +79,19 @@ class Result:
     requests: int = 0
     seconds: float = 0.0
     failed: int = 0
-    failures: list[dict[str, Any]] = field(default_factory=list)  # kind, count, example, and when the first one was sent
+    failures: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # kind, count, example, and when the first one was sent
     retries: int = 0
     slowest_ms: float = 0.0
     gap_ms: float = 0.0  # the longest time without a successful answer
-    late_ms: float = 0.0  # the longest that a request was sent after it was due: how constant the rate was
+    late_ms: float = (
+        0.0  # the longest that a request was sent after it was due: how constant the rate was
+    )
     releases: list[str] = field(default_factory=list)  # in the order in which they took over
-    first_answer: dict[str, float] = field(default_factory=dict)  # by release: seconds until its first answer arrived
+    first_answer: dict[str, float] = field(
+        default_factory=dict
+    )  # by release: seconds until its first answer arrived
     # When each failed request was sent and when it ended, by this computer's monotonic clock.
     failed_between: list[tuple[float, float]] = field(default_factory=list)
 
@@ -133,7 +139,12 @@ def summarise(requests: list[Request], late: float = 0.0, begun: float = 0.0) ->
     failures: dict[str, dict[str, Any]] = {}
     for request in requests:
         if request.failure:
-            first = {"kind": request.failure, "count": 0, "example": request.detail, "sent_after": round(request.sent, 2)}
+            first = {
+                "kind": request.failure,
+                "count": 0,
+                "example": request.detail,
+                "sent_after": round(request.sent, 2),
+            }
             failures.setdefault(request.failure, first)["count"] += 1
     first_answer: dict[str, float] = {}
     for answer in answers:
@@ -144,12 +155,16 @@ def summarise(requests: list[Request], late: float = 0.0, begun: float = 0.0) ->
         failed=len(requests) - len(answers),
         failures=list(failures.values()),
         retries=Counter(request.retried for request in requests)[True],
-        slowest_ms=round(max((answer.done - answer.sent for answer in answers), default=0.0) * 1000, 1),
+        slowest_ms=round(
+            max((answer.done - answer.sent for answer in answers), default=0.0) * 1000, 1
+        ),
         gap_ms=round(longest_gap(requests) * 1000, 1),
         late_ms=round(late * 1000, 1),
         releases=took_over(answers),
         first_answer={release: round(seconds, 2) for release, seconds in first_answer.items()},
-        failed_between=[(begun + request.sent, begun + request.done) for request in requests if request.failure],
+        failed_between=[
+            (begun + request.sent, begun + request.done) for request in requests if request.failure
+        ],
     )
 
 
@@ -187,7 +202,11 @@ class Connection:
     @property
     def is_known_to_be_closed(self) -> bool:
         """Whether the other side has closed it and we know."""
-        return self.reader.at_eof() or self.reader.exception() is not None or self.writer.transport.is_closing()
+        return (
+            self.reader.at_eof()
+            or self.reader.exception() is not None
+            or self.writer.transport.is_closing()
+        )
 
     def close(self) -> None:
         """Close it."""
@@ -217,7 +236,10 @@ class Connection:
             received += more
         head, _, body = received.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines[1:])
+        }
         if "content-length" not in headers:
             raise NotAnsweredError("an answer without a length", f"{head[:200]!r}")
         while len(body) < int(headers["content-length"]):
@@ -272,7 +294,9 @@ class Client:
         self.requests.append(request)
         try:
             async with asyncio.timeout(self.plan.timeout):
-                status, body = await (self.over_a_new_one() if mode == NEW else self.over_a_kept_one(request))
+                status, body = await (
+                    self.over_a_new_one() if mode == NEW else self.over_a_kept_one(request)
+                )
             request.release = self.release_of(status, body)
         except TimeoutError:
             request.failure, request.detail = "time-out", f"no answer within {self.plan.timeout} s"
@@ -392,7 +416,10 @@ def load(api: Any, step: str = "", **plan: Any) -> Iterator[Result]:
     given = Plan(port=api.port, name=api.name, **plan)
     result = Result(step=step or name_of_the_test(), host=getattr(api, "container", ""))
     child = subprocess.Popen(
-        [sys.executable, __file__, json.dumps(asdict(given))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, json.dumps(asdict(given))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         if child.stdout.readline() != "running\n":

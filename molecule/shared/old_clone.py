@@ -210,7 +210,9 @@ class OldClone:
     def write(self, folder: Path, cloned_from: str = "") -> Path:
         """Write the repository into a folder; with a URL, as a clone from there."""
         config = f"{self.folder}config"
-        settings = {"uwsgi.ini": self.uwsgi} if self.uwsgi else {"gunicorn.conf.py": self.text(GUNICORN)}
+        settings = (
+            {"uwsgi.ini": self.uwsgi} if self.uwsgi else {"gunicorn.conf.py": self.text(GUNICORN)}
+        )
         files = {
             "requirements.txt": self.requirements,
             f"{self.folder}wsgi.py": self.text(APP),

@@ -53,7 +53,9 @@ class Api:
     @property
     def port(self) -> int:
         """The port of this machine that leads to the host's port 80; a restart of the container changes it."""
-        shown = subprocess.run(["docker", "port", self.container, "80"], capture_output=True, text=True, check=True)
+        shown = subprocess.run(
+            ["docker", "port", self.container, "80"], capture_output=True, text=True, check=True
+        )
         return int(shown.stdout.split()[0].rsplit(":", 1)[1])
 
     def ask(self, method: str, path: str, body=None, headers=None, timeout: float = 60) -> Answer:
@@ -117,11 +119,16 @@ class Api:
 
     def main_pid(self, unit: str | None = None) -> int:
         """Return the process id of a unit's main process."""
-        return int(self.host.check_output(f"systemctl show --property=MainPID --value {unit or self.unit}"))
+        return int(
+            self.host.check_output(f"systemctl show --property=MainPID --value {unit or self.unit}")
+        )
 
     def workers(self, unit: str | None = None) -> list[int]:
         """Return the process ids of the children of a unit's main process: the workers."""
-        return sorted(int(pid) for pid in self.host.check_output(f"pgrep --parent {self.main_pid(unit)}").split())
+        return sorted(
+            int(pid)
+            for pid in self.host.check_output(f"pgrep --parent {self.main_pid(unit)}").split()
+        )
 
     @contextlib.contextmanager
     def held_still(self) -> Iterator[None]:
@@ -243,7 +250,9 @@ def assert_switched(api: Api, run: Run, result: Result, before: str) -> None:
     assert_nothing_failed(result)
     assert api.release != before, run.output
     assert result.releases == [before, api.release], str(result)
-    assert api.running == api.enabled == [api.unit], f"running: {api.running}, enabled: {api.enabled}, live: {api.unit}"
+    assert api.running == api.enabled == [api.unit], (
+        f"running: {api.running}, enabled: {api.enabled}, live: {api.unit}"
+    )
 
 
 def assert_readable_by_a_browser(answer: Answer) -> None:

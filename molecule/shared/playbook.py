@@ -46,7 +46,9 @@ class Started:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGSTOP)
-            shown = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+            shown = subprocess.run(
+                ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+            ).stdout
             pairs = (line.split() for line in shown.splitlines())
             processes += [int(pid) for pid, parent in pairs if int(parent) == process]
         for process in processes:
@@ -63,7 +65,9 @@ class Playbook:
         self.limit = ["--limit", host.backend.get_hostname()] if host else []
         self.started: list[Started] = []
 
-    def start(self, *options: str, name: str = "site.yml", environment: dict[str, str] | None = None) -> Started:
+    def start(
+        self, *options: str, name: str = "site.yml", environment: dict[str, str] | None = None
+    ) -> Started:
         """Start a playbook, and do not wait for it."""
         command = [
             "ansible-playbook", "-i", self.inventory,
@@ -72,7 +76,9 @@ class Playbook:
         self.started.append(Started(command, environment or {}))
         return self.started[-1]
 
-    def __call__(self, *options: str, name: str = "site.yml", environment: dict[str, str] | None = None) -> Run:
+    def __call__(
+        self, *options: str, name: str = "site.yml", environment: dict[str, str] | None = None
+    ) -> Run:
         """Run a playbook."""
         return self.start(*options, name=name, environment=environment).wait()
 

@@ -37,10 +37,14 @@ class Deploy:
         self.playbook = playbook
         self.api = api
         self.variables = scenario / "vars.yml"
-        self.last: App | None = None  # the app that was brought live last; None is the scenario's own
+        self.last: App | None = (
+            None  # the app that was brought live last; None is the scenario's own
+        )
         self.lived = [api.release]  # the releases that site.yml brought live, in order
 
-    def start(self, app: App | None, *options: str, user: str = "ada", name: str = "site.yml", **variables) -> Started:
+    def start(
+        self, app: App | None, *options: str, user: str = "ada", name: str = "site.yml", **variables
+    ) -> Started:
         """Start a run with an app; `variables` are the role's, without their prefix. Do not wait for it."""
         given = {f"api_endpoint_{variable}": value for variable, value in variables.items()}
         if app:
@@ -68,7 +72,10 @@ class Deploy:
         self.api.host.check_output(f"rm --force {app.load_until}")
         run = self.start(app, *options, **more)
         wait_until(
-            lambda: run.has_ended or self.api.host.run(f"systemctl is-active {idle}").stdout.strip() == "activating",
+            lambda: (
+                run.has_ended
+                or self.api.host.run(f"systemctl is-active {idle}").stdout.strip() == "activating"
+            ),
             "the new version loads",
         )
         assert not run.has_ended, run.output

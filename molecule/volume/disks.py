@@ -19,7 +19,10 @@ def device(number: int) -> str:
 def backing(number: int) -> str:
     """Return the file that a loop device shows; empty when it is not attached."""
     shown = subprocess.run(
-        ["losetup", "--noheadings", "--output", "BACK-FILE", device(number)], capture_output=True, text=True, check=False
+        ["losetup", "--noheadings", "--output", "BACK-FILE", device(number)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return shown.stdout.strip().removesuffix(" (deleted)") if shown.returncode == 0 else ""
 
@@ -42,7 +45,9 @@ def main() -> None:
     for number, size in SIZES.items():
         image = backing(number)
         if image and "molecule" not in image:
-            sys.exit(f"{device(number)} is somebody else's: it shows {image}. Detach it, or change SIZES in {__file__}.")
+            sys.exit(
+                f"{device(number)} is somebody else's: it shows {image}. Detach it, or change SIZES in {__file__}."
+            )
         detach(number)
         if sys.argv[1] == "attach":
             image = Path(sys.argv[2], f"disk-{number}.img")

@@ -85,7 +85,9 @@ class Endpoint:
         """Return a connection to nginx."""
         return socket.create_connection(("127.0.0.1", self.port), 60)
 
-    def ask(self, method: str, path: str, body=None, headers: dict[str, str] | None = None) -> Answer:
+    def ask(
+        self, method: str, path: str, body=None, headers: dict[str, str] | None = None
+    ) -> Answer:
         """Send one request, as a page of another origin does, and return the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         sent = {"Host": self.name, "Origin": "http://page.example", **(headers or {})}
@@ -113,7 +115,9 @@ class Endpoint:
         head = "\r\n".join([line, f"Host: {host or self.name}", "Connection: close", *headers])
         with self.connect() as client:
             client.sendall(head.encode() + b"\r\n\r\n")
-            with contextlib.closing(http.client.HTTPResponse(client, method=line.split()[0])) as answer:
+            with contextlib.closing(
+                http.client.HTTPResponse(client, method=line.split()[0])
+            ) as answer:
                 answer.begin()
                 return Answer(answer.status, answer.getheaders(), answer.read())
 
@@ -194,7 +198,9 @@ def running(name: str = "api.wmcloud.org", **variables) -> Iterator[Endpoint]:
             (root / "slots" / slot / "release").symlink_to(root / "releases" / slot)
         # One process stands for the releases of both slots.
         for name_of_way in ("gunicorn.sock", "uwsgi"):
-            (root / "slots" / "green" / name_of_way).symlink_to(root / "slots" / "blue" / name_of_way)
+            (root / "slots" / "green" / name_of_way).symlink_to(
+                root / "slots" / "blue" / name_of_way
+            )
         (root / "live").symlink_to("slots/blue")
         with _gunicorn(root, variables), _nginx(name, root, variables) as api:
             yield api
@@ -261,7 +267,8 @@ def _nginx(name: str, root: Path, variables: dict) -> Iterator[Endpoint]:
         shutil.copy(ETC / "mime.types", folder)
         (folder / "conf.d" / "temp.conf").write_text(
             "".join(
-                f"{kind}_temp_path {folder}/temp/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+                f"{kind}_temp_path {folder}/temp/{kind};\n"
+                for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
             )
         )
         (folder / "nginx.conf").write_text(_here(main, folder, _MAIN))
@@ -315,7 +322,9 @@ def _here(text: str, folder: Path, changes: dict[str, str], port: int = 0) -> st
         text = text.replace(old, new.format(folder=folder, port=port))
     ours = text.replace(f"{folder}/", "")
     left = re.findall(r"(?m)^\s*[^#\s].*?((?:/run|/var|/etc|/srv)/\S+)", ours)
-    assert left == [], f"The template has paths of the host that endpoint.py does not replace: {left}"
+    assert left == [], (
+        f"The template has paths of the host that endpoint.py does not replace: {left}"
+    )
     return text
 
 

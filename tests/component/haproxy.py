@@ -24,7 +24,9 @@ NAME = "my-api.example"
 PORTS = {"public": 64001, "metrics": 64002, "one": 64003, "two": 64004}
 PLACES = "/placeholder"
 BASE = {
-    "load_balancer_servers": [{"name": name, "address": "127.0.0.1", "port": PORTS[name]} for name in ("one", "two")],
+    "load_balancer_servers": [
+        {"name": name, "address": "127.0.0.1", "port": PORTS[name]} for name in ("one", "two")
+    ],
     "load_balancer_server_name": NAME,
     "load_balancer_port": PORTS["public"],
     "load_balancer_metrics_listen": f"0.0.0.0:{PORTS['metrics']}",
@@ -152,7 +154,9 @@ def junk(handler) -> None:
 class Pending:
     """A request that was sent and whose answer is read later."""
 
-    def __init__(self, port: int, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> None:
+    def __init__(
+        self, port: int, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self.connection.request(method, path, body, headers)
 
@@ -177,7 +181,9 @@ class Balancer:
     log_socket: socket.socket
     _lines: list[str] = field(default_factory=list)
 
-    def send(self, path: str = "/", method: str = "GET", body=None, client: str = "", **headers: str) -> Pending:
+    def send(
+        self, path: str = "/", method: str = "GET", body=None, client: str = "", **headers: str
+    ) -> Pending:
         """Send a request for a client with this address, as a proxy does; do not wait for the answer."""
         given = {"Host": NAME, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if client:
@@ -210,11 +216,15 @@ class Balancer:
 
     def wait_for_requests(self, count: int) -> None:
         """Wait until so many requests are at the hosts: HAProxy counts one until it has passed on the end of the answer."""
-        wait_until(lambda: self.rows()["BACKEND"]["scur"] == str(count), f"{count} are at the hosts")
+        wait_until(
+            lambda: self.rows()["BACKEND"]["scur"] == str(count), f"{count} are at the hosts"
+        )
 
     def wait_for_held(self, count: int) -> None:
         """Wait until the hosts hold so many requests."""
-        wait_until(lambda: sum(host.held for host in self.hosts.values()) == count, f"{count} are held")
+        wait_until(
+            lambda: sum(host.held for host in self.hosts.values()) == count, f"{count} are held"
+        )
 
     def release(self) -> None:
         """Let the hosts answer what they hold."""
@@ -232,7 +242,9 @@ class Balancer:
             while line := self.log_socket.recv(65536).decode():
                 self._lines.append(line)
         # <134> is local0.info: rsyslog writes those, and nothing else, into the log of requests.
-        return [line.partition("]: ")[2].strip() for line in self._lines if line.startswith("<134>")]
+        return [
+            line.partition("]: ")[2].strip() for line in self._lines if line.startswith("<134>")
+        ]
 
     def wait_for_lines(self, count: int) -> list[str]:
         """Wait until its log of requests has so many lines."""
@@ -299,7 +311,8 @@ def start(config: str, folder: Path) -> subprocess.Popen:
     deadline = time.monotonic() + 60
     # The master takes signals from when it answers.
     while process.poll() is None and not all(
-        command(folder / name, word) for name, word in (("admin.sock", "show info"), ("master.sock", "show proc"))
+        command(folder / name, word)
+        for name, word in (("admin.sock", "show info"), ("master.sock", "show proc"))
     ):
         assert time.monotonic() < deadline, (folder / "output").read_text()
         time.sleep(0.01)

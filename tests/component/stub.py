@@ -13,7 +13,9 @@ __all__ = ["app"]
 @app.route("/told", methods=["GET", "POST"])
 def told():
     """Tell what arrived, and when, with the headers that the query names."""
-    answer = jsonify(at=time.monotonic_ns(), headers=dict(request.headers), body=request.get_data(as_text=True))
+    answer = jsonify(
+        at=time.monotonic_ns(), headers=dict(request.headers), body=request.get_data(as_text=True)
+    )
     answer.headers.update(request.args.items())
     return answer.make_conditional(request)
 

@@ -134,7 +134,9 @@ def test_a_client_asks_too_often(browser):
     assert_read(browser.fetch("GET", f"{API}/readyz", {"X-Forwarded-For": "198.51.100.30"}), 200)
 
 
-@pytest.mark.parametrize("headers", [JSON, {**JSON, "X-Custom": "1"}, {**JSON, "Authorization": "Bearer x"}], ids=list)
+@pytest.mark.parametrize(
+    "headers", [JSON, {**JSON, "X-Custom": "1"}, {**JSON, "Authorization": "Bearer x"}], ids=list
+)
 def test_a_request_that_needs_a_preflight(browser, api, headers):
     path = f"/echo?{'-'.join(headers)}"
     seen = browser.fetch("POST", f"{API}{path}", headers, '{"text": "hello"}')
@@ -165,7 +167,9 @@ def test_a_page_of_an_allowed_origin_reads_and_no_other(browser):
     for credentials in ("omit", "include"):
         for method, url, status in questions:
             assert_read(browser.fetch(method, url, credentials=credentials), status)
-        seen = browser.fetch("GET", f"{RESTRICTED}/readyz?asked", {**custom, **JSON}, credentials=credentials)
+        seen = browser.fetch(
+            "GET", f"{RESTRICTED}/readyz?asked", {**custom, **JSON}, credentials=credentials
+        )
         assert_read(seen, 200)
     browser.open(OTHER_PAGE)
     try:

@@ -134,7 +134,9 @@ def test_a_range_or_condition_that_comes_first_keeps_a_whole_answer(api, conditi
 
 
 @pytest.mark.parametrize(
-    "header", [{"If-Match": '"v2"'}, {"If-Unmodified-Since": "Thu, 01 Jan 2020 00:00:00 GMT"}], ids=list
+    "header",
+    [{"If-Match": '"v2"'}, {"If-Unmodified-Since": "Thu, 01 Jan 2020 00:00:00 GMT"}],
+    ids=list,
 )
 def test_a_condition_that_may_fail_goes_to_the_app_and_logs_no_alert(api, header):
     url = f'{next(NEW_URL)}&ETag="v1"&Last-Modified=Fri,+01+Jan+2021+00:00:00+GMT'
@@ -209,7 +211,9 @@ def test_a_flood_of_urls_takes_twice_the_size_at_the_most_and_then_the_size(api)
     assert used() <= 2 * SIZE
     # nginx looks every ten seconds.
     wait_until(lambda: used() <= SIZE, "the cache holds no more than its size", 120)
-    assert from_cache(api.get(urls[0])) == MISS, "the answer that was not asked for the longest goes first"
+    assert from_cache(api.get(urls[0])) == MISS, (
+        "the answer that was not asked for the longest goes first"
+    )
 
 
 def test_requests_for_the_same_url_at_once_are_one_to_the_app(api):

@@ -4,7 +4,11 @@ import pytest
 from endpoint import running
 from outcomes import assert_json_error, assert_readable_by_a_browser
 
-PREFLIGHT = ("Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Max-Age")
+PREFLIGHT = (
+    "Access-Control-Allow-Methods",
+    "Access-Control-Allow-Headers",
+    "Access-Control-Max-Age",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,9 @@ def test_errors_of_nginx_are_json(api, line, header, status, message):
     answer = api.answer_to(line, header)
     assert_json_error(answer, status)
     assert message in answer.json["error"]["message"]
-    assert answer.all("Allow") == (["GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"] if status == 405 else [])
+    assert answer.all("Allow") == (
+        ["GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"] if status == 405 else []
+    )
 
 
 @pytest.mark.parametrize("host", ["unknown.example", "127.0.0.1", "api.wmcloud.org.evil.example"])
@@ -41,7 +47,9 @@ def test_an_unknown_name_is_refused(api, host):
     assert "no API of that name" in answer.json["error"]["message"]
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    "status", [400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 502, 503, 504]
+)
 def test_errors_of_the_app_pass_as_they_are(api, status):
     answer = api.get(f"/status/{status}")
     assert_json_error(answer, status)
@@ -54,7 +62,9 @@ def test_a_stopped_app_leaves_preflights_and_json_errors(api):
         preflight = api.ask("OPTIONS", "/echo", headers={"Access-Control-Request-Method": "POST"})
         assert (preflight.status, preflight.body) == (204, b"")
         assert_readable_by_a_browser(preflight)
-        assert preflight.all("Access-Control-Allow-Methods") == ["GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"]
+        assert preflight.all("Access-Control-Allow-Methods") == [
+            "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+        ]
         assert preflight.all("Access-Control-Allow-Headers") == ["Authorization, Content-Type, *"]
         assert preflight.all("Access-Control-Max-Age") == ["86400"]
         answer = api.get("/readyz")
@@ -69,7 +79,12 @@ def test_only_preflights_carry_the_headers_of_preflights(api):
 
 
 def test_the_apps_own_cors_headers_do_not_reach_the_client(api):
-    own = (*PREFLIGHT, "Access-Control-Allow-Origin", "Access-Control-Allow-Credentials", "Access-Control-Expose-Headers")
+    own = (
+        *PREFLIGHT,
+        "Access-Control-Allow-Origin",
+        "Access-Control-Allow-Credentials",
+        "Access-Control-Expose-Headers",
+    )
     answer = api.get("/headers?" + "&".join(f"{name}=app" for name in own))
     assert answer.status == 200
     assert_readable_by_a_browser(answer)

@@ -74,11 +74,23 @@ def serve(tmp_path):
     started = []
 
     def start(at_import="", view="", wait=True, **variables) -> Gunicorn:
-        write_gunicorn_settings(tmp_path, api_endpoint_server_names=["x"], api_endpoint_workers=WORKERS, **variables)
+        write_gunicorn_settings(
+            tmp_path, api_endpoint_server_names=["x"], api_endpoint_workers=WORKERS, **variables
+        )
         (tmp_path / "its.py").write_text(APP.format(at_import=at_import, view=view))
-        command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py", "--bind", f"unix:{tmp_path}/socket"]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "--config",
+            "gunicorn.conf.py",
+            "--bind",
+            f"unix:{tmp_path}/socket",
+        ]
         command += ["--access-logfile", "access.log", "--error-logfile", "error.log", "its:app"]
-        process = subprocess.Popen(command, cwd=tmp_path, stderr=(tmp_path / "stderr").open("w"), start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stderr=(tmp_path / "stderr").open("w"), start_new_session=True
+        )
         started.append(process)
         server = Gunicorn(process, tmp_path)
         if wait:
@@ -208,12 +220,16 @@ def files(tmp_path):
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("kind", UNCLEAN)
-def test_what_does_not_survive_a_fork_is_named_and_made_in_each_worker(serve, store, tmp_path, kind):
+def test_what_does_not_survive_a_fork_is_named_and_made_in_each_worker(
+    serve, store, tmp_path, kind
+):
     at_import, said = UNCLEAN[kind]
     server = serve(at_import.replace("{port}", str(store)))
     line = next(line for line in server.log.splitlines() if "Loaded in each worker" in line)
     assert said.replace("{folder}", str(tmp_path)) in line
-    assert re.search(r"Loading the app in each of the 3 workers takes about [\d,]+ MB of memory more\.$", line)
+    assert re.search(
+        r"Loading the app in each of the 3 workers takes about [\d,]+ MB of memory more\.$", line
+    )
     assert [answer["preloaded"] for answer in server.ask_all(range(20))] == 20 * [False]
     assert server.log.count("Starting gunicorn") == 2
 
@@ -223,7 +239,8 @@ def test_the_app_finds_its_environment_and_its_folder_as_they_were(serve, monkey
     monkeypatch.setenv("TOKEN", "marked")
     at_import = "TOKEN = os.environ.pop('TOKEN'); FOUND = dict(os.environ); FOLDER = os.getcwd(); os.chdir('/')"
     server = serve(
-        f"{at_import}\n{THREAD}", "def view(n):\n    return [TOKEN, FOLDER, [n for n in FOUND if 'LOADS_IN' in n]]"
+        f"{at_import}\n{THREAD}",
+        "def view(n):\n    return [TOKEN, FOLDER, [n for n in FOUND if 'LOADS_IN' in n]]",
     )
     assert server.ask()["answer"] == ["marked", str(server.folder), []]
 
@@ -236,12 +253,17 @@ def test_what_survives_a_fork_is_loaded_once(serve, kind):
     assert "Loaded in each worker" not in server.log
 
 
-@pytest.mark.parametrize("kind", ["a thread", "a thread that ends only with the process", "a process"])
+@pytest.mark.parametrize(
+    "kind", ["a thread", "a thread that ends only with the process", "a process"]
+)
 def test_with_preload_true_such_an_app_does_not_start(serve, kind):
     at_import, said = UNCLEAN[kind]
     server = serve(at_import, wait=False, api_endpoint_preload=True)
     assert server.process.wait(60) == 1
-    assert f"Refused to fork with api_endpoint_preload: true, since a fork would share or lose: {said}" in server.log
+    assert (
+        f"Refused to fork with api_endpoint_preload: true, since a fork would share or lose: {said}"
+        in server.log
+    )
     assert "Set api_endpoint_preload: auto" in server.log
     assert not (server.folder / "socket").exists()
 
@@ -253,8 +275,12 @@ def test_callers_get_their_own_answers_over_a_connection_made_at_import(serve, s
 
 @pytest.mark.usefixtures("files")
 def test_workers_read_a_file_at_places_of_their_own(serve):
-    read = "def view(n):\n    with LOCK:\n        FILE.seek(8 * n)\n        return int(FILE.read(8))"
-    server = serve("FILE = open(HERE + '/its.txt', 'rb', buffering=0); LOCK = threading.Lock()", read)
+    read = (
+        "def view(n):\n    with LOCK:\n        FILE.seek(8 * n)\n        return int(FILE.read(8))"
+    )
+    server = serve(
+        "FILE = open(HERE + '/its.txt', 'rb', buffering=0); LOCK = threading.Lock()", read
+    )
     answers = server.ask_all(list(range(2000)))
     assert [answer["answer"] for answer in answers] == list(range(2000))
     assert {answer["preloaded"] for answer in answers} == {True}
@@ -274,7 +300,12 @@ def test_each_worker_has_random_numbers_of_its_own(serve):
     pytest.importorskip("numpy")
     server = serve(RANDOM, "def view(n):\n    return [draw() for draw in DRAWS]")
     first = {}
-    wait_until(lambda: first.setdefault((one := server.ask())["pid"], one["answer"]) and len(first) == WORKERS, "all answer")
+    wait_until(
+        lambda: (
+            first.setdefault((one := server.ask())["pid"], one["answer"]) and len(first) == WORKERS
+        ),
+        "all answer",
+    )
     for drawn in zip(*first.values(), strict=True):
         assert len(set(drawn)) == WORKERS
     assert "Cannot seed" not in server.log
@@ -302,15 +333,22 @@ def test_threads_that_libraries_make_anew_do_not_count(serve, worker_class):
     """The pools of OpenMP and OpenBLAS, which have computed before the fork and compute in each worker; tqdm's monitor."""
     pytest.importorskip("sklearn")
     pytest.importorskip("tqdm")
-    view = "def view(n):\n    return [int(MODEL.predict(X).sum() > 0), bool((SQUARE @ SQUARE).all())]"
+    view = (
+        "def view(n):\n    return [int(MODEL.predict(X).sum() > 0), bool((SQUARE @ SQUARE).all())]"
+    )
     server = serve(OPENMP, view, api_endpoint_preload=True, api_endpoint_worker_class=worker_class)
-    assert {(answer["preloaded"], *answer["answer"]) for answer in server.ask_all(range(12))} == {(True, 1, True)}
+    assert {(answer["preloaded"], *answer["answer"]) for answer in server.ask_all(range(12))} == {
+        (True, 1, True)
+    }
 
 
 def test_a_connection_that_has_the_number_of_something_closed_is_found(monkeypatch):
     """Of the first things that an app opens: their numbers were in use when the process was looked at before."""
     monkeypatch.setattr(forks.preload, "descriptors", forks.open_descriptors())
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+    ):
         found = list(forks.descriptors(set()))
     assert len(found) == 2, found
     assert found[1] == f"a connection to 127.0.0.1:{server_port(found[0])}"

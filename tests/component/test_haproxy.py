@@ -185,7 +185,9 @@ def test_one_client_gets_no_more_than_its_rate(balancer):
         head = f"GET / HTTP/1.1\r\nHost: {NAME}\r\nX-Forwarded-For: {client}\r\n"
         last = f"{head}Connection: close\r\n\r\n"
         received = balancer.raw(f"{head}\r\n".encode() * (count - 1) + last.encode())
-        return re.findall(rb"HTTP/1\.1 (\d{3}).*?\r\n\r\n(?:({.*?})(?=HTTP/|$))?", received, re.S), received.lower()
+        return re.findall(
+            rb"HTTP/1\.1 (\d{3}).*?\r\n\r\n(?:({.*?})(?=HTTP/|$))?", received, re.S
+        ), received.lower()
 
     answers, received = burst(CLIENT, 300)
     statuses = [status for status, _body in answers]
@@ -194,7 +196,9 @@ def test_one_client_gets_no_more_than_its_rate(balancer):
     limited = statuses.count(b"429")
     assert limited > 150
     assert len(balancer.heard) == 300 - limited
-    assert {json.loads(body)["error"]["status"] for status, body in answers if status == b"429"} == {429}
+    assert {
+        json.loads(body)["error"]["status"] for status, body in answers if status == b"429"
+    } == {429}
     assert received.count(b"retry-after: 1\r\n") == limited
     assert received.count(b"access-control-allow-origin: *\r\n") == 300
     others, _received = burst("203.0.113.78", 20)
@@ -396,7 +400,11 @@ def test_the_log_says_what_was_asked_and_not_by_whom(balancer):
         r'\[.*\] "(-|<BADREQ>)" .*',
     ]
     # HAProxy's threads write in the order in which they come to it.
-    assert [sum(bool(re.fullmatch(pattern, line)) for line in lines) for pattern in expected] == [1, 1, 1], lines
+    assert [sum(bool(re.fullmatch(pattern, line)) for line in lines) for pattern in expected] == [
+        1,
+        1,
+        1,
+    ], lines
     everything = str(balancer._lines)
     assert not [mark for mark in (CLIENT, AGENT, "127.0.0.1", "secret") if mark in everything]
 

@@ -7,19 +7,26 @@ import pytest
 from outcomes import PROJECT
 from rendering import render
 
-TEMPLATES = sorted(path.name for path in (PROJECT / "roles" / "load_balancer" / "templates").glob("*.j2"))
+TEMPLATES = sorted(
+    path.name for path in (PROJECT / "roles" / "load_balancer" / "templates").glob("*.j2")
+)
 SERVERS = [
     {"name": "one", "address": "10.0.0.1", "port": 80},
     {"name": "two.example", "address": "fd00::2", "port": 8080},
 ]
-INTERFACE = next(name for _number, name in socket.if_nameindex() if name != "lo")  # keepalived wants one that exists
+INTERFACE = next(
+    name for _number, name in socket.if_nameindex() if name != "lo"
+)  # keepalived wants one that exists
 BASE = {
     "load_balancer_servers": SERVERS,
     "load_balancer_server_name": "my-api.example",
     "load_balancer_floating_address": "10.0.0.100/24",
     "load_balancer_floating_interface": INTERFACE,
     "load_balancer_floating_peers": ["lb-two", "10.0.0.7"],
-    "__load_balancer_found": {"addresses": {"lb-two": "10.0.0.8", "known.example": "10.0.0.3"}, "has_ipv6": True},
+    "__load_balancer_found": {
+        "addresses": {"lb-two": "10.0.0.8", "known.example": "10.0.0.3"},
+        "has_ipv6": True,
+    },
 }
 
 BRANCHES = {
@@ -72,7 +79,9 @@ def rendered(tmp_path_factory):
     """Render all templates with the defaults, and HAProxy's in every branch; return the folder."""
     folder = tmp_path_factory.mktemp("render")
     wanted = [(name, name, {}) for name in TEMPLATES]
-    wanted += [("haproxy.cfg.j2", branch, variables) for branch, (variables, _expected) in BRANCHES.items()]
+    wanted += [
+        ("haproxy.cfg.j2", branch, variables) for branch, (variables, _expected) in BRANCHES.items()
+    ]
     for name, target, variables in wanted:
         (folder / target).write_text(render(name, role="load_balancer", **{**BASE, **variables}))
     return folder
@@ -98,7 +107,9 @@ def test_haproxy_accepts_every_branch(rendered, branch):
     found = lines(config)
     for line in BRANCHES[branch][1]:
         assert line in found
-    judged = subprocess.run(["haproxy", "-c", "-f", str(config)], capture_output=True, text=True, check=False)
+    judged = subprocess.run(
+        ["haproxy", "-c", "-f", str(config)], capture_output=True, text=True, check=False
+    )
     assert judged.returncode == 0, judged.stderr
     # It looks the example's names up, too.
     complaints = [line for line in judged.stderr.splitlines() if "could not resolve" not in line]
@@ -133,7 +144,10 @@ def test_keepalived_accepts_it(rendered):
     def said() -> str:
         # Debian 12's ends with an error also when all is well.
         done = subprocess.run(
-            ["keepalived", "--config-test", f"--use-file={config}"], capture_output=True, text=True, check=False
+            ["keepalived", "--config-test", f"--use-file={config}"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return done.stdout + done.stderr
 

@@ -75,9 +75,13 @@ def test_answers_without_an_app_keep_to_the_rules_of_http(api):
 
 def test_the_parts_of_a_stream_arrive_as_they_are_made(api, tmp_path):
     with socket.create_connection(("127.0.0.1", api.port), timeout=20) as connection:
-        connection.sendall(f"GET /parts?in={tmp_path} HTTP/1.1\r\nHost: {api.name}\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(
+            f"GET /parts?in={tmp_path} HTTP/1.1\r\nHost: {api.name}\r\nConnection: close\r\n\r\n".encode()
+        )
         with connection.makefile("rb") as answer:
-            begun = b"".join(iter(answer.readline, b"5\r\n")) + answer.readline()  # up to the first part
+            begun = (
+                b"".join(iter(answer.readline, b"5\r\n")) + answer.readline()
+            )  # up to the first part
             (tmp_path / "release").touch()
             rest = answer.read()
     assert begun.endswith(b"\r\n\r\nfirst\r\n")
@@ -103,15 +107,21 @@ def gixy(configuration: str, path) -> list[dict]:
     """Return gixy's findings in a configuration."""
     path.write_text(configuration)
     # Not told nginx's version: it knows which versions have which holes, and not what Debian has repaired.
-    run = subprocess.run(["gixy", "--format", "json", str(path)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        ["gixy", "--format", "json", str(path)], capture_output=True, text=True, check=False
+    )
     return json.loads(run.stdout)
 
 
 def test_gixy_finds_nothing_in_the_configuration(effective, tmp_path):
     findings = gixy(effective, tmp_path / "nginx.conf")
-    assert {finding["plugin"] for finding in findings} <= GIXY_EXPLAINED, json.dumps(findings, indent=1)
+    assert {finding["plugin"] for finding in findings} <= GIXY_EXPLAINED, json.dumps(
+        findings, indent=1
+    )
 
 
 def test_gixy_finds_a_planted_fault(effective, tmp_path):
     planted = effective.replace("return 404;", "return 302 http://$host$uri;")
-    assert "http_splitting" in {finding["plugin"] for finding in gixy(planted, tmp_path / "nginx.conf")}
+    assert "http_splitting" in {
+        finding["plugin"] for finding in gixy(planted, tmp_path / "nginx.conf")
+    }

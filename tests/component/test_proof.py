@@ -16,14 +16,20 @@ import pytest
 from ansible.module_utils.api_endpoint import http as prober
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.host import nginx
-from ansible.module_utils.api_endpoint.release.readiness import ReadinessCheck, ReleaseRejectedError, Request
+from ansible.module_utils.api_endpoint.release.readiness import (
+    ReadinessCheck,
+    ReleaseRejectedError,
+    Request,
+)
 from endpoint import program as program_path
 from endpoint import running
 from outcomes import wait_until
 from test_readiness import version  # noqa: F401 (a fixture)
 
 OK = b"HTTP/1.1 200 OK\r\n"
-NGINX = subprocess.run([program_path("nginx"), "-v"], capture_output=True, text=True, check=True).stderr
+NGINX = subprocess.run(
+    [program_path("nginx"), "-v"], capture_output=True, text=True, check=True
+).stderr
 NEWER = ("duplicate", '"Content-Length"', "invalid .Content")  # what older ones let pass
 LONG = "x" * 9000  # more than a page, which is what nginx takes of headers, on any machine of today
 
@@ -66,7 +72,9 @@ def candidate(api):
                 with connection:
                     request = connection.recv(65536).decode()
                     asked.append(request)
-                    answer = answers.get(request.split()[1], OK + b"Content-Length: 9\r\n\r\ncandidate")
+                    answer = answers.get(
+                        request.split()[1], OK + b"Content-Length: 9\r\n\r\ncandidate"
+                    )
                     if answer is None:
                         wait_until(lambda: not answers, "the test ends")
                     else:
@@ -86,7 +94,12 @@ def proof_of(api, path, pids=(), smoke=(), **plan):
         "workers": len(pids), "smoke": list(smoke), **plan,
     }  # fmt: skip
     return ReadinessCheck(
-        whole, str(path), lambda: sorted(pids), lambda: "", proof_socket(api), api.folder / "api-endpoint-proof.log"
+        whole,
+        str(path),
+        lambda: sorted(pids),
+        lambda: "",
+        proof_socket(api),
+        api.folder / "api-endpoint-proof.log",
     )
 
 
@@ -101,11 +114,29 @@ def headers(*lines):
 @pytest.mark.parametrize(
     ("answer", "status", "cause"),
     [
-        (headers("Content-Length: 0", *(f"X-Header-{number}: some value" for number in range(40))), 200, ""),
-        (headers("Content-Length: 0", f"Content-Security-Policy: {LONG}"), 502, "too big header.*larger, all together"),
-        (headers(*(f"Set-Cookie: {number}={'x' * 100}" for number in range(90))), 502, "too big header.*Set-Cookie"),
+        (
+            headers(
+                "Content-Length: 0", *(f"X-Header-{number}: some value" for number in range(40))
+            ),
+            200,
+            "",
+        ),
+        (
+            headers("Content-Length: 0", f"Content-Security-Policy: {LONG}"),
+            502,
+            "too big header.*larger, all together",
+        ),
+        (
+            headers(*(f"Set-Cookie: {number}={'x' * 100}" for number in range(90))),
+            502,
+            "too big header.*Set-Cookie",
+        ),
         (headers("Content-Length: 1", "Content-Length: 1"), 502, "duplicate header line.*twice"),
-        (headers("Content-Length: 1", "Transfer-Encoding: chunked"), 502, '"Content-Length" and.*both headers'),
+        (
+            headers("Content-Length: 1", "Transfer-Encoding: chunked"),
+            502,
+            '"Content-Length" and.*both headers',
+        ),
         (headers("Content-Length: many"), 502, "invalid .Content-Length.*no number"),
         (headers("A name: value"), 502, "invalid header.*not allow"),
         (b"* OK IMAP4rev1 Service Ready\r\n", None, ""),
@@ -114,7 +145,20 @@ def headers(*lines):
         (None, 504, "timed out.*api_endpoint_proxy_timeout"),
         (b"HTTP/1.1 502 Own\r\nContent-Length: 3\r\n\r\nown", 502, ""),
     ],
-    ids=["many", "large", "cookies", "twice", "both", "no number", "invalid", "no HTTP", "nothing", "half", "late", "own"],
+    ids=[
+        "many",
+        "large",
+        "cookies",
+        "twice",
+        "both",
+        "no number",
+        "invalid",
+        "no HTTP",
+        "nothing",
+        "half",
+        "late",
+        "own",
+    ],
 )
 def test_what_nginx_makes_of_an_answer_is_seen_and_said(api, candidate, answer, status, cause):
     if cause.startswith(NEWER) and re.search(r"nginx/1\.(\d|1\d|2[012])\.", NGINX):
@@ -122,7 +166,9 @@ def test_what_nginx_makes_of_an_answer_is_seen_and_said(api, candidate, answer, 
     candidate.answers["/"] = answer
     told = ask(api, candidate, "/")
     assert told.status == status
-    assert re.search(f"^nginx's reason: upstream.*{cause}" if cause else "^$", told.cause), told.cause
+    assert re.search(f"^nginx's reason: upstream.*{cause}" if cause else "^$", told.cause), (
+        told.cause
+    )
 
 
 def test_a_version_that_takes_no_connections(api, candidate):
@@ -142,7 +188,10 @@ def test_a_live_version_without_uwsgi_never_answers_for_the_one_that_is_proven(a
 
 
 def test_an_earlier_proofs_reason_is_not_this_ones(api, candidate):
-    candidate.answers |= {"/large": headers(f"X: {LONG}"), "/own": b"HTTP/1.1 502 Own\r\nContent-Length: 0\r\n\r\n"}
+    candidate.answers |= {
+        "/large": headers(f"X: {LONG}"),
+        "/own": b"HTTP/1.1 502 Own\r\nContent-Length: 0\r\n\r\n",
+    }
     assert ask(api, candidate, "/large").cause
     assert not ask(api, candidate, "/own").cause
 
@@ -163,7 +212,9 @@ def test_what_nginx_refuses_is_seen_and_said(api, candidate, request_, status, c
 
 
 def test_headers_that_do_not_reach_the_app_are_named(api, candidate):
-    smoke = Request.from_plan({"path": "/", "headers": {"X-Model": "b", "Accept": "text/plain"}, "text": "model b"})
+    smoke = Request.from_plan(
+        {"path": "/", "headers": {"X-Model": "b", "Accept": "text/plain"}, "text": "model b"}
+    )
     mismatch = smoke.mismatch(ask(api, candidate, "/", headers=smoke.headers))
     assert "X-Model" not in candidate.asked[0]
     assert "nginx passes on X-Model only if api_endpoint_request_headers has it" in mismatch
@@ -177,7 +228,10 @@ def test_a_version_is_asked_as_by_the_web_proxy(api, candidate):
 
 
 def test_a_version_that_takes_uwsgi_is_proven_in_it(api, tmp_path):
-    with socket.socket(socket.AF_UNIX) as listening, concurrent.futures.ThreadPoolExecutor() as pool:
+    with (
+        socket.socket(socket.AF_UNIX) as listening,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
         listening.bind(str(tmp_path / "socket"))
         listening.listen()
         lead_to(api, tmp_path / "socket")
@@ -202,7 +256,9 @@ def test_a_proof_counts_for_nothing(api, candidate):
     try:
         for path in diverting:
             path.touch()
-        answers = [ask(api, candidate, "/told", headers={"X-Balancer-Check": "1"}) for _ in range(20)]
+        answers = [
+            ask(api, candidate, "/told", headers={"X-Balancer-Check": "1"}) for _ in range(20)
+        ]
         answers.append(ask(api, candidate, "/", method="PURGE"))
     finally:
         for path in diverting:
@@ -231,13 +287,16 @@ def test_the_public_does_not_reach_it(api, candidate):
     assert candidate.asked == []
 
 
-def test_through_nginx_each_worker_is_asked_though_its_connection_comes_later(api, tmp_path, version):  # noqa: F811
+def test_through_nginx_each_worker_is_asked(api, tmp_path, version):  # noqa: F811
     """The others stay held until the worker has the connection, which nginx makes after it has read the request."""
     pids = version({}, {}, {})
     lead_to(api, tmp_path / "socket")
     proof = proof_of(api, tmp_path / "socket", pids)
     for pid in pids * 5:
-        assert f'"pid": {pid},' in proof.ask_worker(pid, pids, Request("/", "GET", None, {}, [], "")).text
+        assert (
+            f'"pid": {pid},'
+            in proof.ask_worker(pid, pids, Request("/", "GET", None, {}, [], "")).text
+        )
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -245,7 +304,10 @@ def test_through_nginx_one_bad_worker_of_three_is_found(api, tmp_path, version, 
     pids = version(*({"/data": 500} if number == position else {} for number in range(3)))
     lead_to(api, tmp_path / "socket")
     proof = proof_of(api, tmp_path / "socket", pids, [{"path": "/data"}])
-    with pytest.raises(ReleaseRejectedError, match=f"GET /data put to worker {pids[position]} through nginx: status 500"):
+    with pytest.raises(
+        ReleaseRejectedError,
+        match=f"GET /data put to worker {pids[position]} through nginx: status 500",
+    ):
         proof.every_worker_answers()
 
 
@@ -275,24 +337,34 @@ def program(port, address="127.0.0.1"):
 
 def test_nginx_is_known_by_what_it_has_loaded(api):
     loaded = prober.loaded_configuration(proof_socket(api))
-    assert f"return 200 {loaded};" in (api.folder / "api-endpoint" / "api-endpoint.loaded").read_text()
+    assert (
+        f"return 200 {loaded};" in (api.folder / "api-endpoint" / "api-endpoint.loaded").read_text()
+    )
     assert prober.stranger_on(api.port, api.name, loaded) == ""
     assert prober.loaded_configuration(str(api.folder / "nothing")) == ""
     assert api.get(f"/{loaded}").body.decode() == loaded
     assert loaded not in "".join(api.lines())
 
 
-@pytest.mark.parametrize(("is_there", "host"), [(True, "api.wmcloud.org"), (False, "new-name.wmcloud.org")])
+@pytest.mark.parametrize(
+    ("is_there", "host"), [(True, "api.wmcloud.org"), (False, "new-name.wmcloud.org")]
+)
 def test_another_site_of_nginx_is_no_health(is_there, host, monkeypatch):
     """One that has the name already, or the one for unknown names: before nginx knows a new name of the endpoint's."""
-    monkeypatch.setattr(prober, "programs_on", lambda _port: ["nginx (process 1)"])  # only root sees whose it is
+    monkeypatch.setattr(
+        prober, "programs_on", lambda _port: ["nginx (process 1)"]
+    )  # only root sees whose it is
     with running() as api:
         site = api.folder / "sites-enabled" / "a-site"
         if is_there:
-            site.write_text(f"server {{ listen 127.0.0.1:{api.port}; server_name {host}; return 200 other; }}\n")
+            site.write_text(
+                f"server {{ listen 127.0.0.1:{api.port}; server_name {host}; return 200 other; }}\n"
+            )
             os.kill(api.process.pid, signal.SIGHUP)
             wait_until(lambda: api.get("/").body == b"other", "nginx has loaded the site")
-        told = prober.ask_through_port("/", host, proof_socket=proof_socket(api), port=api.port, timeout=5)
+        told = prober.ask_through_port(
+            "/", host, proof_socket=proof_socket(api), port=api.port, timeout=5
+        )
         assert f"another site of nginx answers for {host} on port {api.port}" in str(told)
 
 
@@ -302,19 +374,27 @@ def test_another_program_on_the_port_is_no_health(api, address):
     with contextlib.ExitStack() as stack:
         port = api.port
         if address == "127.0.0.1":
-            port = next(number for number in range(30_100, 30_200) if not prober.programs_on(number))
+            port = next(
+                number for number in range(30_100, 30_200) if not prober.programs_on(number)
+            )
         try:
             stack.enter_context(program(port, address))
         except OSError as error:
             pytest.skip(f"no {address} here: {error}")
-        told = prober.ask_through_port("/", api.name, proof_socket=proof_socket(api), port=port, timeout=5)
+        told = prober.ask_through_port(
+            "/", api.name, proof_socket=proof_socket(api), port=port, timeout=5
+        )
         assert told.status is None
         assert f"answers on port {port} of {address}, where nginx belongs" in str(told)
 
 
 def test_a_port_that_is_taken_fails_the_reload_and_the_next_one_does_it_again(monkeypatch):
     with running() as api:
-        loaded, old, new = api.folder / "api-endpoint" / "api-endpoint.loaded", api.port, api.port + 1
+        loaded, old, new = (
+            api.folder / "api-endpoint" / "api-endpoint.loaded",
+            api.port,
+            api.port + 1,
+        )
         path = Path(proof_socket(api))
         monkeypatch.setattr(nginx, "ERROR_LOG", api.folder / "error.log")
         monkeypatch.setattr(nginx, "systemctl", lambda verb, *_: act(api, verb))
@@ -331,7 +411,10 @@ def test_a_port_that_is_taken_fails_the_reload_and_the_next_one_does_it_again(mo
             site.write_text(site.read_text().replace(str(old), str(new)))
         with program(new):
             assert nginx.is_pending(loaded, path)
-            with pytest.raises(DeployError, match=f"goes on with the one before.\nPort {new} is taken by (?s:.*)bind\\(\\)"):
+            with pytest.raises(
+                DeployError,
+                match=f"goes on with the one before.\nPort {new} is taken by (?s:.*)bind\\(\\)",
+            ):
                 nginx.load(loaded, path)
             assert nginx.is_pending(loaded, path)
             assert api.get("/readyz").status == 200

@@ -31,7 +31,12 @@ def length(of: bytes) -> bytes:
 # Nothing of these may arrive at the app.
 BAD = {
     "CL.TE": POST + length(END + HIDDEN) + CHUNKED + b"\r\n" + END + HIDDEN,
-    "TE.CL": POST + CHUNKED + b"Content-Length: 4\r\n\r\n%x\r\n" % len(HIDDEN) + HIDDEN + b"\r\n" + END,
+    "TE.CL": POST
+    + CHUNKED
+    + b"Content-Length: 4\r\n\r\n%x\r\n" % len(HIDDEN)
+    + HIDDEN
+    + b"\r\n"
+    + END,
     "two lengths": POST + b"Content-Length: 0\r\n" + length(HIDDEN) + b"\r\n" + HIDDEN,
     "the same length twice": POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nab",
     "a list of lengths": POST + b"Content-Length: 2, 2\r\n\r\nab",
@@ -41,17 +46,39 @@ BAD = {
     "length with an underscore": POST + b"Content-Length: 1_0\r\n\r\nab",
     "length beyond 64 bits": POST + b"Content-Length: 18446744073709551618\r\n\r\nab",
     "space before a length's colon": POST + b"Content-Length : 2\r\n\r\nab",
-    "space before TE's colon": POST + length(END + HIDDEN) + b"Transfer-Encoding : chunked\r\n\r\n" + END + HIDDEN,
+    "space before TE's colon": POST
+    + length(END + HIDDEN)
+    + b"Transfer-Encoding : chunked\r\n\r\n"
+    + END
+    + HIDDEN,
     "TE xchunked": POST + b"Transfer-Encoding: xchunked\r\n\r\n" + END + HIDDEN,
     "TE chunked, identity": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n" + END + HIDDEN,
     "TE identity": POST + b"Transfer-Encoding: identity\r\n" + length(HIDDEN) + b"\r\n" + HIDDEN,
     "TE after a tab": POST + b"Transfer-Encoding:\tchunked\r\n\r\n" + END + HIDDEN,
-    "TE after a vertical tab": POST + b"Transfer-Encoding: \x0bchunked\r\n" + length(END + HIDDEN) + b"\r\n" + END + HIDDEN,
+    "TE after a vertical tab": POST
+    + b"Transfer-Encoding: \x0bchunked\r\n"
+    + length(END + HIDDEN)
+    + b"\r\n"
+    + END
+    + HIDDEN,
     "TE in quotes": POST + b'Transfer-Encoding: "chunked"\r\n\r\n' + END + HIDDEN,
     "TE twice": POST + CHUNKED + CHUNKED + b"\r\n" + END + HIDDEN,
-    "TE chunked and identity": POST + CHUNKED + b"Transfer-Encoding: identity\r\n\r\n" + END + HIDDEN,
-    "TE on a folded line": POST + b"Transfer-Encoding:\r\n chunked\r\n" + length(END + HIDDEN) + b"\r\n" + END + HIDDEN,
-    "TE in HTTP/1.0": POST.replace(b"1.1", b"1.0") + CHUNKED + b"Connection: keep-alive\r\n\r\n" + END + HIDDEN,
+    "TE chunked and identity": POST
+    + CHUNKED
+    + b"Transfer-Encoding: identity\r\n\r\n"
+    + END
+    + HIDDEN,
+    "TE on a folded line": POST
+    + b"Transfer-Encoding:\r\n chunked\r\n"
+    + length(END + HIDDEN)
+    + b"\r\n"
+    + END
+    + HIDDEN,
+    "TE in HTTP/1.0": POST.replace(b"1.1", b"1.0")
+    + CHUNKED
+    + b"Connection: keep-alive\r\n\r\n"
+    + END
+    + HIDDEN,
     "a folded line": GET + b"Accept: a\r\n b\r\n\r\n",
     "a fold before the first header": b"GET /environ HTTP/1.1\r\n " + HOST + HOST + b"\r\n",
     "a bare CR in a header": GET + b"Accept: a\rContent-Length: 5\r\n\r\n",
@@ -81,7 +108,10 @@ WHOLE = {
         b"Transfer_Encoding: chunked\r\n" + length(END + HIDDEN) + b"\r\n" + END + HIDDEN,
         END + HIDDEN,
     ),
-    "Connection names the length": (b"Connection: Content-Length\r\nContent-Length: 2\r\n\r\nab", b"ab"),
+    "Connection names the length": (
+        b"Connection: Content-Length\r\nContent-Length: 2\r\n\r\nab",
+        b"ab",
+    ),
     "chunks": (CHUNKED + TWO + END, b"ab"),
     "a chunk with an extension": (CHUNKED + b"\r\n2;a=b\r\nab\r\n" + END, b"ab"),
     "trailer fields": (
@@ -93,7 +123,10 @@ WHOLE = {
         b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\nContent-Length: 2\r\n\r\nab",
         b"ab",
     ),
-    "an upgrade to WebSocket": (b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nab", b"ab"),
+    "an upgrade to WebSocket": (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nab",
+        b"ab",
+    ),
 }
 
 
@@ -120,7 +153,9 @@ def cut(stream: bytes) -> list[Received]:
         assert end, head
         first, *lines = head.decode("latin-1").split("\r\n")
         assert re.match(r"HTTP/1\.1 \d{3} ", first), first
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        headers = {
+            name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
+        }
         size = int(headers.get("content-length", 0))
         answers.append(Received(int(first.split()[1]), headers, stream[:size]))
         stream = stream[size:]
@@ -129,7 +164,10 @@ def cut(stream: bytes) -> list[Received]:
 
 def send(api, raw: bytes, mark: str = "behind") -> list[Received]:
     """Send a request, and behind it, over the same connection, an honest one; return all answers."""
-    honest = b"GET /headers?X-Answer=%b HTTP/1.1\r\n%bConnection: close\r\n\r\n" % (mark.encode(), HOST)
+    honest = b"GET /headers?X-Answer=%b HTTP/1.1\r\n%bConnection: close\r\n\r\n" % (
+        mark.encode(),
+        HOST,
+    )
     return cut(api.send(raw + honest))
 
 
@@ -191,7 +229,9 @@ def test_no_client_gets_the_answer_to_the_request_of_another(api):
     requests = [*BAD.values(), *(POST + raw for raw, _body in WHOLE.values())]
     # Fewer threads than the endpoint takes requests at a time.
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        work = [pool.submit(dishonest, *pair) for pair in enumerate(itertools.chain(*[requests] * 3))]
+        work = [
+            pool.submit(dishonest, *pair) for pair in enumerate(itertools.chain(*[requests] * 3))
+        ]
         work += [pool.submit(honest, number) for number in range(20)]
         for done in concurrent.futures.as_completed(work):
             done.result()
@@ -222,7 +262,11 @@ def test_the_app_learns_no_other_host_name(api, request_head):
 @pytest.mark.parametrize("scheme", ["https", "http"])
 def test_the_app_learns_nothing_of_the_caller(api, scheme):
     address, agent = "203.0.113.77", "marked-user-agent/7.7"
-    chosen = ("Cookie", "Authorization", "X-Requested-With")  # what a client tells the app on purpose
+    chosen = (
+        "Cookie",
+        "Authorization",
+        "X-Requested-With",
+    )  # what a client tells the app on purpose
     headers = dict.fromkeys(ADDRESS_HEADERS, address)
     headers |= {name: agent for name in (*AGENT_HEADERS, "User-Agent") if name not in chosen}
     headers |= {name.replace("-", "_"): value for name, value in headers.items()}

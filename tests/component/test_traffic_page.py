@@ -40,7 +40,9 @@ def shown(words: str) -> str:
 
 @pytest.mark.parametrize("is_empty", [False, True])
 def test_nothing_runs_and_nothing_is_loaded(tmp_path, is_empty):
-    lines = [logged(request) for request in REQUESTS] + [logged("GET / HTTP/1.1", referrer) for referrer in REFERRERS]
+    lines = [logged(request) for request in REQUESTS] + [
+        logged("GET / HTTP/1.1", referrer) for referrer in REFERRERS
+    ]
     path = tmp_path / "traffic.html"
     counted = {"report": report(Traffic("/readyz").count([] if is_empty else lines))}
     registered = {"__api_endpoint_traffic": counted, "api_endpoint_server_names": ["api.example"]}
@@ -50,5 +52,9 @@ def test_nothing_runs_and_nothing_is_loaded(tmp_path, is_empty):
     assert "<title>Traffic of api.example" in dom
     assert {name.lower() for name in re.findall(r"<([a-zA-Z][a-zA-Z0-9]*)", dom)} <= ELEMENTS
     text = html.unescape(dom)
-    for words in [] if is_empty else [*(request.removesuffix(" HTTP/1.1") for request in REQUESTS), *REFERRERS]:
+    for words in (
+        []
+        if is_empty
+        else [*(request.removesuffix(" HTTP/1.1") for request in REQUESTS), *REFERRERS]
+    ):
         assert shown(words)[:190] in text

@@ -79,25 +79,89 @@ REQUESTS = {
     "from https": ("GET /a HTTP/1.1", HOST, "X-Forwarded-Proto: https"),
     "from https, with a port": ("GET /a HTTP/1.1", f"{HOST}:1", "X-Forwarded-Proto: https"),
     "an unknown scheme": ("GET /a HTTP/1.1", HOST, "X-Forwarded-Proto: ftp"),
-    "usual headers": ("GET /a HTTP/1.1", HOST, "Accept: */*", "Referer: http://x/", "Range: bytes=1-", "X-Mine: y"),
+    "usual headers": (
+        "GET /a HTTP/1.1",
+        HOST,
+        "Accept: */*",
+        "Referer: http://x/",
+        "Range: bytes=1-",
+        "X-Mine: y",
+    ),
     "headers in other letters": ("GET /a HTTP/1.1", HOST, "aCCEPT: text/html", "x-MINE: Y"),
     "empty headers": ("GET /a HTTP/1.1", HOST, "Accept:", "Cookie: ", "X-Mine:"),
-    "repeated headers": ("GET /a HTTP/1.1", HOST, "X-Mine: a", "X-Mine: b", "Accept: c", "Accept: d"),
+    "repeated headers": (
+        "GET /a HTTP/1.1",
+        HOST,
+        "X-Mine: a",
+        "X-Mine: b",
+        "Accept: c",
+        "Accept: d",
+    ),
     "repeated cookies": ("GET /a HTTP/1.1", HOST, "Cookie: a=1", "Cookie: b=2"),
     "spaces around a value": ("GET /a HTTP/1.1", HOST, "X-Mine:   a b  "),
     "bytes in a header": ("GET /a HTTP/1.1", HOST, "X-Mine: \xff\xc3\xbc"),
     "a long header": ("GET /a HTTP/1.1", HOST, f"Cookie: {'c' * 7000}"),
-    "many long headers": ("GET /a HTTP/1.1", HOST, *(f"{name}: {name * 900}" for name in ("Cookie", "Accept", "X-Mine"))),
-    "underscores": ("GET /a HTTP/1.1", HOST, "X_Mine: a", "Script_Name: /a", "HTTP_HOST: evil.example"),
-    "names of variables": ("GET /a HTTP/1.1", HOST, "Path-Info: /x", "Script-Name: /a", "wsgi.url_scheme: x", "Https: on"),
-    "who called": ("GET /a HTTP/1.1", HOST, "User-Agent: x", "X-Forwarded-For: 1.2.3.4", "Forwarded: for=1.2.3.4"),
+    "many long headers": (
+        "GET /a HTTP/1.1",
+        HOST,
+        *(f"{name}: {name * 900}" for name in ("Cookie", "Accept", "X-Mine")),
+    ),
+    "underscores": (
+        "GET /a HTTP/1.1",
+        HOST,
+        "X_Mine: a",
+        "Script_Name: /a",
+        "HTTP_HOST: evil.example",
+    ),
+    "names of variables": (
+        "GET /a HTTP/1.1",
+        HOST,
+        "Path-Info: /x",
+        "Script-Name: /a",
+        "wsgi.url_scheme: x",
+        "Https: on",
+    ),
+    "who called": (
+        "GET /a HTTP/1.1",
+        HOST,
+        "User-Agent: x",
+        "X-Forwarded-For: 1.2.3.4",
+        "Forwarded: for=1.2.3.4",
+    ),
     "no body": ("POST /a HTTP/1.1", HOST, "Content-Length: 0"),
     "a body": ("POST /a HTTP/1.1", HOST, "Content-Length: 3", "Content-Type: text/x", "", "abc"),
     "a body without a type": ("PUT /a HTTP/1.1", HOST, "Content-Length: 3", "", "a\nc"),
-    "a body in chunks": ("POST /a HTTP/1.1", HOST, "Transfer-Encoding: chunked", "", "2", "ab", "1", "c", "0", "", ""),
-    "an empty body in chunks": ("POST /a HTTP/1.1", HOST, "Transfer-Encoding: chunked", "", "0", "", ""),
+    "a body in chunks": (
+        "POST /a HTTP/1.1",
+        HOST,
+        "Transfer-Encoding: chunked",
+        "",
+        "2",
+        "ab",
+        "1",
+        "c",
+        "0",
+        "",
+        "",
+    ),
+    "an empty body in chunks": (
+        "POST /a HTTP/1.1",
+        HOST,
+        "Transfer-Encoding: chunked",
+        "",
+        "0",
+        "",
+        "",
+    ),
     "a body of a GET": ("GET /a HTTP/1.1", HOST, "Content-Length: 3", "", "abc"),
-    "a body that is expected": ("POST /a HTTP/1.1", HOST, "Expect: 100-continue", "Content-Length: 3", "", "abc"),
+    "a body that is expected": (
+        "POST /a HTTP/1.1",
+        HOST,
+        "Expect: 100-continue",
+        "Content-Length: 3",
+        "",
+        "abc",
+    ),
     "another method": ("DELETE /a HTTP/1.1", HOST),
 }
 
@@ -118,7 +182,9 @@ def told(api, request) -> dict:
     status, body = exchange(api, *request)
     assert status == 200, body
     known = json.loads(body)
-    assert known.pop("HTTP_X_REQUEST_START", "t=").startswith("t="), "workers of the class `threads` keep it to themselves"
+    assert known.pop("HTTP_X_REQUEST_START", "t=").startswith("t="), (
+        "workers of the class `threads` keep it to themselves"
+    )
     return known
 
 
@@ -167,8 +233,16 @@ def test_answers(api):
     answer = api.get("/with_length")
     assert (answer.status, answer.all("Content-Length"), answer.body) == (200, ["5"], b"hello")
     answer = api.get("/without_length")
-    assert (answer.status, answer.all("Transfer-Encoding"), answer.body) == (202, ["chunked"], b"hello")
-    for path, body in {"/by_write": b"hello", "/empty": b"", "/large": b"x" * 3_000_000 + b"y" * 100}.items():
+    assert (answer.status, answer.all("Transfer-Encoding"), answer.body) == (
+        202,
+        ["chunked"],
+        b"hello",
+    )
+    for path, body in {
+        "/by_write": b"hello",
+        "/empty": b"",
+        "/large": b"x" * 3_000_000 + b"y" * 100,
+    }.items():
         answer = api.get(path)
         assert (answer.status, answer.body) == (200, body), path
     assert api.get("/a_file").body == (Path(__file__).parent / "wire_app.py").read_bytes()
@@ -202,7 +276,9 @@ def test_headers(api):
 def test_parts_are_sent_as_they_come(api):
     until = api.root / "until"
     with api.connect() as client:
-        client.sendall(f"GET /as_it_comes?until={until} HTTP/1.1\r\n{HOST}\r\nConnection: close\r\n\r\n".encode())
+        client.sendall(
+            f"GET /as_it_comes?until={until} HTTP/1.1\r\n{HOST}\r\nConnection: close\r\n\r\n".encode()
+        )
         received = b""
         while b"first" not in received:
             received += client.recv(65536)
@@ -215,12 +291,14 @@ def test_parts_are_sent_as_they_come(api):
 
 def test_bodies_are_read_in_any_way(api):
     lines = b"one\ntwo two\n" + b"x" * 100_000 + b"\nlast"
-    assert api.ask("POST", "/in_lines", lines).body == lines.replace(b"one\ntwo", b"one\n|two|").replace(
-        b" two\n", b" two\n|"
-    ).replace(b"x\n", b"x\n|")
+    assert api.ask("POST", "/in_lines", lines).body == lines.replace(
+        b"one\ntwo", b"one\n|two|"
+    ).replace(b" two\n", b" two\n|").replace(b"x\n", b"x\n|")
     for size in (10, 900_000):
         assert api.ask("POST", "/unread", b"x" * size).body == b"never read"
-        assert len(api.ask("POST", "/large", b"x" * size).body) == 3_000_100, "neither waits for the other"
+        assert len(api.ask("POST", "/large", b"x" * size).body) == 3_000_100, (
+            "neither waits for the other"
+        )
 
 
 def test_an_app_can_write_to_the_log(api):
@@ -256,7 +334,10 @@ def test_an_app_that_breaks_the_rules_gets_a_500(api, name):
     answer = api.get(f"/{BAD[name]}")
     assert answer.status == 500
     assert not {"x-a", "x-b"} & {header.lower() for header, _ in answer.headers}
-    wait_until(lambda: f"Error handling request GET /{BAD[name]}\n" in api.app_errors(), "the error is in the log")
+    wait_until(
+        lambda: f"Error handling request GET /{BAD[name]}\n" in api.app_errors(),
+        "the error is in the log",
+    )
 
 
 def test_no_more_is_sent_than_announced(api):
@@ -271,8 +352,15 @@ def test_half_an_answer_is_not_taken_for_a_whole_one(api, how, length, size, bod
     if length != "none" and body > 3:
         length = str(int(length) + body)
     for kept in ("keep-alive", "close"):
-        with pytest.raises((http.client.IncompleteRead, ConnectionResetError, http.client.RemoteDisconnected)):
-            api.ask("POST", f"/cut_off?how={how}&bytes={size}&length={length}", b"z" * body, {"Connection": kept})
+        with pytest.raises(
+            (http.client.IncompleteRead, ConnectionResetError, http.client.RemoteDisconnected)
+        ):
+            api.ask(
+                "POST",
+                f"/cut_off?how={how}&bytes={size}&length={length}",
+                b"z" * body,
+                {"Connection": kept},
+            )
 
 
 def test_every_iterable_is_closed(api):
@@ -292,7 +380,10 @@ def test_a_client_that_leaves_costs_nothing_and_says_nothing(api):
     for path in ("/large", "/in_pieces"):
         for _ in range(20):
             with api.connect() as client:
-                client.sendall(f"POST {path} HTTP/1.1\r\n{HOST}\r\nContent-Length: 100000\r\n\r\n".encode() + b"x" * 50_000)
+                client.sendall(
+                    f"POST {path} HTTP/1.1\r\n{HOST}\r\nContent-Length: 100000\r\n\r\n".encode()
+                    + b"x" * 50_000
+                )
     assert api.get("/with_length").body == b"hello"
     assert "Error handling" not in api.app_errors()[len(errors) :]
 
@@ -319,19 +410,26 @@ def direct(api, *pieces: bytes) -> bytes:
 
 
 def test_a_packet_in_pieces_is_one_request(api):
-    whole = packet("/in_pieces", REQUEST_METHOD="POST", CONTENT_LENGTH="10", HTTP_COOKIE="c" * 60_000)
+    whole = packet(
+        "/in_pieces", REQUEST_METHOD="POST", CONTENT_LENGTH="10", HTTP_COOKIE="c" * 60_000
+    )
     for pieces in (
         [whole + b"0123456789"],
         [whole, b"0123456789"],
         [whole[:2], whole[2:100], whole[100:] + b"01234", b"56789"],
         [whole[:-1], whole[-1:], *(b"%d" % number for number in range(10))],
     ):
-        assert direct(api, *pieces).partition(b"\r\n\r\n")[2] == b"0123456789", [len(piece) for piece in pieces]
+        assert direct(api, *pieces).partition(b"\r\n\r\n")[2] == b"0123456789", [
+            len(piece) for piece in pieces
+        ]
 
 
 NONSENSE = {
     "a length beyond the end": packet(CONTENT_LENGTH="5").replace(b"\x01\x005", b"\xff\xff5"),
-    "a block that ends in a length": packet()[:1] + (len(packet()) - 3).to_bytes(2, "little") + packet()[3:] + b"\1",
+    "a block that ends in a length": packet()[:1]
+    + (len(packet()) - 3).to_bytes(2, "little")
+    + packet()[3:]
+    + b"\1",
     "an empty block": packet(size=0)[:4],
     "no method": packet(REQUEST_METHOD=None),
     "no host": packet(HTTP_HOST=None),
@@ -344,7 +442,10 @@ NONSENSE = {
 def test_nonsense_is_rejected_and_not_quoted(api, name):
     before, lines = api.app_errors(), len(api.app_lines())
     assert b"200 OK" not in direct(api, NONSENSE[name].replace(b"with_length", b"quoted-word"))
-    wait_until(lambda: "Rejected a malformed request." in api.app_errors()[len(before) :], "the log says so")
+    wait_until(
+        lambda: "Rejected a malformed request." in api.app_errors()[len(before) :],
+        "the log says so",
+    )
     assert "quoted-word" not in api.app_errors()
     assert len(api.app_lines()) == lines
 
@@ -379,7 +480,11 @@ def test_people_may_use_http(worker_class):
 
 def test_the_versions_word_has_the_permissions_of_its_socket(api):
     """The role's permissions of the folder are the same for all in it; a run would repair others."""
-    assert (api.root / "uwsgi").stat().st_mode & 0o777 == 0o770 == (api.root / "live/gunicorn.sock").stat().st_mode & 0o777
+    assert (
+        (api.root / "uwsgi").stat().st_mode & 0o777
+        == 0o770
+        == (api.root / "live/gunicorn.sock").stat().st_mode & 0o777
+    )
 
 
 def test_a_version_without_uwsgi_is_served_over_http(api):
@@ -390,7 +495,10 @@ def test_a_version_without_uwsgi_is_served_over_http(api):
         with api.stopped_app():
             answer = api.get("/with_length")
             assert (answer.status, answer.json["error"]["status"]) == (502, 502)
-        assert api.answer_to("POST / HTTP/1.1", "Content-Length: 1048577").json["error"]["status"] == 413
+        assert (
+            api.answer_to("POST / HTTP/1.1", "Content-Length: 1048577").json["error"]["status"]
+            == 413
+        )
 
 
 def test_a_request_that_was_sent_is_not_sent_again_when_the_link_is_turned(api):

@@ -78,9 +78,13 @@ class Gunicorn:
         """Send a request as nginx does, which got it `waited` seconds ago; return the answer, empty when there is none."""
         start = {}
         if waited is not None:
-            start = {"HTTP_X_REQUEST_START": f"t={time.time() - waited:.3f} crowd= bucket=0 concurrency=128"}
+            start = {
+                "HTTP_X_REQUEST_START": f"t={time.time() - waited:.3f} crowd= bucket=0 concurrency=128"
+            }
         with contextlib.suppress(OSError), self.connect() as client:
-            client.sendall(packet(path, REQUEST_METHOD="POST", CONTENT_LENGTH=str(len(body)), **start) + body)
+            client.sendall(
+                packet(path, REQUEST_METHOD="POST", CONTENT_LENGTH=str(len(body)), **start) + body
+            )
             return b"".join(iter(lambda: client.recv(65536), b""))
         return b""
 
@@ -231,7 +235,9 @@ def test_a_worker_that_is_replaced_gives_the_others_their_time(gunicorn):
 
 
 def test_no_request_is_lost_when_workers_are_replaced_by_number(gunicorn):
-    server = gunicorn("--workers", "2", "--threads", "4", "--max-requests", "50", "--max-requests-jitter", "10")
+    server = gunicorn(
+        "--workers", "2", "--threads", "4", "--max-requests", "50", "--max-requests-jitter", "10"
+    )
     answers = ask_all(server, 600, "/?sleep=0.002")
     assert Counter(status for status, _ in answers) == {200: 600}
     assert len({told["pid"] for _, told in answers}) > 3
@@ -327,7 +333,10 @@ def test_the_access_log_moves_on_when_it_is_rotated(gunicorn):
     "variables",
     [
         {},
-        {"api_endpoint_worker_class": "sync", "api_endpoint_gunicorn_settings": {"access_log_format": "%(U)s"}},
+        {
+            "api_endpoint_worker_class": "sync",
+            "api_endpoint_gunicorn_settings": {"access_log_format": "%(U)s"},
+        },
     ],
     ids=["the role's classes", "gunicorn's own"],
 )
@@ -337,7 +346,9 @@ def test_a_log_that_cannot_be_opened_ends_nothing(gunicorn, variables):
     log.rename(server.folder / "access.log.1")
     log.mkdir()  # in its place
     server.process.send_signal(signal.SIGUSR1)
-    told = f"Cannot open the log {log}: Is a directory. Its lines are dropped until it can be opened."
+    told = (
+        f"Cannot open the log {log}: Is a directory. Its lines are dropped until it can be opened."
+    )
     wait_until(lambda: stderr.read_text().count(told) == 2, "gunicorn and its worker have said so")
     assert {status for status, _ in ask_all(server, 20, "/lost")} == {200}
     assert stderr.read_text().splitlines() == [told, told], "once each"

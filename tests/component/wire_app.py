@@ -122,7 +122,9 @@ def change_of_mind(environ, start_response):
 
 
 def two_cookies(environ, start_response):
-    start_response("200 OK", [*TEXT, ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("X-Bytes", "\xe9!")])
+    start_response(
+        "200 OK", [*TEXT, ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("X-Bytes", "\xe9!")]
+    )
     return [b"x"]
 
 
@@ -231,7 +233,9 @@ OTHERS = (
     in_lines, body_of_none, hop_by_hop, headers, header_of_bytes, text, no_start, two_starts, too_much, failing,
     cut_off, die,
 )  # fmt: skip
-ROUTES = {f"/{route.__name__}": route for route in OTHERS} | {f"/{route.__name__}": validator(route) for route in GOOD}
+ROUTES = {f"/{route.__name__}": route for route in OTHERS} | {
+    f"/{route.__name__}": validator(route) for route in GOOD
+}
 
 
 def app(environ_, start_response):

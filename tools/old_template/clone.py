@@ -28,7 +28,12 @@ class Clone:
 
     def text(self, name: str) -> str:
         """Return a file's content."""
-        return (self.folder / name).read_bytes()[:LARGEST].decode(errors="replace").replace("\r\n", "\n")
+        return (
+            (self.folder / name)
+            .read_bytes()[:LARGEST]
+            .decode(errors="replace")
+            .replace("\r\n", "\n")
+        )
 
     def named(self, *patterns: str) -> list[str]:
         """Return the files of certain names, in the order of the patterns, those in fewer folders first."""
@@ -42,7 +47,11 @@ class Clone:
 
     def inside(self, path: str) -> list[str]:
         """Return the files that a path or pattern names, or that are in the folder that it names."""
-        return [name for name in self.names if fnmatch(name, path) or f"{name}/".startswith(f"{path}/") or path == "."]
+        return [
+            name
+            for name in self.names
+            if fnmatch(name, path) or f"{name}/".startswith(f"{path}/") or path == "."
+        ]
 
     def git(self, name: str) -> str:
         """Return a file of git's; git itself is not started, since a clone can tell it to run something."""

@@ -25,7 +25,9 @@ CALLER = "It asks who called, which it no longer learns. See api_endpoint_forwar
 class App:
     """What was seen in an app's code."""
 
-    def __init__(self, layout: Layout, notes: Notes, follow: Callable[[str], dict[str, Source]]) -> None:
+    def __init__(
+        self, layout: Layout, notes: Notes, follow: Callable[[str], dict[str, Source]]
+    ) -> None:
         self.layout, self.notes = layout, notes
         self.headers: set[str] = set()
         self.imports: set[str] = set()
@@ -34,7 +36,9 @@ class App:
         self.variables: dict[str, None] = {}  # of the environment, which it reads
         self.files = Files()
         self.modules: dict[str, Module] = {}  # by the end of their path, without .py
-        self.reader = FileReader(self.files, layout.root, BESIDE + layout.cwd.removeprefix(layout.root), follow)
+        self.reader = FileReader(
+            self.files, layout.root, BESIDE + layout.cwd.removeprefix(layout.root), follow
+        )
         self.file, self.lines = "", [""]
 
     def read(self, texts: dict[str, str]) -> None:
@@ -47,11 +51,18 @@ class App:
                 said = str(getattr(error, "text", "") or "")
                 self.notes.add(file, number, said, "This is no Python that can be read.")
                 continue
-            self.modules[file] = Module(tree, self.layout.beside(file), self.reader.cwd, self.elsewhere)
+            self.modules[file] = Module(
+                tree, self.layout.beside(file), self.reader.cwd, self.elsewhere
+            )
         for file, module in self.modules.items():
             self.file, self.lines = file, texts[file].splitlines() or [""]
             if file == self.layout.wsgi:
-                targets = (target for node in module.tree.body if isinstance(node, ast.Assign) for target in node.targets)
+                targets = (
+                    target
+                    for node in module.tree.body
+                    if isinstance(node, ast.Assign)
+                    for target in node.targets
+                )
                 self.names |= {target.id for target in targets if isinstance(target, ast.Name)}
             for node in ast.walk(module.tree):
                 self.look(node)
@@ -60,7 +71,14 @@ class App:
     def elsewhere(self, name: str, attribute: str) -> Any:
         """Return what a name of another module of the app stands for."""
         ending = "/" + name.lstrip(".").replace(".", "/")
-        module = next((one for file, one in self.modules.items() if f"/{file.removesuffix('.py')}".endswith(ending)), None)
+        module = next(
+            (
+                one
+                for file, one in self.modules.items()
+                if f"/{file.removesuffix('.py')}".endswith(ending)
+            ),
+            None,
+        )
         given = module.assigned.get(module.tree, {}).get(attribute, []) if module else []
         return module.value(given[-1][1]) if module and given else None
 
@@ -71,7 +89,9 @@ class App:
         elif isinstance(node, ast.ImportFrom):
             self.imports.add((node.module or "").partition(".")[0])
         elif isinstance(node, ast.FunctionDef):
-            self.routes += [text for call in node.decorator_list for text in texts(call) if text.startswith("/")]
+            self.routes += [
+                text for call in node.decorator_list for text in texts(call) if text.startswith("/")
+            ]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             self.path(node.value, node)
         elif isinstance(node, ast.Call):
@@ -95,13 +115,18 @@ class App:
             self.layout.mounts.add(top)
         elif top in ("/mnt", "/data", "/srv", "/home", "/opt"):
             self.note(
-                node, "A folder of the host. Bring what it reads there as an artifact, with the folder as a release mount."
+                node,
+                "A folder of the host. Bring what it reads there as an artifact, with the folder as a release mount.",
             )
 
     def call(self, node: ast.Call) -> None:
         """Look at a call."""
         name = dotted(node.func)
-        first = next(iter(texts(node.args[0])), "") if node.args and isinstance(node.args[0], ast.Constant) else ""
+        first = (
+            next(iter(texts(node.args[0])), "")
+            if node.args and isinstance(node.args[0], ast.Constant)
+            else ""
+        )
         if name in ("request.headers.get", "request.headers.getlist"):
             self.header(first, node)
         elif name in ("os.environ.get", "os.getenv") and first:
@@ -110,7 +135,11 @@ class App:
     def subscript(self, node: ast.Subscript) -> None:
         """Look at what is taken by name."""
         name = dotted(node.value)
-        key = node.slice.value if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str) else ""
+        key = (
+            node.slice.value
+            if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)
+            else ""
+        )
         if name == "request.headers" and key:
             self.header(key, node)
         elif name == "os.environ" and key and isinstance(node.ctx, ast.Load):
@@ -126,4 +155,8 @@ class App:
 
 def texts(node: ast.expr) -> Iterator[str]:
     """Return the plain texts in an expression."""
-    return (part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str))
+    return (
+        part.value
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    )

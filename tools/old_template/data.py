@@ -27,7 +27,9 @@ Artifact = dict[str, Any]
 class Data:
     """The artifacts, in the order in which they are made, by their place in a release."""
 
-    def __init__(self, layout: Layout, found: Found, files: Files, notes: Notes, *, data_from_host: bool) -> None:
+    def __init__(
+        self, layout: Layout, found: Found, files: Files, notes: Notes, *, data_from_host: bool
+    ) -> None:
         self.layout, self.found, self.files, self.notes = layout, found, files, notes
         self.data_from_host = data_from_host
         self.artifacts: dict[str, Artifact] = {}
@@ -69,14 +71,20 @@ class Data:
         for folder, use in self.files.scattered.items():
             if folder != root or self.files.named or self.layout.mounts:
                 why = (
-                    "It writes into its own folder, at names that it makes: give each as one of api_endpoint_writable_paths."
+                    "It writes into its own folder, at names that it makes: "
+                    "give each as one of api_endpoint_writable_paths."
                 )
                 self.notes.add(use.file, use.line, use.text, why)
                 return {}
         if not self.files.scattered:
             return {}
         use = self.files.scattered[root]
-        self.notes.add(use.file, use.line, use.text, f"{root} is a folder of its own now, which the app may write.")
+        self.notes.add(
+            use.file,
+            use.line,
+            use.text,
+            f"{root} is a folder of its own now, which the app may write.",
+        )
         state = f"/var/lib/{self.layout.name}/state/app/{WRITTEN}{WRITTEN}".rstrip("/")
         return {
             "api_endpoint_writable_paths": sorted({*self.writable, WRITTEN}),
@@ -88,7 +96,11 @@ class Data:
         """Let the app see its release in each folder in which the scripts or the code have data."""
         brought = [*self.found.files, *self.found.unpacked]
         used = self.files.read | self.files.databases
-        mine = [path for path, use in used.items() if path.startswith(f"{VOLUME}/") or use.file == self.layout.wsgi]
+        mine = [
+            path
+            for path, use in used.items()
+            if path.startswith(f"{VOLUME}/") or use.file == self.layout.wsgi
+        ]
         for path in [one for one in brought if one.startswith(f"{VOLUME}/")] + mine:
             self.layout.mount(path)
         if VOLUME in self.layout.mounts:
@@ -100,15 +112,27 @@ class Data:
 
     def taken(self, dest: str) -> str:
         """Return the artifact that is in a place, or around or inside of it; nothing when there is none."""
-        near = (one for one in self.artifacts if f"{dest}/".startswith(f"{one}/") or f"{one}/".startswith(f"{dest}/"))
+        near = (
+            one
+            for one in self.artifacts
+            if f"{dest}/".startswith(f"{one}/") or f"{one}/".startswith(f"{dest}/")
+        )
         return next(near, "")
 
     def put(self, artifact: Artifact) -> None:
         """Add an artifact, unless its place is taken."""
         dest = artifact["dest"]
         if other := self.taken(dest):
-            source = next((artifact[key] for key in ("url", "path", "src", "command") if key in artifact), dest)
-            self.notes.add("", 0, str(source), f"It goes to {dest}, where {other} is already. Give it a folder of its own.")
+            source = next(
+                (artifact[key] for key in ("url", "path", "src", "command") if key in artifact),
+                dest,
+            )
+            self.notes.add(
+                "",
+                0,
+                str(source),
+                f"It goes to {dest}, where {other} is already. Give it a folder of its own.",
+            )
             return
         if "drive.google.com" in artifact.get("url", ""):
             why = "Google Drive answers with a web page when a file is large. Then download it, and give src or path."
@@ -120,7 +144,9 @@ class Data:
     def scripted(self, path: str, source: Source) -> None:
         """Add what a script has put somewhere."""
         dest = self.layout.within(path)
-        archives = [archive.source for one in self.found.unpacked.values() for archive in one.archives]
+        archives = [
+            archive.source for one in self.found.unpacked.values() for archive in one.archives
+        ]
         if source in archives:
             return
         if not dest:
@@ -137,8 +163,15 @@ class Data:
         files: dict[str, str] = {}
         for path, source in self.found.files.items():
             dest = self.layout.within(path)
-            is_own = not posixpath.dirname(dest) and any(fnmatch(dest, pattern) for pattern in OWN_FILES)
-            if dest and source.inside and not is_own and not self.layout.is_code(source.inside, dest):
+            is_own = not posixpath.dirname(dest) and any(
+                fnmatch(dest, pattern) for pattern in OWN_FILES
+            )
+            if (
+                dest
+                and source.inside
+                and not is_own
+                and not self.layout.is_code(source.inside, dest)
+            ):
                 files[dest] = source.inside
         if SETTINGS in files and isinstance(settings := self.yaml(files[SETTINGS]), dict):
             self.settings = settings
@@ -169,13 +202,17 @@ class Data:
         made: Artifact = {"dest": dest}
         if source.command:
             made["command"] = f"{source.command} {shlex.quote(dest)}"
-        elif not source.url or (self.data_from_host and not (unpack and source.url.endswith(ARCHIVES))):
+        elif not source.url or (
+            self.data_from_host and not (unpack and source.url.endswith(ARCHIVES))
+        ):
             made["path"] = path
         else:
             made |= {"url": source.url, "allow_unverified": True}
             if unpack:
                 made["unpack"] = True
-        if path in self.files.databases or (path in self.files.written and path not in self.files.downloads):
+        if path in self.files.databases or (
+            path in self.files.written and path not in self.files.downloads
+        ):
             made["writable"] = True
         return made
 
@@ -183,7 +220,9 @@ class Data:
 
     def inside(self, folder: str) -> dict[str, Source]:
         """Return what else the scripts put into a folder in which an archive is unpacked."""
-        unknown = {path: Source(NO_LINE) for path in sorted(self.found.unknown & self.files.read.keys())}
+        unknown = {
+            path: Source(NO_LINE) for path in sorted(self.found.unknown & self.files.read.keys())
+        }
         return {
             path: source
             for path, source in {**self.found.unpacked, **unknown, **self.found.files}.items()
@@ -192,7 +231,9 @@ class Data:
 
     def taken_by_unpacked(self, dest: str) -> bool:
         """Tell whether a command already puts a file into the folder of an archive."""
-        return any(dest.startswith(f"{one}/") and "inputs" in made for one, made in self.artifacts.items())
+        return any(
+            dest.startswith(f"{one}/") and "inputs" in made for one, made in self.artifacts.items()
+        )
 
     def unpacked(self, dest: str, path: str, source: Source) -> None:
         """Add what comes from archives: one for a folder of its own, or by a command that puts several together."""
@@ -201,7 +242,9 @@ class Data:
         archive = source.archives[0]
         if self.taken_by_unpacked(dest):
             return
-        if len(source.archives) == 1 and not (archive.options or source.steps or inner or source.member != "."):
+        if len(source.archives) == 1 and not (
+            archive.options or source.steps or inner or source.member != "."
+        ):
             self.put({"dest": dest, **self.fetched(archive), "unpack": True})
             return
         self.notes.add(
@@ -225,12 +268,17 @@ class Data:
                 continue
             inputs.append(f"{ARCHIVES_FOLDER}/{posixpath.relpath(place, path)}")
             self.put(self.downloadable(inputs[-1], place, one))
-            commands += [f"mkdir -p {shlex.quote(posixpath.dirname(target))}", f"cp {shlex.join([inputs[-1], target])}"]
+            commands += [
+                f"mkdir -p {shlex.quote(posixpath.dirname(target))}",
+                f"cp {shlex.join([inputs[-1], target])}",
+            ]
         if source.member != ".":
             commands.append(f"mv {shlex.join([posixpath.join(folder, source.member), dest])}")
         self.put({"dest": dest, "command": " && ".join(dict.fromkeys(commands)), "inputs": inputs})
 
-    def extract(self, archive: Archive, folder: str, commands: list[str], inputs: list[str]) -> None:
+    def extract(
+        self, archive: Archive, folder: str, commands: list[str], inputs: list[str]
+    ) -> None:
         """Add an archive, and the command that unpacks it into a folder."""
         place = f"{ARCHIVES_FOLDER}/{archive.name}"
         if place not in inputs and place not in self.artifacts:
@@ -241,10 +289,14 @@ class Data:
     def note_archives(self) -> None:
         """Note archives of which it is not known where the app looks for their content."""
         for folder, source in self.found.unpacked.items():
-            if unused := [archive.path for archive in source.archives if archive.path not in self.used]:
+            if unused := [
+                archive.path for archive in source.archives if archive.path not in self.used
+            ]:
                 line = source.archives[0].line
                 why = f"Unpacked in {folder}. Which of its files the app reads is not known: add the artifact by hand."
-                self.notes.add(line.file, line.number, ", ".join(map(posixpath.basename, unused)), why)
+                self.notes.add(
+                    line.file, line.number, ", ".join(map(posixpath.basename, unused)), why
+                )
 
     def fetched(self, archive: Archive) -> Artifact:
         """Return where an archive comes from."""
@@ -274,8 +326,14 @@ class Data:
 
     def extracted(self, path: str, folder: str, download: Download) -> None:
         """Add an archive that the code downloads and unpacks when it does not find its content."""
-        archive = Archive(path, Source(NO_LINE, url=download.url, command=download.command), NO_LINE)
-        known = sorted(one for one in [*self.files.tested, *self.files.read] if one.startswith(f"{folder}/") and one != path)
+        archive = Archive(
+            path, Source(NO_LINE, url=download.url, command=download.command), NO_LINE
+        )
+        known = sorted(
+            one
+            for one in [*self.files.tested, *self.files.read]
+            if one.startswith(f"{folder}/") and one != path
+        )
         dest = self.layout.within(folder)
         if folder in self.files.tested and dest:
             self.unpacked(dest, folder, Source(NO_LINE, archives=(archive,)))
@@ -299,9 +357,16 @@ class Data:
             if (dest == SETTINGS and self.settings) or path in self.files.downloads:
                 continue
             if root := self.found.unpacked.get(self.layout.root):
-                self.unpacked(dest, path, Source(root.line, archives=root.archives, steps=root.steps, member=dest))
+                self.unpacked(
+                    dest,
+                    path,
+                    Source(root.line, archives=root.archives, steps=root.steps, member=dest),
+                )
             elif path in self.files.tested:
-                self.notes.add(*self.place(path), "It reads this if it is there. If it was there, add an artifact.")
+                self.notes.add(
+                    *self.place(path),
+                    "It reads this if it is there. If it was there, add an artifact.",
+                )
             else:
                 missing.append(dest)
                 self.put(self.downloadable(dest, path, Source(NO_LINE)))
@@ -321,9 +386,16 @@ class Data:
             if dest and not self.taken(dest):
                 self.writable.add(dest + ("/" if path.endswith("/") else ""))
             elif not dest and not path.startswith(("/tmp/", "/var/tmp/", "/dev/")):  # noqa: S108
-                self.notes.add(*self.place(path), "It writes outside of its folder, which is read-only now.")
+                self.notes.add(
+                    *self.place(path), "It writes outside of its folder, which is read-only now."
+                )
         folders = {one for one in self.writable if one.endswith("/")}
-        self.writable -= {one for one in self.writable for folder in folders if one != folder and one.startswith(folder)}
+        self.writable -= {
+            one
+            for one in self.writable
+            for folder in folders
+            if one != folder and one.startswith(folder)
+        }
 
     def cached(self) -> None:
         """Let the app's libraries keep what they download."""
@@ -331,10 +403,18 @@ class Data:
             if folder == self.layout.root and "HF_HOME" in variables:
                 self.writable |= {"hub/", "xet/"}
             elif folder == self.layout.root and self.files.models:
-                self.writable |= {".locks/", *(f"models--{name.replace('/', '--')}/" for name in self.files.models)}
+                self.writable |= {
+                    ".locks/",
+                    *(f"models--{name.replace('/', '--')}/" for name in self.files.models),
+                }
             elif folder == self.layout.root:
                 why = "Libraries keep what they download beside the code, which is read-only now: give each as one of "
-                self.notes.add("", 0, ", ".join(sorted(variables)) or folder, why + "api_endpoint_writable_paths.")
+                self.notes.add(
+                    "",
+                    0,
+                    ", ".join(sorted(variables)) or folder,
+                    why + "api_endpoint_writable_paths.",
+                )
             elif dest := self.layout.within(folder):
                 self.writable.add(f"{dest}/")
         if self.files.models:

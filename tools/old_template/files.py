@@ -14,16 +14,50 @@ from old_template.layout import BESIDE
 from old_template.shell import Source
 from old_template.values import UNKNOWN, Bound, Module, dotted
 
-READERS = re.compile(r"(load|read|connect|memmap|mmap|Dataset|from_file|get_model|import_graph|Process)", re.I)
-WRITERS = {"dump": 1, "save": -1, "savez": 0, "to_csv": 0, "to_pickle": 0, "to_parquet": 0, "to_json": 0, "on_disk_build": 0}
+READERS = re.compile(
+    r"(load|read|connect|memmap|mmap|Dataset|from_file|get_model|import_graph|Process)", re.I
+)
+WRITERS = {
+    "dump": 1,
+    "save": -1,
+    "savez": 0,
+    "to_csv": 0,
+    "to_pickle": 0,
+    "to_parquet": 0,
+    "to_json": 0,
+    "on_disk_build": 0,
+}
 LOGS = {"FileHandler", "WatchedFileHandler"}
 ROTATED_LOGS = {"RotatingFileHandler", "TimedRotatingFileHandler"}
-STORES = {"SqliteDict", "TinyDB", "Rdict"}  # files that a library opens for writing unless it is told otherwise
+STORES = {
+    "SqliteDict",
+    "TinyDB",
+    "Rdict",
+}  # files that a library opens for writing unless it is told otherwise
 FOLDER_STORES = {"Cache", "FanoutCache", "Index", "PersistentClient"}  # the same, of folders
-QUEUES = {"SQLiteQueue", "FIFOSQLiteQueue", "FILOSQLiteQueue", "UniqueQ", "Queue", "SQLiteAckQueue", "PDict"}
-REQUESTS = re.compile(r"((requests|session|http|httpx|client|s)\.(get|request)|(.*\.)?urlopen|.*\.request)", re.I)
-PROGRAMS = re.compile(r"(os\.(system|popen)|(subprocess\.)?(run|call|check_call|check_output|Popen|getoutput))")
-HUBS = {"from_pretrained", "SentenceTransformer", "CrossEncoder", "pipeline", "hf_hub_download", "snapshot_download"}
+QUEUES = {
+    "SQLiteQueue",
+    "FIFOSQLiteQueue",
+    "FILOSQLiteQueue",
+    "UniqueQ",
+    "Queue",
+    "SQLiteAckQueue",
+    "PDict",
+}
+REQUESTS = re.compile(
+    r"((requests|session|http|httpx|client|s)\.(get|request)|(.*\.)?urlopen|.*\.request)", re.I
+)
+PROGRAMS = re.compile(
+    r"(os\.(system|popen)|(subprocess\.)?(run|call|check_call|check_output|Popen|getoutput))"
+)
+HUBS = {
+    "from_pretrained",
+    "SentenceTransformer",
+    "CrossEncoder",
+    "pipeline",
+    "hf_hub_download",
+    "snapshot_download",
+}
 CACHES = {
     "HF_HOME", "HUGGINGFACE_HUB_CACHE", "HF_HUB_CACHE", "TRANSFORMERS_CACHE", "SENTENCE_TRANSFORMERS_HOME", "TORCH_HOME",
     "NLTK_DATA", "XDG_CACHE_HOME", "TFHUB_CACHE_DIR", "TIKTOKEN_CACHE_DIR", "STANZA_RESOURCES_DIR", "MPLCONFIGDIR",
@@ -57,25 +91,41 @@ class Files:
 
     read: dict[str, Use] = field(default_factory=dict)
     written: dict[str, Use] = field(default_factory=dict)
-    databases: dict[str, Use] = field(default_factory=dict)  # read, but opened so that they must be writable
+    databases: dict[str, Use] = field(
+        default_factory=dict
+    )  # read, but opened so that they must be writable
     downloads: dict[str, Download] = field(default_factory=dict)
     tested: set[str] = field(default_factory=set)  # what it looks for before it uses it
-    extracted: dict[str, str] = field(default_factory=dict)  # folders, with the archive that it unpacks there
-    caches: dict[str, set[str]] = field(default_factory=dict)  # folders of downloaded models, with their variables
+    extracted: dict[str, str] = field(
+        default_factory=dict
+    )  # folders, with the archive that it unpacks there
+    caches: dict[str, set[str]] = field(
+        default_factory=dict
+    )  # folders of downloaded models, with their variables
     models: dict[str, Use] = field(default_factory=dict)  # of Hugging Face, by name
-    named: set[str] = field(default_factory=set)  # what it finds in its folder by the folder's absolute path
-    scattered: dict[str, Use] = field(default_factory=dict)  # folders in which it writes at names that it makes
-    unclear: list[tuple[Use, str]] = field(default_factory=list)  # what is done at a path that is not known
+    named: set[str] = field(
+        default_factory=set
+    )  # what it finds in its folder by the folder's absolute path
+    scattered: dict[str, Use] = field(
+        default_factory=dict
+    )  # folders in which it writes at names that it makes
+    unclear: list[tuple[Use, str]] = field(
+        default_factory=list
+    )  # what is done at a path that is not known
 
     def is_made(self, path: str) -> bool:
         """Tell whether the app makes a file itself, when it is not there."""
-        return path in self.written or any(path.startswith(folder) for folder in self.written if folder.endswith("/"))
+        return path in self.written or any(
+            path.startswith(folder) for folder in self.written if folder.endswith("/")
+        )
 
 
 class FileReader:
     """Reads modules into Files; `follow` tells what a command of the shell brings, by path."""
 
-    def __init__(self, found: Files, root: str, cwd: str, follow: Callable[[str], dict[str, Source]]) -> None:
+    def __init__(
+        self, found: Files, root: str, cwd: str, follow: Callable[[str], dict[str, Source]]
+    ) -> None:
         self.found, self.root, self.cwd, self.follow = found, root, cwd, follow
         self.module = Module(ast.Module([], []), "", cwd)
         self.file, self.lines = "", [""]
@@ -89,7 +139,9 @@ class FileReader:
                     Call(self, node, bound).look()
             elif isinstance(node, ast.Assign):
                 self.assigned(node)
-            elif isinstance(node, ast.Constant) and (match := DATABASE_URL.fullmatch(str(node.value))):
+            elif isinstance(node, ast.Constant) and (
+                match := DATABASE_URL.fullmatch(str(node.value))
+            ):
                 self.found.databases.setdefault(self.place(match[1]), self.use(node))
 
     def assigned(self, node: ast.Assign) -> None:
@@ -112,7 +164,9 @@ class FileReader:
         path = posixpath.normpath(posixpath.join(self.cwd, text))
         if path.startswith(f"{self.root}/"):
             self.found.named.add(path)
-        return self.root + path.removeprefix(BESIDE) if f"{path}/".startswith(f"{BESIDE}/") else path
+        return (
+            self.root + path.removeprefix(BESIDE) if f"{path}/".startswith(f"{BESIDE}/") else path
+        )
 
 
 class Call:
@@ -152,7 +206,9 @@ class Call:
             self.found.tested.add(self.path(0) or self.owner())
         elif self.last in ("makedirs", "mkdir"):
             self.writes(self.path(0, "name") or self.owner(), self.text(0, "name"), is_folder=True)
-        elif self.last in LOGS or (self.name == "logging.basicConfig" and self.text(-1, "filename")):
+        elif self.last in LOGS or (
+            self.name == "logging.basicConfig" and self.text(-1, "filename")
+        ):
             self.writes(self.path(0, "filename"))
         elif self.last in ROTATED_LOGS:
             self.writes(posixpath.dirname(self.path(0, "filename")), is_folder=True)
@@ -199,7 +255,11 @@ class Call:
         """Note a download where an answer's content is written to a file."""
         is_copy = self.name == "shutil.copyfileobj"
         file = self.argument(1) if is_copy else getattr(self.node.func, "value", None)
-        opening = self.module.expression(dotted(file), self.node) if file is not None and dotted(file) else file
+        opening = (
+            self.module.expression(dotted(file), self.node)
+            if file is not None and dotted(file)
+            else file
+        )
         if isinstance(opening, ast.Call) and dotted(opening.func).rpartition(".")[2] == "open":
             inner = Call(self.reader, opening, self.bound)
             self.received(inner.owner() or inner.path(0, "file", "filename"), self.argument(0))
@@ -217,7 +277,10 @@ class Call:
         """Return the URLs that an expression's value comes from."""
         for node in ast.walk(content):
             if isinstance(node, ast.Call) and REQUESTS.fullmatch(dotted(node.func)) and node.args:
-                yield self.module.text(node.args[-1] if dotted(node.func).endswith("request") else node.args[0], self.bound)
+                yield self.module.text(
+                    node.args[-1] if dotted(node.func).endswith("request") else node.args[0],
+                    self.bound,
+                )
             elif isinstance(node, ast.Name) and depth < 4:
                 given = self.module.expression(node.id, node)
                 if given is not None and given is not content:
@@ -260,7 +323,11 @@ class Call:
         """Follow a program that is started, as a script's line."""
         node = self.argument(0, "args", "command")
         words = self.module.value(node, self.bound)
-        line = shlex.join([str(word) for word in words]) if isinstance(words, list) and None not in words else words
+        line = (
+            shlex.join([str(word) for word in words])
+            if isinstance(words, list) and None not in words
+            else words
+        )
         if isinstance(line, str) and UNKNOWN not in line:
             for path, source in self.reader.follow(line).items():
                 self.downloaded(self.reader.place(path), source.url, source.command)
@@ -291,7 +358,9 @@ class Call:
             self.opened_for_writing(self.reader.place(name.partition("?")[0]), is_read=is_read)
         elif self.last in FOLDER_STORES and path:
             self.writes(path, is_folder=True)
-        elif self.last in QUEUES and "persistqueue" in (self.name + str(self.module.imported.get(self.last))):
+        elif self.last in QUEUES and "persistqueue" in (
+            self.name + str(self.module.imported.get(self.last))
+        ):
             self.writes(path, self.text(0, "path"), is_folder=True)
         else:
             return False
@@ -337,5 +406,9 @@ class Call:
             for node in [*self.node.args[:2], *(one.value for one in self.node.keywords)]:
                 text = self.module.text(node, self.bound)
                 path = self.reader.place(text)
-                if path and (text.startswith("/") or re.search(r"\w\.\w{1,8}$", text)) and " " not in text:
+                if (
+                    path
+                    and (text.startswith("/") or re.search(r"\w\.\w{1,8}$", text))
+                    and " " not in text
+                ):
                     self.found.read.setdefault(path, self.use)

@@ -12,7 +12,19 @@ from old_template.notes import Notes
 from old_template.shell import Found
 
 SHORTEST = 4  # letters that a word must have to tell something
-COMMON = {"wiki", "wikipedia", "wikimedia", "research", "endpoint", "template", "model", "repo", "main", "master", "test"}
+COMMON = {
+    "wiki",
+    "wikipedia",
+    "wikimedia",
+    "research",
+    "endpoint",
+    "template",
+    "model",
+    "repo",
+    "main",
+    "master",
+    "test",
+}
 
 
 def source(clone: Clone, found: Found, notes: Notes) -> tuple[str, str]:
@@ -23,7 +35,12 @@ def source(clone: Clone, found: Found, notes: Notes) -> tuple[str, str]:
     scripted, cloned = found.repository, clone.remote
     url, branch = cloned or scripted, clone.branch or found.branch
     if scripted and cloned and plain_url(scripted) != plain_url(cloned):
-        notes.add("", 0, scripted, f"The set-up script clones this. What was read is from {cloned}, which was taken.")
+        notes.add(
+            "",
+            0,
+            scripted,
+            f"The set-up script clones this. What was read is from {cloned}, which was taken.",
+        )
     if found.branch and found.branch != branch:
         if branch in USUAL_BRANCHES and clone.has_branch(found.branch):
             why = f"The set-up script deploys this branch, which was taken. What was read is {branch}. Clone it anew."
@@ -38,7 +55,12 @@ def source(clone: Clone, found: Found, notes: Notes) -> tuple[str, str]:
 def ask_for_names(names: list[str], words: Iterable[str], notes: Notes) -> None:
     """Ask whether a public name is this app's, when no word of it is one of the app's own."""
     if not names:
-        notes.add("", 0, "api_endpoint_server_names", "No name was found. Give the public name of the API.")
+        notes.add(
+            "",
+            0,
+            "api_endpoint_server_names",
+            "No name was found. Give the public name of the API.",
+        )
         return
     own = {part for word in words for part in parts(word)}
     for name in names:

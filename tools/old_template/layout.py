@@ -10,7 +10,21 @@ from old_template.clone import Clone
 from old_template.shell import Found
 
 # Folders in which no model data is looked for.
-SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var")  # noqa: S108
+SYSTEM = (
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/tmp",  # noqa: S108
+    "/usr",
+    "/var",
+)
 VOLUME = "/extrastorage"
 BESIDE = "/.beside"  # the app's folder, where the code finds it by its own place, and not by name
 USUAL_FILES = ("wsgi.py", "app.py", "main.py", "api.py", "server.py")
@@ -29,17 +43,25 @@ class Layout:
         if f"{found.clone}/".startswith(f"{self.root}/"):
             self.copied |= {posixpath.join(found.clone, name): name for name in clone.names}
         wanted = module_file(given)
-        files = [name for name in clone.named("*.py") if wanted and f"/{name}".endswith(f"/{wanted}")]
+        files = [
+            name for name in clone.named("*.py") if wanted and f"/{name}".endswith(f"/{wanted}")
+        ]
         self.wsgi = next(iter([*files, *clone.named(*USUAL_FILES)]), "")
         self.cwd = posixpath.normpath(chdir) if chdir.startswith(self.root) else self.root
-        places = [path for path, inside in self.copied.items() if inside == self.wsgi and self.within(path)]
+        places = [
+            path
+            for path, inside in self.copied.items()
+            if inside == self.wsgi and self.within(path)
+        ]
         place = min(places, key=lambda path: posixpath.dirname(path) != self.cwd, default="")
         relative = self.within(place) or posixpath.basename(self.wsgi)
         if not f"/{self.wsgi}".endswith(f"/{relative}"):
             relative = posixpath.basename(self.wsgi)
         self.subdir = self.wsgi[: len(self.wsgi) - len(relative)].strip("/")
         # The folder below the app's that gunicorn starts in, from which it imports.
-        self.start = posixpath.dirname(relative) if "/" in relative and self.cwd != self.root else ""
+        self.start = (
+            posixpath.dirname(relative) if "/" in relative and self.cwd != self.root else ""
+        )
         self.module = relative.removesuffix(".py").replace("/", ".") if relative else "wsgi"
 
     def within(self, path: str) -> str:
@@ -60,8 +82,13 @@ class Layout:
 
     def beside(self, file: str) -> str:
         """Return where a file of the repository finds itself."""
-        place = next((path for path, inside in self.copied.items() if inside == file and self.within(path)), "")
-        return posixpath.join(BESIDE, self.within(place) or posixpath.relpath(file, self.subdir or "."))
+        place = next(
+            (path for path, inside in self.copied.items() if inside == file and self.within(path)),
+            "",
+        )
+        return posixpath.join(
+            BESIDE, self.within(place) or posixpath.relpath(file, self.subdir or ".")
+        )
 
     def is_code(self, inside: str, dest: str) -> bool:
         """Tell whether a release has a file of the repository in this place by itself."""
@@ -75,7 +102,11 @@ class Layout:
     def modules(self) -> Iterable[str]:
         """Return the Python files of the app."""
         for name in self.clone.named("*.py"):
-            is_app = not self.subdir or name.startswith(f"{self.subdir}/") or name in self.copied.values()
+            is_app = (
+                not self.subdir
+                or name.startswith(f"{self.subdir}/")
+                or name in self.copied.values()
+            )
             if is_app and not name.endswith(("gunicorn.conf.py", "setup.py")):
                 yield name
 
@@ -83,4 +114,8 @@ class Layout:
 def module_file(wsgi: str) -> str:
     """Return the end of the path of the file that gunicorn loads for `module:callable`."""
     module = wsgi.partition(":")[0]
-    return (posixpath.basename(module) if "/" in module else module.replace(".", "/")) + ".py" if module else ""
+    return (
+        (posixpath.basename(module) if "/" in module else module.replace(".", "/")) + ".py"
+        if module
+        else ""
+    )

@@ -104,13 +104,26 @@ def unrolled(lines: list[Line], notes: Notes) -> list[Line]:
             body = [strip(inner, "do") for inner in lines[index + 1 : end]]
             body = [inner for inner in body if inner.words]
             for value in line.words[3:]:
-                setting = Line(line.file, line.number, line.text, (f"{line.words[1]}={value}",), depth > 0)
+                setting = Line(
+                    line.file, line.number, line.text, (f"{line.words[1]}={value}",), depth > 0
+                )
                 done += [setting, *unrolled(body, notes)]
             index = end
-        elif word in ("while", "until", "case", "function", "for", "select") or line.words[1:2] == ("()",):
-            ends = "}" if word == "function" or line.words[1:2] == ("()",) else {"case": "esac"}.get(word, "done")
+        elif word in ("while", "until", "case", "function", "for", "select") or line.words[1:2] == (
+            "()",
+        ):
+            ends = (
+                "}"
+                if word == "function" or line.words[1:2] == ("()",)
+                else {"case": "esac"}.get(word, "done")
+            )
             end = closing(lines, index, word, ends)
-            notes.add(line.file, line.number, line.text, "This is not followed. Translate what it does by hand.")
+            notes.add(
+                line.file,
+                line.number,
+                line.text,
+                "This is not followed. Translate what it does by hand.",
+            )
             index = end
         elif word in ("if", "elif", "else", "then", "fi", "[[", "["):
             depth += {"if": 1, "fi": -1}.get(word, 0)

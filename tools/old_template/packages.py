@@ -80,18 +80,28 @@ class Packages:
     def __init__(self, found: Found, layout: Layout, notes: Notes) -> None:
         self.found, self.layout, self.notes = found, layout, notes
         clone = layout.clone
-        named = [*found.requirements, posixpath.join(layout.subdir, "requirements.txt"), *clone.named("requirements.txt")]
+        named = [
+            *found.requirements,
+            posixpath.join(layout.subdir, "requirements.txt"),
+            *clone.named("requirements.txt"),
+        ]
         file = next((name for name in named if name in clone.names), "")
         self.lines = [*included(clone, file, set()), *found.pip]
         self.names = {name_of(line) for line in self.lines} - {""}
 
     def variables(self, server: str) -> dict[str, Any]:
         """Return the role's variables; `server` is the role's own requirement for gunicorn, with what the app needs."""
-        python = Python([one for one in dict.fromkeys(self.found.pip) if name_of(one) not in NEEDLESS_PIP])
+        python = Python(
+            [one for one in dict.fromkeys(self.found.pip) if name_of(one) not in NEEDLESS_PIP]
+        )
         for line in self.lines:
             self.remedied(line, python)
         self.note_builds()
-        apt = [name for name in dict.fromkeys(self.found.apt) if name not in NEEDLESS_APT and "uwsgi" not in name]
+        apt = [
+            name
+            for name in dict.fromkeys(self.found.apt)
+            if name not in NEEDLESS_APT and "uwsgi" not in name
+        ]
         given = {
             "api_endpoint_apt_packages": apt,
             "api_endpoint_requirements_file": self.file(),
@@ -109,7 +119,10 @@ class Packages:
         files = [name for name in dict.fromkeys(self.found.requirements) if name]
         for name in files[1:]:
             self.notes.add(
-                "", 0, f"pip install -r {name}", "A second file of requirements: name it in the first one with -r."
+                "",
+                0,
+                f"pip install -r {name}",
+                "A second file of requirements: name it in the first one with -r.",
             )
         usual = ("requirements.txt", posixpath.join(self.layout.subdir, "requirements.txt"))
         return files[0] if files and files[0] not in usual else ""
@@ -126,7 +139,9 @@ class Packages:
                 constraints = [limit for limit in one.constraints if not self.pins(name_of(limit))]
                 python.constraints += constraints
                 replaced = [package for package in python.packages if name_of(package) == name]
-                python.packages = [package for package in python.packages if package not in replaced] + list(one.packages)
+                python.packages = [
+                    package for package in python.packages if package not in replaced
+                ] + list(one.packages)
                 if one.why and (constraints or one.packages):
                     self.notes.add("", 0, line.strip(), one.why)
 
@@ -160,7 +175,11 @@ def included(clone: Clone, file: str, seen: set[str]) -> list[str]:
     lines: list[str] = []
     for line in clone.text(file).splitlines():
         include = re.match(r"\s*(?:-r|--requirement)[\s=]*(\S+)", line)
-        name = posixpath.normpath(posixpath.join(posixpath.dirname(file), include[1])) if include else ""
+        name = (
+            posixpath.normpath(posixpath.join(posixpath.dirname(file), include[1]))
+            if include
+            else ""
+        )
         lines += included(clone, name, seen) if include else [line]
     return lines
 
@@ -175,7 +194,9 @@ def parsed(line: str) -> Requirement | None:
 
 def is_within(requirement: Requirement, at_least: str, below: str) -> bool:
     """Tell whether a requirement keeps a package below a version, and not below another one."""
-    return (not below or is_below(requirement, below)) and not (at_least and is_below(requirement, at_least))
+    return (not below or is_below(requirement, below)) and not (
+        at_least and is_below(requirement, at_least)
+    )
 
 
 def is_below(requirement: Requirement, version: str) -> bool:
@@ -183,7 +204,9 @@ def is_below(requirement: Requirement, version: str) -> bool:
     bounds = {"==": -1, "===": -1, "~=": -1, "<=": -1, "<": 0}
     for one in requirement.specifier:
         given = Version(one.version.removesuffix(".*"))
-        if one.operator in bounds and (given < Version(version) or (one.operator == "<" and given == Version(version))):
+        if one.operator in bounds and (
+            given < Version(version) or (one.operator == "<" and given == Version(version))
+        ):
             return True
     return False
 

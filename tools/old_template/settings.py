@@ -42,7 +42,14 @@ BUFFERING = (
     "The role passes an answer on as the app makes it. One that goes on for longer than api_endpoint_timeout is cut off: "
     "raise that, and api_endpoint_proxy_timeout."
 )
-SHORT = {"-w": "--workers", "-k": "--worker-class", "-t": "--timeout", "-c": "--config", "-b": "--bind", "-e": "--env"}
+SHORT = {
+    "-w": "--workers",
+    "-k": "--worker-class",
+    "-t": "--timeout",
+    "-c": "--config",
+    "-b": "--bind",
+    "-e": "--env",
+}
 
 
 class Reader:
@@ -62,15 +69,27 @@ class Reader:
         try:
             statements = ast.parse(text).body
         except SyntaxError as error:
-            self.notes.add(file, error.lineno or 1, str(error.text or ""), "This is no Python that can be read.")
+            self.notes.add(
+                file,
+                error.lineno or 1,
+                str(error.text or ""),
+                "This is no Python that can be read.",
+            )
             return
         lines = text.splitlines()
         for statement in statements:
             line = lines[statement.lineno - 1]
             if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                self.assigned(statement.targets[0].id, statement.value, file, statement.lineno, line)
+                self.assigned(
+                    statement.targets[0].id, statement.value, file, statement.lineno, line
+                )
             elif not isinstance(statement, (ast.Import, ast.ImportFrom)) and not is_text(statement):
-                self.notes.add(file, statement.lineno, line, "Hooks and computed settings of gunicorn are not taken over.")
+                self.notes.add(
+                    file,
+                    statement.lineno,
+                    line,
+                    "Hooks and computed settings of gunicorn are not taken over.",
+                )
 
     def assigned(self, name: str, node: ast.expr, file: str, number: int, line: str) -> None:
         """Read one assignment."""
@@ -79,7 +98,11 @@ class Reader:
         try:
             value = ast.literal_eval(node)
         except ValueError:
-            why = f"{name} is computed. Give api_endpoint_{name} a number." if name in NUMBERS else f"{name} is computed."
+            why = (
+                f"{name} is computed. Give api_endpoint_{name} a number."
+                if name in NUMBERS
+                else f"{name} is computed."
+            )
             if name in NUMBERS:
                 why += " Until then it is the role's default."
             self.notes.add(file, number, line, why)
@@ -120,7 +143,9 @@ class Reader:
             elif name == "callable":
                 module = f"{module.partition(':')[0] or 'wsgi'}:{value}"
             elif name not in NEEDLESS_UWSGI and not line.startswith("["):
-                self.notes.add(file, number, line, "This setting of uWSGI has no counterpart that is known.")
+                self.notes.add(
+                    file, number, line, "This setting of uWSGI has no counterpart that is known."
+                )
         if module:
             self.gunicorn["wsgi_app"] = module if ":" in module else f"{module}:application"
 
@@ -141,9 +166,16 @@ class Reader:
             elif name.startswith("Limit") or name in ("Nice", "CPUQuota", "TasksMax"):
                 self.variables.setdefault("api_endpoint_service_settings", {})[name] = value
             elif name not in NEEDLESS_SERVICE and not line.startswith("["):
-                self.notes.add(file, number, line, "Translate it by hand, if it is needed: api_endpoint_service_settings.")
+                self.notes.add(
+                    file,
+                    number,
+                    line,
+                    "Translate it by hand, if it is needed: api_endpoint_service_settings.",
+                )
             if name == "User" and value != "www-data":
-                self.notes.add(file, number, line, "The role runs this app as www-data: see api_endpoint_user.")
+                self.notes.add(
+                    file, number, line, "The role runs this app as www-data: see api_endpoint_user."
+                )
 
     def command_line(self, value: str, file: str, number: int) -> None:
         """Read gunicorn's options in the unit; they win over those in its file."""
@@ -151,7 +183,12 @@ class Reader:
         if program.rpartition("/")[2] == "uwsgi":
             return
         if program.rpartition("/")[2] != "gunicorn":
-            self.notes.add(file, number, value, "This is no Python app behind gunicorn or uWSGI. The role cannot run it.")
+            self.notes.add(
+                file,
+                number,
+                value,
+                "This is no Python app behind gunicorn or uWSGI. The role cannot run it.",
+            )
             return
         left = iter(words)
         for word in left:
@@ -166,7 +203,12 @@ class Reader:
                     self.environment |= pairs([given])
                 elif name == "chdir":
                     self.chdir = given
-                elif name not in NEEDLESS_GUNICORN | {"config", "access_logfile", "error_logfile", "log_level"}:
+                elif name not in NEEDLESS_GUNICORN | {
+                    "config",
+                    "access_logfile",
+                    "error_logfile",
+                    "log_level",
+                }:
                     self.gunicorn[name] = int(given) if given.isdigit() else given
             elif ":" in word:
                 self.gunicorn["wsgi_app"] = word
@@ -194,7 +236,9 @@ class Reader:
                 self.variables["api_endpoint_port"] = int(port)
         elif name == "client_max_body_size":
             self.variables["api_endpoint_max_body_size"] = values[0]
-        elif name in ("proxy_read_timeout", "uwsgi_read_timeout") and (seconds := seconds_of(values[0])):
+        elif name in ("proxy_read_timeout", "uwsgi_read_timeout") and (
+            seconds := seconds_of(values[0])
+        ):
             self.variables["api_endpoint_proxy_timeout"] = seconds
         elif is_cors and values[0].lower().endswith("-origin") and values[1] != "*":
             self.variables["api_endpoint_cors_origins"] = [values[1]]
@@ -202,14 +246,20 @@ class Reader:
             return "The API is not behind a socket here. The role makes one of its own."
         elif name == "proxy_buffering":
             return BUFFERING if values == ["off"] else ""
-        elif not (is_cors or name in NEEDLESS_NGINX or (name, values) in (("location", ["/"]), ("server", []))):
+        elif not (
+            is_cors
+            or name in NEEDLESS_NGINX
+            or (name, values) in (("location", ["/"]), ("server", []))
+        ):
             return "The role writes nginx's site itself, and has nothing like this."
         return ""
 
 
 def pairs(words: list[str]) -> dict[str, str]:
     """Return NAME=VALUE as names and values."""
-    return {name: value for name, equals, value in (word.partition("=") for word in words) if equals}
+    return {
+        name: value for name, equals, value in (word.partition("=") for word in words) if equals
+    }
 
 
 def is_text(statement: ast.stmt) -> bool:
@@ -234,7 +284,9 @@ def directives(text: str) -> Iterator[tuple[int, list[str]]]:
     """Return nginx's directives, each with its line and its words."""
     words: list[str] = []
     started = 1
-    for match in re.finditer(r"#[^\n]*|\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|[{};]|[^\s{};\"']+", text):
+    for match in re.finditer(
+        r"#[^\n]*|\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|[{};]|[^\s{};\"']+", text
+    ):
         part = match[0]
         if part.startswith("#"):
             continue

@@ -82,8 +82,12 @@ class Found:
     )  # programs of the app, with the paths they have on the host
     files: dict[str, Source] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # paths of files of which nothing else is known
-    written: dict[str, tuple[Line, str]] = field(default_factory=dict)  # files whose text stands in the script
-    unpacked: dict[str, Source] = field(default_factory=dict)  # folders, with the archives that were unpacked there
+    written: dict[str, tuple[Line, str]] = field(
+        default_factory=dict
+    )  # files whose text stands in the script
+    unpacked: dict[str, Source] = field(
+        default_factory=dict
+    )  # folders, with the archives that were unpacked there
     folders: set[str] = field(default_factory=lambda: {"/", "/etc", "/srv", "/extrastorage"})
 
 
@@ -109,9 +113,14 @@ class Script:
 
     def command(self, line: Line) -> None:
         """Note what one command does."""
-        if {"|", "||", "&", "(", ")"} & set(line.words) or any("$(" in word or "`" in word for word in line.words):
+        if {"|", "||", "&", "(", ")"} & set(line.words) or any(
+            "$(" in word or "`" in word for word in line.words
+        ):
             if line.words[0] not in NEEDLESS:
-                self.unknown(line, "Pipes and substitutions are not followed. Translate what it does by hand.")
+                self.unknown(
+                    line,
+                    "Pipes and substitutions are not followed. Translate what it does by hand.",
+                )
             return
         words = [self.expand(word, line) for word in line.words]
         if words[0] == "sudo":
@@ -127,7 +136,9 @@ class Script:
         if not words or words[0] in NEEDLESS:
             return
         name = posixpath.basename(words[0])
-        action: Callable[[Line, list[str]], None] | None = getattr(self, f"do_{name.replace('-', '_')}", None)
+        action: Callable[[Line, list[str]], None] | None = getattr(
+            self, f"do_{name.replace('-', '_')}", None
+        )
         if name in ("pip3", "apt"):
             action = {"pip3": self.do_pip, "apt": self.do_apt_get}[name]
         if re.fullmatch(r"python[0-9.]*", name):
@@ -190,9 +201,13 @@ class Script:
         if words[:1] != ["clone"]:
             self.unknown(line, "Of git only `clone` is followed.")
             return
-        options, plain = options_of(words[1:], {"--branch", "-b", "--depth", "-c", "--config", "--origin", "-o"})
+        options, plain = options_of(
+            words[1:], {"--branch", "-b", "--depth", "-c", "--config", "--origin", "-o"}
+        )
         if not plain or (self.found.repository and self.found.clone):
-            self.unknown(line, "A second repository. Bring it as part of the app's own, or as a requirement.")
+            self.unknown(
+                line, "A second repository. Bring it as part of the app's own, or as a requirement."
+            )
             return
         self.found.repository = self.found.repository or plain[0]
         self.found.branch = self.found.branch or options.get("--branch", options.get("-b", ""))
@@ -203,7 +218,18 @@ class Script:
     def do_wget(self, line: Line, words: list[str]) -> None:
         """Note a download."""
         options, plain = options_of(
-            words, {"-O", "--output-document", "-P", "--directory-prefix", "-o", "-a", "-t", "--tries", "-T"}
+            words,
+            {
+                "-O",
+                "--output-document",
+                "-P",
+                "--directory-prefix",
+                "-o",
+                "-a",
+                "-t",
+                "--tries",
+                "-T",
+            },
         )
         for url in plain:
             name = posixpath.basename(urlsplit(url).path)
@@ -214,7 +240,20 @@ class Script:
     def do_curl(self, line: Line, words: list[str]) -> None:
         """Note a download."""
         options, plain = options_of(
-            words, {"-o", "--output", "-H", "--header", "-u", "--retry", "-A", "-C", "--max-time", "-d", "-X"}
+            words,
+            {
+                "-o",
+                "--output",
+                "-H",
+                "--header",
+                "-u",
+                "--retry",
+                "-A",
+                "-C",
+                "--max-time",
+                "-d",
+                "-X",
+            },
         )
         for url in plain:
             name = posixpath.basename(urlsplit(url).path)
@@ -228,7 +267,9 @@ class Script:
         if not target or not given:
             self.unknown(line, "Where this goes is not known. Add the artifact by hand.")
             return
-        self.found.files[self.path(target)] = Source(line, command=shlex.join(["gdown", *given[:1], "-O"]))
+        self.found.files[self.path(target)] = Source(
+            line, command=shlex.join(["gdown", *given[:1], "-O"])
+        )
 
     def fetched(self, line: Line, url: str, target: str) -> None:
         """Note that a URL is at a path."""
@@ -251,7 +292,9 @@ class Script:
     def do_scp(self, line: Line, words: list[str]) -> None:
         """Note files that come from another computer, which only people can reach."""
         plain = [word for word in words if not word.startswith("-")]
-        self.unknown(line, "It came from another computer, and is taken from where it lies on the host now.")
+        self.unknown(
+            line, "It came from another computer, and is taken from where it lies on the host now."
+        )
         for given in plain[:-1]:
             target = self.path(plain[-1])
             name = posixpath.basename(given.rpartition(":")[2])
@@ -264,7 +307,11 @@ class Script:
         if any(":" in word for word in plain):
             self.do_scp(line, words)
         else:
-            self.carry(line, [f"{word}." if word.endswith("/") else word for word in plain[:-1]] + plain[-1:], stays=True)
+            self.carry(
+                line,
+                [f"{word}." if word.endswith("/") else word for word in plain[:-1]] + plain[-1:],
+                stays=True,
+            )
 
     def carry(self, line: Line, words: list[str], *, stays: bool) -> None:
         """Note where files are from now on."""
@@ -272,7 +319,9 @@ class Script:
         if len(plain) < 2:
             return
         # The content of a folder, however its name begins.
-        *given, target = (self.path(f"{word[:-1]}*" if word.endswith("/.") else word) for word in plain)
+        *given, target = (
+            self.path(f"{word[:-1]}*" if word.endswith("/.") else word) for word in plain
+        )
         is_known = target in {*self.folders, *self.etc_folders()}
         is_folder = len(given) > 1 or is_known or plain[-1].endswith("/") or "*" in given[0]
         for path in given:
@@ -280,11 +329,15 @@ class Script:
             if not known and self.taken_out(line, path, target, is_folder=is_folder):
                 continue
             if not known and not target.startswith(("/etc/nginx", "/etc/systemd")):
-                self.found.unknown.add(posixpath.join(target, posixpath.basename(path)) if is_folder else target)
+                self.found.unknown.add(
+                    posixpath.join(target, posixpath.basename(path)) if is_folder else target
+                )
                 if path not in self.doubtful:
                     self.unknown(line, f"Where {path} comes from is not known here.")
             for place, source in known.items():
-                relative = posixpath.relpath(place, path if "*" not in path else posixpath.dirname(path))
+                relative = posixpath.relpath(
+                    place, path if "*" not in path else posixpath.dirname(path)
+                )
                 base = posixpath.basename(path) if "*" not in path else ""
                 inner = posixpath.join(base, relative) if is_folder else relative
                 self.found.files[posixpath.normpath(posixpath.join(target, inner))] = source
@@ -295,9 +348,14 @@ class Script:
         """Return the files that are at a path, below it, or that a pattern names."""
         if self.found.clone and f"{path}/".startswith(f"{self.found.clone}/"):
             inside = posixpath.relpath(path, self.found.clone)
-            return {posixpath.join(self.found.clone, name): Source(line, inside=name) for name in self.in_clone(inside)}
+            return {
+                posixpath.join(self.found.clone, name): Source(line, inside=name)
+                for name in self.in_clone(inside)
+            }
         form = re.compile(re.escape(path).replace(r"\*", "[^/]*") + r"(/.*)?")
-        return {place: source for place, source in self.found.files.items() if form.fullmatch(place)}
+        return {
+            place: source for place, source in self.found.files.items() if form.fullmatch(place)
+        }
 
     def taken_out(self, line: Line, path: str, target: str, *, is_folder: bool) -> bool:
         """Note that something of an unpacked archive goes elsewhere; tell whether it is of one."""
@@ -323,7 +381,9 @@ class Script:
             path = self.path(word)
             if path in self.found.files:
                 source = self.found.files.pop(path)
-                self.found.files[re.sub(r"\.(gz|bz2|xz|zst)$", "", path)] = replace(source, unpack=True)
+                self.found.files[re.sub(r"\.(gz|bz2|xz|zst)$", "", path)] = replace(
+                    source, unpack=True
+                )
             elif not word.startswith("-"):
                 self.unknown(line, f"Where {path} comes from is not known here.")
 
@@ -337,11 +397,19 @@ class Script:
     def do_tar(self, line: Line, words: list[str]) -> None:
         """Note that an archive is unpacked into a folder."""
         options, plain = options_of(words, {"-C", "--directory", "-f", "--file"})
-        given = [word for word in plain if word.endswith(ARCHIVES)] + [options.get("-f", options.get("--file", ""))]
-        choosing = tuple(word for word in words if word.startswith(("--exclude", "--strip-components", "--wildcards")))
+        given = [word for word in plain if word.endswith(ARCHIVES)] + [
+            options.get("-f", options.get("--file", ""))
+        ]
+        choosing = tuple(
+            word
+            for word in words
+            if word.startswith(("--exclude", "--strip-components", "--wildcards"))
+        )
         self.unpacked(line, given[0], options.get("-C", options.get("--directory", ".")), choosing)
 
-    def unpacked(self, line: Line, archive: str, target: str, options: tuple[str, ...] = ()) -> None:
+    def unpacked(
+        self, line: Line, archive: str, target: str, options: tuple[str, ...] = ()
+    ) -> None:
         """Note that the content of an archive is in a folder, perhaps with that of others."""
         path, folder = self.path(archive), self.path(target)
         source = self.found.files.get(path)
@@ -368,7 +436,9 @@ class Script:
         """Note Python packages and where they come from."""
         if words[:1] != ["install"]:
             return
-        several = [value for flag, value in itertools.pairwise(words) if flag == "--extra-index-url"]
+        several = [
+            value for flag, value in itertools.pairwise(words) if flag == "--extra-index-url"
+        ]
         options, plain = options_of(
             words[1:],
             {
@@ -388,7 +458,11 @@ class Script:
         requirements = options.get("-r", options.get("--requirement", ""))
         self.found.extra_indexes += several
         if requirements:
-            inside = posixpath.relpath(self.path(requirements), self.found.clone) if self.found.clone else ""
+            inside = (
+                posixpath.relpath(self.path(requirements), self.found.clone)
+                if self.found.clone
+                else ""
+            )
             self.found.requirements.append(inside)
             self.found.index_url = self.found.index_url or index
         elif index:
@@ -396,19 +470,30 @@ class Script:
             self.found.extra_indexes.append(index)
         for odd in ("-f", "--find-links", "-c", "--constraint", "-t", "-e", "--editable"):
             if odd in options or odd in words:
-                self.unknown(line, f"pip's option {odd}: see api_endpoint_pip_options and api_endpoint_pip_constraints.")
+                self.unknown(
+                    line,
+                    f"pip's option {odd}: see api_endpoint_pip_options and api_endpoint_pip_constraints.",
+                )
         self.found.pip += [word for word in plain if not word.startswith((".", "/"))]
         if local := [word for word in plain if word.startswith((".", "/"))]:
-            self.unknown(line, f"The package in {local[0]} is installed from a folder. Name it in the requirements.")
+            self.unknown(
+                line,
+                f"The package in {local[0]} is installed from a folder. Name it in the requirements.",
+            )
 
     # --- programs
 
     def do_systemctl(self, line: Line, words: list[str]) -> None:
         """Note services that are not ours."""
-        others = {word for word in words[1:] if not word.startswith("-")} - OWN_SERVICES - self.services
+        others = (
+            {word for word in words[1:] if not word.startswith("-")} - OWN_SERVICES - self.services
+        )
         self.services |= others
         if others:
-            self.unknown(line, "A service besides the API. The role knows of none; set it up by a play of its own.")
+            self.unknown(
+                line,
+                "A service besides the API. The role knows of none; set it up by a play of its own.",
+            )
 
     do_service = do_systemctl
 
@@ -419,7 +504,9 @@ class Script:
         if words[:2] == ["-m", "pip"]:
             self.do_pip(line, words[2:])
             return
-        self.found.commands.append((line, shlex.join(["python", *(self.on_host(word) for word in words)])))
+        self.found.commands.append(
+            (line, shlex.join(["python", *(self.on_host(word) for word in words)]))
+        )
 
     def on_host(self, word: str) -> str:
         """Return a path as it is within the app's folder, anything else as it is."""
@@ -460,7 +547,9 @@ def options_of(words: list[str], with_value: set[str]) -> tuple[dict[str, str], 
             options[word] = ""
         elif word.startswith("-") and len(word) > 1:
             # Letters together, the last of which may take a value, at once or as the next word: -qO model.bin
-            taking = next((place for place in range(1, len(word)) if f"-{word[place]}" in with_value), 0)
+            taking = next(
+                (place for place in range(1, len(word)) if f"-{word[place]}" in with_value), 0
+            )
             if taking:
                 options[f"-{word[taking]}"] = word[taking + 1 :] or next(left, "")
             else:

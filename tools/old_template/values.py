@@ -22,11 +22,19 @@ Elsewhere = Callable[[str, str], Any]  # returns what a name of another module o
 class Module:
     """The names of one module, and what they stand for."""
 
-    def __init__(self, tree: ast.Module, file: str, cwd: str, elsewhere: Elsewhere = lambda _module, _name: None) -> None:
+    def __init__(
+        self,
+        tree: ast.Module,
+        file: str,
+        cwd: str,
+        elsewhere: Elsewhere = lambda _module, _name: None,
+    ) -> None:
         """Read a module that is at `file` on the host; programs start in `cwd` there."""
         self.file, self.cwd, self.elsewhere = file, cwd, elsewhere
         self.tree = tree
-        self.parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+        self.parents = {
+            child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)
+        }
         self.assigned: dict[ast.AST, dict[str, list[tuple[int, ast.expr]]]] = {}
         self.imported: dict[str, tuple[str, str]] = {}
         self.calls: dict[str, list[ast.Call]] = {}
@@ -46,7 +54,9 @@ class Module:
         elif isinstance(node, ast.For) and isinstance(node.target, ast.Name):
             self.give(node.target, node.iter)
         elif isinstance(node, ast.ImportFrom):
-            self.imported |= {alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names}
+            self.imported |= {
+                alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names
+            }
         elif isinstance(node, ast.Import):
             self.imported |= {alias.asname or alias.name: (alias.name, "") for alias in node.names}
         elif isinstance(node, ast.Call):
@@ -77,7 +87,9 @@ class Module:
         while True:
             given = self.assigned.get(scope, {}).get(name, [])
             # What a module gives later is there when one of its functions is called.
-            before = [value for number, value in given if number <= line] or [value for _, value in given if line == 0]
+            before = [value for number, value in given if number <= line] or [
+                value for _, value in given if line == 0
+            ]
             if before:
                 return before[-1]
             if scope is self.tree:
@@ -114,7 +126,10 @@ class Module:
         found = []
         for call in self.calls.get(function.name, []) if depth < 3 else []:
             for bound in self.bindings(call, depth + 1):
-                given = {name: self.value(value, bound) for name, value in zip(names, call.args, strict=False)}
+                given = {
+                    name: self.value(value, bound)
+                    for name, value in zip(names, call.args, strict=False)
+                }
                 given |= {one.arg: self.value(one.value, bound) for one in call.keywords if one.arg}
                 found.append({**dict.fromkeys(names), **plain, **given})
         return found or [{**dict.fromkeys(names), **plain}]
@@ -124,7 +139,11 @@ class Module:
         over = self.value(loop.iter, outer)
         for one in over if isinstance(over, (list, tuple)) else [None]:
             names = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
-            parts = one if isinstance(loop.target, ast.Tuple) and isinstance(one, (list, tuple)) else [one] * len(names)
+            parts = (
+                one
+                if isinstance(loop.target, ast.Tuple) and isinstance(one, (list, tuple))
+                else [one] * len(names)
+            )
             yield outer | {dotted(name): part for name, part in zip(names, parts, strict=False)}
 
     # --- one value
@@ -158,14 +177,18 @@ class Module:
             return {"os.curdir": ".", "os.sep": "/", "os.pardir": ".."}[name]
         if (expression := self.expression(name, node)) is not None:
             return self.value(expression, bound, depth)
-        if node.attr in ("parent", "name", "stem") and (path := self.text(node.value, bound, depth)):
+        if node.attr in ("parent", "name", "stem") and (
+            path := self.text(node.value, bound, depth)
+        ):
             return {
                 "parent": posixpath.dirname,
                 "name": posixpath.basename,
                 "stem": lambda one: posixpath.splitext(posixpath.basename(one))[0],
             }[node.attr](path)
         module = dotted(node.value)
-        return self.elsewhere(self.imported[module][0], node.attr) if module in self.imported else None
+        return (
+            self.elsewhere(self.imported[module][0], node.attr) if module in self.imported else None
+        )
 
     def _joinedstr(self, node: ast.JoinedStr, bound: Bound, depth: int) -> Any:
         return "".join(self.text(part, bound, depth) for part in node.values)
@@ -189,9 +212,14 @@ class Module:
     def _binop(self, node: ast.BinOp, bound: Bound, depth: int) -> Any:
         left, right = self.value(node.left, bound, depth), self.value(node.right, bound, depth)
         if isinstance(node.op, ast.Div):
-            return posixpath.join(left if isinstance(left, str) else UNKNOWN, right if isinstance(right, str) else UNKNOWN)
+            return posixpath.join(
+                left if isinstance(left, str) else UNKNOWN,
+                right if isinstance(right, str) else UNKNOWN,
+            )
         if isinstance(node.op, ast.Add) and (isinstance(left, str) or isinstance(right, str)):
-            return (left if isinstance(left, str) else UNKNOWN) + (right if isinstance(right, str) else UNKNOWN)
+            return (left if isinstance(left, str) else UNKNOWN) + (
+                right if isinstance(right, str) else UNKNOWN
+            )
         if isinstance(node.op, ast.Mod) and isinstance(left, str):
             parts = right if isinstance(right, list) else [right]
             return filled(left, [UNKNOWN if part is None else part for part in parts])
@@ -202,11 +230,22 @@ class Module:
         return self.value(node.orelse, bound, depth) if value is None else value
 
     def _boolop(self, node: ast.BoolOp, bound: Bound, depth: int) -> Any:
-        return next((value for part in node.values if (value := self.value(part, bound, depth)) is not None), None)
+        return next(
+            (
+                value
+                for part in node.values
+                if (value := self.value(part, bound, depth)) is not None
+            ),
+            None,
+        )
 
     def _subscript(self, node: ast.Subscript, bound: Bound, depth: int) -> Any:
         key = self.value(node.slice, bound, depth)
-        if isinstance(node.value, ast.Attribute) and node.value.attr == "parents" and isinstance(key, int):
+        if (
+            isinstance(node.value, ast.Attribute)
+            and node.value.attr == "parents"
+            and isinstance(key, int)
+        ):
             path = self.text(node.value.value, bound, depth)
             for _ in range(key + 1):
                 path = posixpath.dirname(path)
@@ -236,10 +275,21 @@ class Module:
         """Return what a method of a text, a path or a dictionary returns."""
         held = self.value(function.value, bound, depth)
         if isinstance(held, dict) and function.attr in ("items", "keys", "values"):
-            return [list(one) if isinstance(one, tuple) else one for one in getattr(held, function.attr)()]
+            return [
+                list(one) if isinstance(one, tuple) else one
+                for one in getattr(held, function.attr)()
+            ]
         if not isinstance(held, str):
             return None
-        if function.attr in ("resolve", "absolute", "as_posix", "expanduser", "strip", "rstrip", "lower"):
+        if function.attr in (
+            "resolve",
+            "absolute",
+            "as_posix",
+            "expanduser",
+            "strip",
+            "rstrip",
+            "lower",
+        ):
             return held.rstrip("".join(given)) if function.attr == "rstrip" and given else held
         if function.attr == "joinpath":
             return posixpath.join(held, *given)
@@ -253,7 +303,11 @@ class Module:
 
     def returned(self, function: Function, call: ast.Call, bound: Bound, depth: int) -> Any:
         """Return what a function of the module returns when it says only one thing."""
-        returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None]
+        returns = [
+            node.value
+            for node in ast.walk(function)
+            if isinstance(node, ast.Return) and node.value is not None
+        ]
         if len(returns) != 1:
             return None
         names = [one.arg for one in function.args.args]
@@ -291,6 +345,18 @@ PATHS: dict[str, Callable[..., str]] = {
     **dict.fromkeys(("Path", "pathlib.Path", "PurePath", "pathlib.PurePath", "PosixPath"), joined),
     **dict.fromkeys(("os.path.dirname", "path.dirname", "dirname"), posixpath.dirname),
     **dict.fromkeys(("os.path.basename", "path.basename", "basename"), posixpath.basename),
-    **dict.fromkeys(("os.path.normpath", "os.path.abspath", "os.path.realpath", "abspath", "realpath"), same),
-    **dict.fromkeys(("path.abspath", "path.realpath", "str", "os.fspath", "os.path.expanduser", "resource_path"), same),
+    **dict.fromkeys(
+        ("os.path.normpath", "os.path.abspath", "os.path.realpath", "abspath", "realpath"), same
+    ),
+    **dict.fromkeys(
+        (
+            "path.abspath",
+            "path.realpath",
+            "str",
+            "os.fspath",
+            "os.path.expanduser",
+            "resource_path",
+        ),
+        same,
+    ),
 }

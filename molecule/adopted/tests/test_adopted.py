@@ -3,7 +3,14 @@
 import subprocess
 from pathlib import Path
 
-from outcomes import MARKED_ADDRESS, MARKED_AGENT, ROOT, assert_json_error, assert_readable_by_a_browser, wait_until
+from outcomes import (
+    MARKED_ADDRESS,
+    MARKED_AGENT,
+    ROOT,
+    assert_json_error,
+    assert_readable_by_a_browser,
+    wait_until,
+)
 
 SCENARIO = Path(__file__).resolve().parents[1]
 
@@ -93,7 +100,9 @@ def test_the_firewall_admits_what_is_named_and_nothing_else(api):
     other = api.container[:-2] + ("13" if api.container.endswith("12") else "12")
     address = host.check_output("hostname -i").split()[0]
     for port in (9100, 9200):
-        host.check_output(f"systemd-run --quiet --unit=listener-{port} python3 -m http.server {port} --bind 0.0.0.0")
+        host.check_output(
+            f"systemd-run --quiet --unit=listener-{port} python3 -m http.server {port} --bind 0.0.0.0"
+        )
     # What the firewall drops gets no answer at all, however long somebody waits.
     code = f"""
 import errno, socket
@@ -103,11 +112,26 @@ for port in (22, 80, 9100, 9200):
         print(port, errno.errorcode.get(client.connect_ex(({address!r}, port)), "admitted"))
 """
     try:
-        wait_until(lambda: len(host.run("ss -tlnH sport = :9100 or sport = :9200").stdout.splitlines()) == 2, "they listen")
-        tried = subprocess.run(["docker", "exec", other, "python3", "-c", code], capture_output=True, text=True, check=True)
+        wait_until(
+            lambda: (
+                len(host.run("ss -tlnH sport = :9100 or sport = :9200").stdout.splitlines()) == 2
+            ),
+            "they listen",
+        )
+        tried = subprocess.run(
+            ["docker", "exec", other, "python3", "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     finally:
         host.check_output("systemctl stop listener-9100 listener-9200")
-    assert tried.stdout.splitlines() == ["22 admitted", "80 admitted", "9100 admitted", "9200 EAGAIN"]
+    assert tried.stdout.splitlines() == [
+        "22 admitted",
+        "80 admitted",
+        "9100 admitted",
+        "9200 EAGAIN",
+    ]
     assert host.service("nftables").is_enabled
 
 
@@ -122,7 +146,9 @@ def test_the_revision_is_the_repositorys(api):
     assert f'"revision": "{commit}"' in api.host.file(f"{ROOT}/current/release.json").content_string
 
 
-def test_new_code_in_git_goes_live_by_its_tag_alone_and_what_the_app_wrote_outlives_it(apis, everywhere):
+def test_new_code_in_git_goes_live_by_its_tag_alone_and_what_the_app_wrote_outlives_it(
+    apis, everywhere
+):
     counted = [seen(api) for api in apis]
     assert all(counted), "nothing was written before"
     for api in apis:

@@ -4,6 +4,9 @@ import csv
 import sqlite3
 import sys
 
-with open(sys.argv[1], newline="", encoding="utf-8") as table, sqlite3.connect(sys.argv[2]) as database:
+with (
+    open(sys.argv[1], newline="", encoding="utf-8") as table,
+    sqlite3.connect(sys.argv[2]) as database,
+):
     database.execute("CREATE TABLE titles (title TEXT PRIMARY KEY, topic TEXT)")
     database.executemany("INSERT INTO titles VALUES (?, ?)", csv.reader(table, delimiter="\t"))

@@ -18,7 +18,13 @@ class Deploy:
         self.folder = folder
         self.own = yaml.safe_load((SCENARIO / "vars.yml").read_text())["api_endpoint_artifacts"]
 
-    def start(self, *changed: dict, options: tuple[str, ...] = ("--tags", "model"), name: str = "site.yml", **variables):
+    def start(
+        self,
+        *changed: dict,
+        options: tuple[str, ...] = ("--tags", "model"),
+        name: str = "site.yml",
+        **variables,
+    ):
         """Start a run; `changed` takes the place of artifacts of the same dest, or is added. Do not wait for it."""
         artifacts = {artifact["dest"]: artifact for artifact in (*self.own, *changed)}
         given = {f"api_endpoint_{variable}": value for variable, value in variables.items()}
@@ -26,7 +32,9 @@ class Deploy:
         # A file, because the list of processes shows the options of a command.
         file = self.folder / f"{len(self.playbook.started)}.json"
         file.write_text(json.dumps(given))
-        return self.playbook.start("-e", f"@{SCENARIO / 'vars.yml'}", "-e", f"@{file}", *options, name=name)
+        return self.playbook.start(
+            "-e", f"@{SCENARIO / 'vars.yml'}", "-e", f"@{file}", *options, name=name
+        )
 
     def __call__(self, *changed: dict, **more) -> Run:
         """Run site.yml, the data alone unless told otherwise."""
@@ -79,7 +87,9 @@ def offline(host):
     # The server is a neighbour, to which no default route is needed.
     address = host.check_output("getent ahostsv4 artifacts-server").split()[0]
     host.check_output(f"ip route add unreachable {address}")
-    routes = [(family, host.check_output(f"ip {family} route show default")) for family in ("-4", "-6")]
+    routes = [
+        (family, host.check_output(f"ip {family} route show default")) for family in ("-4", "-6")
+    ]
     for family, route in routes:
         if route:
             host.check_output(f"ip {family} route del default")
@@ -98,7 +108,9 @@ def full_soon(host):
     def leave(count: int) -> None:
         size = 0  # of a tmpfs without a limit
         if count:
-            total, free = map(int, host.check_output(f"stat --file-system --format='%b %a' {DATA}").split())
+            total, free = map(
+                int, host.check_output(f"stat --file-system --format='%b %a' {DATA}").split()
+            )
             size = (total - free) * 4096 + count
         host.check_output(f"mount -o remount,size={size or '50%'} {DATA}")
 

@@ -13,7 +13,9 @@ import fault_server  # noqa: E402
 
 DATA = "/srv/api-endpoint/data"
 BACKGROUND = "/run/api-endpoint-data.json"
-SIZE = int(os.environ.get("ARTIFACTS_SIZE", "12000000"))  # bytes of the large file; `make bench` takes 1 GB
+SIZE = int(
+    os.environ.get("ARTIFACTS_SIZE", "12000000")
+)  # bytes of the large file; `make bench` takes 1 GB
 SMALL = 2_000_000
 FIGURES: list[str] = []
 
@@ -62,11 +64,17 @@ class Server:
 
     def file(self, dest: str, seed: str, size: int = SMALL, /, **faults: object) -> dict:
         """Return an artifact that the server has, with its true digest."""
-        return {"dest": dest, "url": self.url(size, seed, **faults), "sha256": fault_server.digest(size, seed)}
+        return {
+            "dest": dest,
+            "url": self.url(size, seed, **faults),
+            "sha256": fault_server.digest(size, seed),
+        }
 
     def go(self, size: int, seed: str) -> None:
         """Let a file go on behind its next hold."""
-        self.host.check_output(f"curl --silent --fail --request POST {self.base}/go/bytes/{size}/{seed}")
+        self.host.check_output(
+            f"curl --silent --fail --request POST {self.base}/go/bytes/{size}/{seed}"
+        )
 
     def reset(self) -> None:
         """Forget what was sent so far."""
@@ -92,12 +100,16 @@ class Store:
             f"find {self.folder} -type f -size -{SIZE + 1}c ! -name artifact.json ! -name paths.json ! -name '.part-*' "
             "-exec sha256sum {} +"
         )
-        return {path: digest for digest, path in (line.split(None, 1) for line in found.splitlines())}
+        return {
+            path: digest for digest, path in (line.split(None, 1) for line in found.splitlines())
+        }
 
     @property
     def unfinished(self) -> list[str]:
         """The names of halves and of what is being made."""
-        return self.host.check_output(f"find {self.folder} -maxdepth 1 -name '.part-*' -o -name '.building-*'").split()
+        return self.host.check_output(
+            f"find {self.folder} -maxdepth 1 -name '.part-*' -o -name '.building-*'"
+        ).split()
 
     def place(self, digest: str) -> str:
         """Return where the file with a digest lies."""

@@ -30,7 +30,9 @@ def never_seen(name):
 
 def code(api):
     """Return the digest of the live code."""
-    return json.loads(api.host.check_output(f"cat {ROOT}/current/release.json"))["components"]["code"]
+    return json.loads(api.host.check_output(f"cat {ROOT}/current/release.json"))["components"][
+        "code"
+    ]
 
 
 def titles(api):
@@ -81,8 +83,12 @@ def test_data_from_every_source_is_where_the_app_looks_for_it(api):
 def test_the_app_can_read_its_data_and_not_write_it(api):
     data = f"{DATA}/*/artifact"
     assert api.as_service(f"for path in {data}; do test -r $path || echo $path; done").stdout == ""
-    assert api.as_service(f"for path in {data}; do ! test -w $path || echo $path; done").stdout == ""
-    wrong = rf"find {DATA} -mindepth 1 ! -type l \( ! -user root -o ! -group www-data -o -perm /027 \)"
+    assert (
+        api.as_service(f"for path in {data}; do ! test -w $path || echo $path; done").stdout == ""
+    )
+    wrong = (
+        rf"find {DATA} -mindepth 1 ! -type l \( ! -user root -o ! -group www-data -o -perm /027 \)"
+    )
     assert api.host.check_output(f"{wrong} ! -name paths.json ! -name .endpoint") == ""
 
 
@@ -93,11 +99,19 @@ def test_the_app_can_read_its_data_and_not_write_it(api):
 class TestRefused:
     def test_a_wrong_file_is_never_in_the_store_and_never_live(self, api, store, server, deploy):
         artifact = server.file("model.bin", "new", flip=SMALL // 2)
-        content = bytearray(b"".join(piece for pieces in fault_server.content(SMALL, "new") for piece in pieces))
+        content = bytearray(
+            b"".join(piece for pieces in fault_server.content(SMALL, "new") for piece in pieces)
+        )
         content[SMALL // 2] ^= 0xFF
         with nothing_changes(api, store):
             run = deploy(artifact)
-        assert_refused(run, "model.bin", artifact["sha256"], digest_of(content), f"{server.base}/bytes/{SMALL}/new")
+        assert_refused(
+            run,
+            "model.bin",
+            artifact["sha256"],
+            digest_of(content),
+            f"{server.base}/bytes/{SMALL}/new",
+        )
         assert store.unfinished == []
 
     def test_a_hostile_archive_leaves_nothing(self, api, store, deploy, tmp_path):
@@ -108,10 +122,17 @@ class TestRefused:
             run = deploy({"dest": "data/hostile", "src": str(tmp_path / "archive"), "unpack": True})
         assert_refused(run, "data/hostile", "cannot be unpacked", "'../../climbed'")
         assert [name for name in store.unfinished if half not in name] == []
-        assert api.host.run(f"ls /climbed /srv/climbed /srv/api-endpoint/climbed {DATA}/climbed").stdout == ""
+        assert (
+            api.host.run(
+                f"ls /climbed /srv/climbed /srv/api-endpoint/climbed {DATA}/climbed"
+            ).stdout
+            == ""
+        )
         api.host.check_output(f"rm {DATA}/{half}")
 
-    def test_data_that_does_not_fit_is_refused_with_figures_before_a_byte_is_moved(self, api, store, server, deploy):
+    def test_data_that_does_not_fit_is_refused_with_figures_before_a_byte_is_moved(
+        self, api, store, server, deploy
+    ):
         """The size is the one in the variable, or else the one that the server tells."""
         known = {**server.file("data/known", "known", 10**6), "size": 10**16}
         told = {"dest": "data/told", "url": server.url(10**16, "told"), "sha256": "a" * 64}
@@ -120,10 +141,14 @@ class TestRefused:
             run = deploy(known, told, server.file("data/new", "before", 10**6))
         assert run.status != 0
         free = int(api.host.check_output(f"stat --file-system --format=%a {DATA}")) * 4096
-        figures = re.search(r"The disk of \S+ has ([\d.,]+) GB free, and 20,000,000\.0 GB are needed", run.said)
+        figures = re.search(
+            r"The disk of \S+ has ([\d.,]+) GB free, and 20,000,000\.0 GB are needed", run.said
+        )
         assert figures, run.output
         assert abs(float(figures[1].replace(",", "")) - free / 1e9) < 0.2
-        assert "data/known: 10,000,000.0 GB, data/told: 10,000,000.0 GB, data/new: 1.0 MB" in run.said, run.output
+        assert (
+            "data/known: 10,000,000.0 GB, data/told: 10,000,000.0 GB, data/new: 1.0 MB" in run.said
+        ), run.output
         assert "Nothing was fetched. Make room, keep fewer releases" in run.said
         for size, seed in ((10**6, "known"), (10**16, "told"), (10**6, "before")):
             assert server.sent(size, seed)["bytes"] == 0
@@ -135,7 +160,9 @@ class TestRefused:
         with load(api) as result:
             run = deploy({"dest": "model.bin", "src": str(bad)})
         assert run.status != 0
-        assert re.search(r'Release \w+ was not brought live\. It failed at the step "start"', run.said), run.output
+        assert re.search(
+            r'Release \w+ was not brought live\. It failed at the step "start"', run.said
+        ), run.output
         assert "model.bin is not a model" in run.said, run.output
         assert (api.release, api.processes, api.get("/").json) == before
         assert_nothing_failed(result)
@@ -176,7 +203,11 @@ def upload(tmp_path_factory):
 def given(server, upload):
     """Return artifacts from servers with faults, and an upload."""
     mirrored, redirected, late, cut = map(never_seen, ("mirrored", "redirected", "late", "cut"))
-    urls = [server.url(SMALL, "gone", status=404), server.url(SMALL, mirrored), server.url(SMALL, "never")]
+    urls = [
+        server.url(SMALL, "gone", status=404),
+        server.url(SMALL, mirrored),
+        server.url(SMALL, "never"),
+    ]
     moved = server.url(SMALL, "moved", redirect=server.url(SMALL, redirected))
     return [
         {**server.file("data/mirrored", mirrored), "url": urls},
@@ -211,7 +242,9 @@ def made_before(host, api, server, deploy, upload, given, tmp_path_factory):
 
 @pytest.mark.usefixtures("on_one_host", "made_before")
 class TestBrought:
-    def test_data_arrives_whole_whatever_the_server_does_that_is_not_wrong(self, api, store, server, given):
+    def test_data_arrives_whole_whatever_the_server_does_that_is_not_wrong(
+        self, api, store, server, given
+    ):
         data = api.get("/").json["data"]
         expected = {artifact["dest"]: artifact["sha256"] for artifact in given}
         assert {dest: data.get(dest) for dest in expected} == expected
@@ -266,7 +299,11 @@ def seed():
 def large(server, seed):
     """Return an artifact whose server holds at a quarter and at half until told to go on. It promises no length."""
     holds = f"{SIZE // 4},{SIZE // 2}"
-    return {**server.file("data/large", seed, SIZE, hold=holds, chunked=1), "headers": {"X-Key": SECRET}, "size": SIZE}
+    return {
+        **server.file("data/large", seed, SIZE, hold=holds, chunked=1),
+        "headers": {"X-Key": SECRET},
+        "size": SIZE,
+    }
 
 
 @one_host
@@ -276,14 +313,21 @@ class TestInterrupted:
     def arrived(self, store, large, size):
         return lambda: store.half(large["sha256"]) >= size
 
-    def test_a_run_that_is_killed_leaves_its_download_alone(self, api, store, server, deploy, background, large, seed):
+    def test_a_run_that_is_killed_leaves_its_download_alone(
+        self, api, store, server, deploy, background, large, seed
+    ):
         cls = type(self)
         run = deploy.start(large, options=("--tags", "model", "-vvv"))
         arrived = self.arrived(store, large, SIZE // 4)
         wait_until(lambda: arrived() or run.has_ended, "a quarter has arrived")
-        wait_until(lambda: "data/large: " in background.state.get("text", ""), "the download says how far it is")
+        wait_until(
+            lambda: "data/large: " in background.state.get("text", ""),
+            "the download says how far it is",
+        )
         on_host = api.host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
-        here = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+        here = subprocess.run(
+            ["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True
+        ).stdout
         assert "curl " in on_host
         assert "ansible-playbook" in here
         cls.said = [on_host, here, json.dumps(background.state), run.kill().output]
@@ -291,9 +335,14 @@ class TestInterrupted:
         server.go(SIZE, seed)
         wait_until(self.arrived(store, large, SIZE // 2), "the download goes on without the run")
 
-    def test_the_next_run_attaches_and_shows_how_far_it_is(self, server, deploy, background, large, seed):
+    def test_the_next_run_attaches_and_shows_how_far_it_is(
+        self, server, deploy, background, large, seed
+    ):
         second = deploy.start(large, options=("--tags", "model", "-vvv"))
-        wait_until(lambda: re.search(PROGRESS, second.output) or second.has_ended, "the run says how far it is")
+        wait_until(
+            lambda: re.search(PROGRESS, second.output) or second.has_ended,
+            "the run says how far it is",
+        )
         assert background.is_alive
         assert background.pid == self.pid, "another download was started"
         assert server.sent(SIZE, seed)["requests"] == 1
@@ -304,7 +353,10 @@ class TestInterrupted:
         assert percents == sorted(percents)
         assert all(50 <= percent < 60 for percent in percents), percents
         assert run.status != 0
-        assert "The process that brings the data was killed, or the host was restarted. Run again" in run.said
+        assert (
+            "The process that brings the data was killed, or the host was restarted. Run again"
+            in run.said
+        )
         self.said.append(run.output)
 
     def test_nobody_sees_the_key_of_the_server(self, api):
@@ -329,12 +381,19 @@ class TestInterrupted:
         with nothing_changes(api, store):
             run = deploy(given)
         assert_refused(
-            run, "data/large", f"No space was left on the disk at {DATA} (", "of the host", "have arrived", "Make room"
+            run,
+            "data/large",
+            f"No space was left on the disk at {DATA} (",
+            "of the host",
+            "have arrived",
+            "Make room",
         )
         assert before + SIZE // 8 < store.half(large["sha256"]) < SIZE
         assert server.sent(SIZE, seed)["bytes"] - sent <= SIZE - before
 
-    def test_the_rest_alone_is_fetched_and_new_data_goes_live_unnoticed(self, api, store, server, deploy, large, seed):
+    def test_the_rest_alone_is_fetched_and_new_data_goes_live_unnoticed(
+        self, api, store, server, deploy, large, seed
+    ):
         there, sent = store.half(large["sha256"]), server.sent(SIZE, seed)["bytes"]
         cls = type(self)
         cls.before, cls.data, same = api.release, api.get("/").json["data"], code(api)
@@ -368,7 +427,9 @@ def test_a_large_download_needs_little_memory(api, server, deploy, memory):
     assert server.sent(size, seed)["bytes"] == size
     assert memory.peak["background"] < 100, memory.peak
     assert memory.peak["all"] < 100, memory.peak
-    note(f"{size:,} bytes, cut {server.sent(size, seed)['requests'] - 1} times; memory in MB: {memory.peak}")
+    note(
+        f"{size:,} bytes, cut {server.sent(size, seed)['requests'] - 1} times; memory in MB: {memory.peak}"
+    )
 
 
 @pytest.mark.full

@@ -33,7 +33,9 @@ while not select.select([sys.stdin], [], [], 0.1)[0]:
 def servers(shown: str) -> dict[str, dict[str, str]]:
     """Return what HAProxy's `show stat` says of each host, by the host's name in the inventory."""
     rows = csv.DictReader(io.StringIO(shown.removeprefix("# ")))
-    return {row["svname"]: row for row in rows if row["pxname"] == "api" and row["svname"] != "BACKEND"}
+    return {
+        row["svname"]: row for row in rows if row["pxname"] == "api" and row["svname"] != "BACKEND"
+    }
 
 
 class Node(Api):
@@ -46,7 +48,9 @@ class Node(Api):
 
     def docker(self, *words: str) -> str:
         """Have the engine do something with the host as such."""
-        return subprocess.run(["docker", *words, self.container], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["docker", *words, self.container], capture_output=True, text=True, check=True
+        ).stdout
 
     @property
     def address(self) -> str:
@@ -80,7 +84,9 @@ class Balancer(Node):
 
     def wait_for(self, node: Node, state: str) -> None:
         """Wait until it sees a host in a state."""
-        wait_until(lambda: self.state(node) == state, f"{node.container} is {state} at {self.container}")
+        wait_until(
+            lambda: self.state(node) == state, f"{node.container} is {state} at {self.container}"
+        )
 
     @property
     def log(self) -> list[str]:
@@ -92,14 +98,27 @@ class Watch:
     """Notes the states in which a balancer sees its hosts, while the block runs."""
 
     def __init__(self, balancer: Balancer) -> None:
-        self.command = ["docker", "exec", "--interactive", balancer.container, "python3", "-c", WATCH]
+        self.command = [
+            "docker",
+            "exec",
+            "--interactive",
+            balancer.container,
+            "python3",
+            "-c",
+            WATCH,
+        ]
         self.seen: list[dict[str, str]] = []  # each host's state
 
     def __enter__(self) -> "Watch":
-        self.child = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.child = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
-        wait_until(lambda: self.seen or self.child.poll() is not None, "the balancer says how it sees its hosts")
+        wait_until(
+            lambda: self.seen or self.child.poll() is not None,
+            "the balancer says how it sees its hosts",
+        )
         return self
 
     def _read(self) -> None:

@@ -10,7 +10,10 @@ import pytest
 from load import KEEP_ALIVE, NEW, assert_nothing_failed, load
 from outcomes import assert_json_error, assert_readable_by_a_browser, wait_until
 
-PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type, x-token"}
+PREFLIGHT = {
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "content-type, x-token",
+}
 
 
 def test_answers_of_nginx_and_the_app_come_through(balancer):
@@ -39,7 +42,8 @@ def test_the_log_says_what_was_asked_and_not_by_whom(balancer):
     wait_until(lambda: any(marker in line for line in balancer.log), "the request is logged")
     line = next(line for line in balancer.log if marker in line)
     assert re.fullmatch(
-        rf'\[\d\d/\w{{3}}/\d{{4}}:[\d:]{{8}} \+0000\] "GET {re.escape(marker)} HTTP/1\.1" 404 \d+ \d+ cluster-\w+', line
+        rf'\[\d\d/\w{{3}}/\d{{4}}:[\d:]{{8}} \+0000\] "GET {re.escape(marker)} HTTP/1\.1" 404 \d+ \d+ cluster-\w+',
+        line,
     )
     # Debian's own file has what HAProxy says when it starts.
     assert balancer.host.run("grep -c 'GET ' /var/log/haproxy.log").stdout.strip() in ("", "0")
@@ -49,7 +53,9 @@ def test_it_runs_confined_without_root(cluster):
     for balancer in cluster.balancers:
         owners = set(balancer.host.check_output("ps -o user= -C haproxy").split())
         assert owners == {"haproxy"}
-        score = balancer.host.check_output("systemd-analyze security haproxy --no-pager | tail -n 1")
+        score = balancer.host.check_output(
+            "systemd-analyze security haproxy --no-pager | tail -n 1"
+        )
         assert float(re.search(r": ([0-9.]+) ", score)[1]) < 2.0, score
 
 
@@ -58,7 +64,11 @@ def test_it_comes_back_when_it_is_killed(cluster, victim):
     for balancer in cluster.balancers:
         main = balancer.main_pid("haproxy")
         balancer.kill(main if victim == "master" else balancer.workers("haproxy")[0])
-        wait_until(lambda: balancer.main_pid("haproxy") not in (0, main), "HAProxy was started anew")  # noqa: B023
+
+        def is_new(balancer=balancer, main=main):
+            return balancer.main_pid("haproxy") not in (0, main)
+
+        wait_until(is_new, "HAProxy was started anew")
         balancer.wait_until_it_answers("/readyz")
 
 
@@ -111,7 +121,11 @@ def test_invalid_settings_are_refused_before_anything_is_touched(cluster, balanc
     )  # fmt: skip
     assert run.status != 0
     assert "Nothing was touched" in run.said
-    for said in ("Did you mean load_balancer_port?", "load_balancer_queue_timeout is '0'", "load_balancer_servers is []"):
+    for said in (
+        "Did you mean load_balancer_port?",
+        "load_balancer_queue_timeout is '0'",
+        "load_balancer_servers is []",
+    ):
         assert said in run.said
     assert run.changed == [0]
 
@@ -122,10 +136,19 @@ def test_balancers_share_an_address_that_moves(cluster):
     caller = cluster.endpoints[0].host
 
     def owners() -> list[str]:
-        return [node.container for node in cluster.balancers if f" {address}/" in node.host.check_output("ip -br address")]
+        return [
+            node.container
+            for node in cluster.balancers
+            if f" {address}/" in node.host.check_output("ip -br address")
+        ]
 
     def answers() -> bool:
-        return caller.run(f"curl -s -f -m 2 -H 'Host: {cluster.balancer.name}' http://{address}/readyz").rc == 0
+        return (
+            caller.run(
+                f"curl -s -f -m 2 -H 'Host: {cluster.balancer.name}' http://{address}/readyz"
+            ).rc
+            == 0
+        )
 
     run = cluster.play(
         "-e", f"load_balancer_floating_address={address}/16", "-e", "load_balancer_floating_interface=eth0",
@@ -142,7 +165,9 @@ def test_balancers_share_an_address_that_moves(cluster):
         first.wait_until_it_answers("/readyz")
         log = "journalctl --unit=keepalived --output=cat"
         wait_until(
-            lambda: first.host.check_output(f"{log} | grep 'Entering' | tail -n 1").endswith("Entering BACKUP STATE"),
+            lambda: first.host.check_output(f"{log} | grep 'Entering' | tail -n 1").endswith(
+                "Entering BACKUP STATE"
+            ),
             "the first is ready to take the address over",
         )
         assert owners() == [other.container]

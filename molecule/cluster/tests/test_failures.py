@@ -20,7 +20,9 @@ def posts(balancer: Balancer, ended: threading.Event, failed: list[str]) -> None
 
 
 @pytest.mark.parametrize("end", ["kill", pytest.param("stop", marks=pytest.mark.full)])
-def test_a_host_that_dies_fails_no_get_and_comes_back_by_itself(cluster: Cluster, balancer: Balancer, end):
+def test_a_host_that_dies_fails_no_get_and_comes_back_by_itself(
+    cluster: Cluster, balancer: Balancer, end
+):
     node = cluster.endpoints[0]
     ended, failed = threading.Event(), []
     others = threading.Thread(target=posts, args=(balancer, ended, failed), daemon=True)
@@ -46,7 +48,10 @@ def test_a_host_that_is_cut_off(cluster: Cluster, balancer: Balancer):
     with load(balancer, "a host that is cut off") as result:
         # Some for each host, and the answers come after the cut.
         asked = [Asked(balancer, "/sleep?seconds=3") for _ in range(3 * len(cluster.endpoints))]
-        wait_until(lambda: int(balancer.figures[node.container]["scur"]) > 0, "requests are in flight on it")
+        wait_until(
+            lambda: int(balancer.figures[node.container]["scur"]) > 0,
+            "requests are in flight on it",
+        )
         node.host.check_output(f"ip route add blackhole {balancer.address}")
         try:
             balancer.wait_for(node, "DOWN")
@@ -96,4 +101,6 @@ def test_a_host_whose_disk_is_full_goes_on_serving(cluster: Cluster, balancer: B
     finally:
         for folder in folders:
             node.host.check_output(f"umount --lazy {folder}")
-        node.host.check_output(f"systemctl kill --signal=USR1 --kill-whom=main nginx; systemctl restart {node.unit}")
+        node.host.check_output(
+            f"systemctl kill --signal=USR1 --kill-whom=main nginx; systemctl restart {node.unit}"
+        )

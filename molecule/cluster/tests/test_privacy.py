@@ -8,7 +8,15 @@ from attack import Attack, bring_search, order
 from conftest import Balancer, Cluster, all_gone
 from outcomes import wait_until
 
-ANSWERED = ("/readyz", "/environ", "/echo", "/status/404", "/status/503", "/traceback", "/headers?X-A=1")
+ANSWERED = (
+    "/readyz",
+    "/environ",
+    "/echo",
+    "/status/404",
+    "/status/503",
+    "/traceback",
+    "/headers?X-A=1",
+)
 HAPROXY_LOG = "/var/log/haproxy"
 
 
@@ -33,7 +41,11 @@ def assert_nobody_is_named(cluster: Cluster, attack: Attack) -> None:
         wait_for_log(balancer)
     for node in (*cluster.balancers, *cluster.endpoints):
         is_balancer = node in cluster.balancers
-        units = ["haproxy.service", "rsyslog.service"] if is_balancer else [node.unit, "nginx.service", "rsyslog.service"]
+        units = (
+            ["haproxy.service", "rsyslog.service"]
+            if is_balancer
+            else [node.unit, "nginx.service", "rsyslog.service"]
+        )
         node.host.run("journalctl --sync")
         found = order(
             node.container, do="search", marks=[asdict(attack.marks)], callers=sorted(set(attack.callers)),
@@ -44,7 +56,9 @@ def assert_nobody_is_named(cluster: Cluster, attack: Attack) -> None:
         assert found["leaks"] == [], node.container
         log = f"{HAPROXY_LOG}/access.log" if is_balancer else "/var/log/nginx/access.log"
         if node not in cluster.balancers[1:]:
-            assert log in {place for _kind, place in found["met"]}, "the search does not see what was logged"
+            assert log in {place for _kind, place in found["met"]}, (
+                "the search does not see what was logged"
+            )
 
 
 def test_no_host_tells_who_called(cluster: Cluster, attack: Attack):
@@ -72,7 +86,9 @@ def test_a_thousand_requests_of_every_kind(cluster: Cluster, attack: Attack):
 def test_the_search_finds_what_a_balancer_would_write(cluster: Cluster, attack: Attack):
     host, config = cluster.balancer.host, "/etc/haproxy/haproxy.cfg"
     marked = Attack(cluster.balancer)
-    host.check_output(f"cp -p {config} /root/config && sed -i 's|%HM |%ci %HM |' {config} && systemctl reload haproxy")
+    host.check_output(
+        f"cp -p {config} /root/config && sed -i 's|%HM |%ci %HM |' {config} && systemctl reload haproxy"
+    )
     try:
         marked.outside(5, "get")
         wait_for_log(cluster.balancer)
@@ -81,14 +97,20 @@ def test_the_search_finds_what_a_balancer_would_write(cluster: Cluster, attack: 
             since=marked.begun, processes=[], log_dir=HAPROXY_LOG,
         )  # fmt: skip
     finally:
-        host.check_output(f"mv /root/config {config} && systemctl reload haproxy; rm -f {HAPROXY_LOG}/access.log*")
+        host.check_output(
+            f"mv /root/config {config} && systemctl reload haproxy; rm -f {HAPROXY_LOG}/access.log*"
+        )
         host.check_output("systemctl kill --signal=HUP --kill-whom=main rsyslog")
-    assert {kind for kind, place, _excerpt in found["leaks"] if place == f"{HAPROXY_LOG}/access.log"} == {"caller's address"}
+    assert {
+        kind for kind, place, _excerpt in found["leaks"] if place == f"{HAPROXY_LOG}/access.log"
+    } == {"caller's address"}
 
 
 @pytest.mark.full
 def test_the_audit_covers_the_balancers(cluster: Cluster):
     run = cluster.play(name="playbooks/privacy_audit.yml")
     assert run.status == 0, run.output
-    assert run.said.count("nobody is named anywhere") == len(cluster.balancers) + len(cluster.endpoints)
+    assert run.said.count("nobody is named anywhere") == len(cluster.balancers) + len(
+        cluster.endpoints
+    )
     assert "Privacy audit of haproxy" in run.said

@@ -36,8 +36,13 @@ class Roll:
         """Start a run; `variables` are the role's, without their prefix."""
         playbook = type(self.playbook)(inventory=inventory) if inventory else self.playbook
         given = {**self.given, "app_dir": str(self.app), **variables}
-        given = {name if name.startswith("__") else f"api_endpoint_{name}": value for name, value in given.items()}
-        return playbook.start("-e", f"@{SCENARIO / 'vars.yml'}", "-e", json.dumps(given), *options, name=name)
+        given = {
+            name if name.startswith("__") else f"api_endpoint_{name}": value
+            for name, value in given.items()
+        }
+        return playbook.start(
+            "-e", f"@{SCENARIO / 'vars.yml'}", "-e", json.dumps(given), *options, name=name
+        )
 
     def __call__(self, *options: str, **more):
         """Run a playbook."""
@@ -57,7 +62,12 @@ class Roll:
         """Each host was drained once, never two at a time, and all are back."""
         away = [sorted(name for name, state in states.items() if state != "UP") for states in seen]
         assert max(map(len, away)) == 1, away
-        order = [name for before, now in zip([[], *away], away, strict=False) if now != before for name in now]
+        order = [
+            name
+            for before, now in zip([[], *away], away, strict=False)
+            if now != before
+            for name in now
+        ]
         assert order == self.names, away
         assert not away[-1], away
 
@@ -93,7 +103,9 @@ def test_a_run_that_is_killed_while_a_host_is_drained(roll, new_app):
     roll.app = new_app("# a run that is killed")
     with Watch(roll.balancer) as watch, load(roll.balancer) as result:
         run = roll.start(__api_endpoint_drain_timeout=30)
-        wait_until(lambda: first.host.file(DRAIN_FLAG).exists or run.has_ended, "a host drains", 1200)
+        wait_until(
+            lambda: first.host.file(DRAIN_FLAG).exists or run.has_ended, "a host drains", 1200
+        )
         run.kill()
         assert first.host.file(DRAIN_FLAG).exists, run.output
         wait_until(lambda: not first.host.file(DRAIN_FLAG).exists, "its timer ends the drain")
@@ -127,12 +139,16 @@ def test_a_broken_release_stops_at_the_first_host(roll, new_app):
     assert result.releases == [before]
     assert only(roll.releases) == before
     assert [api.processes for api in roll.hosts.values()] == processes
-    assert {name for states in watch.states for name, state in states.items() if state != "UP"} == {roll.names[0]}
+    assert {name for states in watch.states for name, state in states.items() if state != "UP"} == {
+        roll.names[0]
+    }
     assert set(watch.states[-1].values()) == {"UP"}
     assert "Error: broken on purpose" in run.said, run.output
     table = run.output.rpartition("host ")[2]
     first, *others = roll.names
-    assert re.search(rf"{first} +{before} +FAILED, still serves the release before: Release \w+ was not", table), run.output
+    assert re.search(
+        rf"{first} +{before} +FAILED, still serves the release before: Release \w+ was not", table
+    ), run.output
     for name in others:
         assert re.search(rf"{name} +{before} +not touched", table), run.output
 
@@ -175,9 +191,8 @@ def never_unlocked_while_drained(roll):
     """Watch that each host is locked whenever it is drained: nobody else may deploy to it then."""
     seen = "/run/drained-and-unlocked"
     # The flag is looked at again: it is taken away before the lock is.
-    watch = (
-        f"while sleep 0.02; do [ ! -e {DRAIN_FLAG} ] || [ -e {LOCK} ] || [ ! -e {DRAIN_FLAG} ] || date +%T.%N >>{seen}; done"
-    )
+    guarded = f"[ ! -e {DRAIN_FLAG} ] || [ -e {LOCK} ] || [ ! -e {DRAIN_FLAG} ]"
+    watch = f"while sleep 0.02; do {guarded} || date +%T.%N >>{seen}; done"
     hosts = [api.host for api in roll.hosts.values()]
     for host in hosts:
         host.check_output(f"systemd-run --quiet --unit=watch-lock sh -c '{watch}'")
@@ -190,7 +205,11 @@ def never_unlocked_while_drained(roll):
 @pytest.mark.full
 def test_a_rollback_everywhere_to_the_same_release(roll):
     before = only(roll.releases)
-    with never_unlocked_while_drained(roll), Watch(roll.balancer) as watch, load(roll.balancer) as result:
+    with (
+        never_unlocked_while_drained(roll),
+        Watch(roll.balancer) as watch,
+        load(roll.balancer) as result,
+    ):
         run = roll(name="playbooks/rollback.yml")
     assert run.status == 0, run.output
     assert_nothing_failed(result)
@@ -224,7 +243,9 @@ def test_a_host_that_is_down_is_left_out_and_gets_the_release_later(roll):
     finally:
         gone.docker("start")
     assert refused.status != 0
-    assert f"Nothing was touched. These hosts cannot be reached: {gone.container}." in refused.said, refused.output
+    assert (
+        f"Nothing was touched. These hosts cannot be reached: {gone.container}." in refused.said
+    ), refused.output
     assert run.status == 0, run.output
     assert_nothing_failed(result)
     assert re.search(rf"{gone.container} +\S+ +cannot be reached; left out", run.output), run.output

@@ -27,7 +27,10 @@ def assert_refused_first(api, playbook):
     for options in (["--tags", "model"], ["--tags", "app"], ["--tags", "model", "--check"]):
         run = playbook(*SETTINGS, *options)
         assert run.status != 0, run.output
-        assert "Run site.yml without tags: the live release cannot start again, because " + LOST in run.said, run.output
+        assert (
+            "Run site.yml without tags: the live release cannot start again, because " + LOST
+            in run.said
+        ), run.output
     assert (api.release, api.releases, api.deploys) == before
 
 
@@ -39,7 +42,9 @@ def assert_no_way_back(playbook):
 
 
 def test_debian_is_upgraded_under_a_live_endpoint(api, playbook):
-    assert playbook(*SETTINGS, "-e", "api_endpoint_workers=1").status == 0  # a second release, to go back from
+    assert (
+        playbook(*SETTINGS, "-e", "api_endpoint_workers=1").status == 0
+    )  # a second release, to go back from
     upgraded = api.host.run(UPGRADE)
     assert upgraded.rc == 0, upgraded.stderr
     old = api.release
@@ -47,7 +52,9 @@ def test_debian_is_upgraded_under_a_live_endpoint(api, playbook):
     # Between the upgrade and a restart it answers.
     status, findings = diagnose(playbook)
     assert status != 0
-    assert f"1. [risk] The live version runs, and its next start will fail: {LOST}" in findings, findings
+    assert f"1. [risk] The live version runs, and its next start will fail: {LOST}" in findings, (
+        findings
+    )
     assert_refused_first(api, playbook)
     assert_no_way_back(playbook)
     with load(api) as result:

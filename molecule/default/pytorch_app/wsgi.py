@@ -15,4 +15,6 @@ MODEL = torch.nn.Sequential(
 def predict():
     """Answer with what the network makes of an image of ones."""
     with torch.inference_mode():
-        return jsonify(scores=MODEL(torch.ones(1, 3, 32, 32))[0].tolist(), version=torch.__version__)
+        return jsonify(
+            scores=MODEL(torch.ones(1, 3, 32, 32))[0].tolist(), version=torch.__version__
+        )

@@ -20,7 +20,10 @@ from outcomes import assert_json_error, assert_readable_by_a_browser
 def test_the_model_answers(api, text, language):
     by_get = api.get(f"/api/v1/language?text={quote(text)}")
     by_post = api.ask(
-        "POST", "/api/v1/language", json.dumps({"text": text}), {"Content-Type": "application/json; charset=utf-8"}
+        "POST",
+        "/api/v1/language",
+        json.dumps({"text": text}),
+        {"Content-Type": "application/json; charset=utf-8"},
     )
     assert by_get.status == by_post.status == 200
     assert by_get.json == by_post.json
@@ -31,7 +34,9 @@ def test_the_model_answers(api, text, language):
 
 def test_errors_are_json_that_a_browser_can_read(api):
     assert_json_error(api.get("/api/v1/language"), 400)  # the app's
-    assert_json_error(api.ask("POST", "/api/v1/language", headers={"Content-Length": "2000000"}), 413)  # nginx's
+    assert_json_error(
+        api.ask("POST", "/api/v1/language", headers={"Content-Length": "2000000"}), 413
+    )  # nginx's
 
 
 def test_an_unknown_name_is_refused(api):
@@ -42,7 +47,9 @@ def test_a_stopped_app_leaves_preflights_and_json_errors(api):
     unit = api.unit
     api.host.check_output(f"systemctl stop {unit}")
     try:
-        preflight = api.ask("OPTIONS", "/api/v1/language", headers={"Access-Control-Request-Method": "POST"})
+        preflight = api.ask(
+            "OPTIONS", "/api/v1/language", headers={"Access-Control-Request-Method": "POST"}
+        )
         assert preflight.status == 204
         assert_readable_by_a_browser(preflight)
         assert_json_error(api.get("/healthz"), 502)
@@ -52,5 +59,8 @@ def test_a_stopped_app_leaves_preflights_and_json_errors(api):
 
 
 def test_the_web_proxy_decides_the_scheme(api):
-    assert b"https://language.wmcloud.org/api" in api.get("/", headers={"X-Forwarded-Proto": "https"}).body
+    assert (
+        b"https://language.wmcloud.org/api"
+        in api.get("/", headers={"X-Forwarded-Proto": "https"}).body
+    )
     assert b"http://language.wmcloud.org/api" in api.get("/").body

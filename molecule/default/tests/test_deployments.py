@@ -23,7 +23,9 @@ def test_two_endpoints_live_on_one_host(apis, everywhere):
     for api in apis:
         for name in (api.name, "second.example"):
             assert api.get("/readyz", headers={"Host": name}).status == 200
-        units = api.host.check_output("systemctl list-units --plain --no-legend '*@blue.service' '*@green.service'")
+        units = api.host.check_output(
+            "systemctl list-units --plain --no-legend '*@blue.service' '*@green.service'"
+        )
         assert len(units.splitlines()) == 2, units
         assert api.host.file("/var/log/gunicorn-second/access.log").exists
 
@@ -70,7 +72,9 @@ def test_a_version_that_does_not_boot_is_refused_and_the_live_one_stays(apis, ev
     assert [api.slot for api in apis] == slots
     for api in apis:
         told = run.said.partition(f"[{api.container}]: FAILED!")[2].partition("FAILED!")[0]
-        assert 'was not brought live. It failed at the step "start": it stopped with status' in told, run.output
+        assert (
+            'was not brought live. It failed at the step "start": it stopped with status' in told
+        ), run.output
         assert "nowhere.ftz" in told, "the message quotes the app's last log lines"
         assert "goes on serving" in told, run.output
         assert api.get("/readyz").status == 200

@@ -24,7 +24,9 @@ def test_a_master_is_killed(api, which):
 
 
 def test_the_host_restarts(api):
-    subprocess.run(["docker", "restart", "--time", "20", api.container], check=True, capture_output=True)
+    subprocess.run(
+        ["docker", "restart", "--time", "20", api.container], check=True, capture_output=True
+    )
     assert_serves(api)
 
 
@@ -52,11 +54,18 @@ def test_rotation_loses_no_line(api):
     for log in ("/var/log/nginx/access.log", "/var/log/gunicorn/access.log"):
 
         def written(option, log=log):
-            return set(host.run(f"zgrep {option} --fixed-strings {mark} {log}*").stdout.splitlines())
+            return set(
+                host.run(f"zgrep {option} --fixed-strings {mark} {log}*").stdout.splitlines()
+            )
 
         wait_until(lambda: len(written("--no-filename")) == sent, f"{sent} lines are in {log}")
-        assert len(written("--files-with-matches")) == 3, "a log file got no line between or after the rotations"
+        assert len(written("--files-with-matches")) == 3, (
+            "a log file got no line between or after the rotations"
+        )
     api.ask("POST", f"{mark}-error", b"x" * 2_000_000)
     errors = "/var/log/nginx/error.log"
-    wait_until(lambda: f"{mark}-error" in host.check_output(f"cat {errors}"), "the new error log is written")
+    wait_until(
+        lambda: f"{mark}-error" in host.check_output(f"cat {errors}"),
+        "the new error log is written",
+    )
     assert host.file("/var/log/gunicorn/access.log").mode == 0o640

@@ -35,7 +35,9 @@ def with_settings(everywhere, apis):
 
     yield run
     assert everywhere("--tags", "app,model").status == 0
-    assert [api.release for api in apis] == before, "the same settings did not lead to the same releases"
+    assert [api.release for api in apis] == before, (
+        "the same settings did not lead to the same releases"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +71,23 @@ def listener(api) -> Iterator[str]:
     listens = "python3 -c 'import socket; socket.create_connection((\"{}\", 8169))'"
     try:
         for address in (own, METADATA):
-            wait_until(lambda address=address: api.host.run(listens.format(address)).rc == 0, f"{address} listens")
+            wait_until(
+                lambda address=address: api.host.run(listens.format(address)).rc == 0,
+                f"{address} listens",
+            )
         yield own
     finally:
         api.host.check_output(f"systemctl stop listener && ip address del {METADATA}/32 dev lo")
 
 
-def test_the_app_reaches_the_network_but_not_what_the_cloud_tells_its_instances(apis, with_settings):
+def test_the_app_reaches_the_network_but_not_what_the_cloud_tells_its_instances(
+    apis, with_settings
+):
     slots = [api.slot for api in apis]
     with_settings()
-    assert all(api.slot != slot for api, slot in zip(apis, slots, strict=True)), "no other slot went live"
+    assert all(api.slot != slot for api, slot in zip(apis, slots, strict=True)), (
+        "no other slot went live"
+    )
     for api in apis:
         assert exposure(api) <= 1.2
         with listener(api) as own:
@@ -92,14 +101,17 @@ def test_an_app_that_needs_no_network_gets_none(apis, confined):
         with listener(api) as own:
             assert not connects(api, own, 8169)
         assert api.get("/readyz").status == 200
-        limits = api.host.check_output(f"systemctl show --property=MemoryDenyWriteExecute,PrivateNetwork --value {api.unit}")
+        limits = api.host.check_output(
+            f"systemctl show --property=MemoryDenyWriteExecute,PrivateNetwork --value {api.unit}"
+        )
         assert limits.split() == ["yes", "yes"]
 
 
 def test_limits_are_set_and_can_be_changed(apis, confined):
     for api in apis:
         shown = api.host.check_output(
-            "systemctl show --property=MemoryMax,TasksMax,LimitNOFILE,LimitCORE,OOMPolicy,CPUWeight " + api.unit
+            "systemctl show --property=MemoryMax,TasksMax,LimitNOFILE,LimitCORE,OOMPolicy,CPUWeight "
+            + api.unit
         )
         assert set(shown.splitlines()) == {
             f"MemoryMax={3 * 2**30}", "TasksMax=300", "LimitNOFILE=5000", "LimitCORE=0",
@@ -116,7 +128,12 @@ def test_secrets_reach_the_app_and_nobody_else(apis, confined):
             assert api.get(f"/secret?name={name}").json["value"] == value
         for word in words:
             assert api.host.run(f"grep -rlF '{word}' {where} 2>/dev/null").stdout == ""
-            assert api.host.run(f"journalctl --no-pager --output=export | grep --text -F '{word}'").stdout == ""
+            assert (
+                api.host.run(
+                    f"journalctl --no-pager --output=export | grep --text -F '{word}'"
+                ).stdout
+                == ""
+            )
             assert api.host.run(f"ps -eww -o args | grep -v grep | grep -F '{word}'").stdout == ""
         [file] = api.host.run(f"find {ROOT}/secrets -type f").stdout.split()
         assert api.host.file(file).mode == 0o600
@@ -144,7 +161,9 @@ def test_pytorch_runs_under_the_defaults(apis, with_settings, tmp_path):
     if done.returncode != 0 and os.environ.get("CI") != "true":
         pytest.skip("no build of PyTorch for the CPU is to be had here")
     assert done.returncode == 0, done.stderr
-    subprocess.run(["docker", "cp", "--quiet", f"{tmp_path}/.", f"{api.container}:/srv/wheels"], check=True)
+    subprocess.run(
+        ["docker", "cp", "--quiet", f"{tmp_path}/.", f"{api.container}:/srv/wheels"], check=True
+    )
     api.host.check_output("chmod -R a+rX /srv/wheels")
     with_settings(
         "--limit", api.container,

@@ -42,17 +42,28 @@ def test_a_release_is_whole_and_belongs_to_root(api):
     }
     assert api.host.check_output(f"find {current} -not -user root").strip() == ""
     assert api.host.check_output(f"readlink -f {ROOT}/p3env").startswith(f"{ROOT}/venvs/")
-    assert api.host.check_output("readlink -f /etc/api-endpoint/gunicorn.conf.py") == f"{current}/gunicorn.conf.py"
+    assert (
+        api.host.check_output("readlink -f /etc/api-endpoint/gunicorn.conf.py")
+        == f"{current}/gunicorn.conf.py"
+    )
     assert api.host.file(f"{current}/lid.176.ftz").linked_to.startswith("/srv/api-endpoint/data/")
 
 
 def test_the_service_cannot_write(api):
     paths = [
         *(f"{ROOT}/current/{name}" for name in ("wsgi.py", "flask_config.yaml", "lid.176.ftz")),
-        *(f"{ROOT}/{name}" for name in ("p3env/bin/gunicorn", "releases/new", "state/new", "state/app/new")),
-        *(f"{folder}/new" for folder in ("/srv/api-endpoint/data", "/etc/api-endpoint", "/var/log/nginx", "/home")),
+        *(
+            f"{ROOT}/{name}"
+            for name in ("p3env/bin/gunicorn", "releases/new", "state/new", "state/app/new")
+        ),
+        *(
+            f"{folder}/new"
+            for folder in ("/srv/api-endpoint/data", "/etc/api-endpoint", "/var/log/nginx", "/home")
+        ),
     ]
-    tried = api.as_service(f"for path in {' '.join(paths)}; do (echo x >> $path) 2>&1 || echo refused; done").stdout
+    tried = api.as_service(
+        f"for path in {' '.join(paths)}; do (echo x >> $path) 2>&1 || echo refused; done"
+    ).stdout
     lines = tried.splitlines()
     assert lines[1::2] == ["refused"] * len(paths), tried
     for path, line in zip(paths, lines[::2], strict=True):
@@ -73,7 +84,9 @@ def test_other_users_of_the_host_cannot_read(api):
         "/var/log/nginx/access.log",
     ]
     api.host.check_output(f"ls -d {' '.join(paths)}")
-    tried = api.host.run(f"setpriv --reuid nobody --regid nogroup --clear-groups head -c 1 {' '.join(paths)}")
+    tried = api.host.run(
+        f"setpriv --reuid nobody --regid nogroup --clear-groups head -c 1 {' '.join(paths)}"
+    )
     assert tried.stdout == ""
     assert tried.stderr.count("Permission denied") == len(paths), tried.stderr
 
@@ -82,12 +95,24 @@ def test_the_effective_nginx_configuration_names_nobody(api):
     shown = api.host.run("nginx -T")
     assert shown.rc == 0
     assert "log_format private" in shown.stdout
-    for word in ("remote_addr", "http_user_agent", "http_x_forwarded_for", "proxy_add_x_forwarded_for", "combined"):
+    for word in (
+        "remote_addr",
+        "http_user_agent",
+        "http_x_forwarded_for",
+        "proxy_add_x_forwarded_for",
+        "combined",
+    ):
         assert f"${word}" not in shown.stdout.replace("combined", "$combined")
     assert "proxy_params" not in shown.stdout
-    lines = {line.strip() for line in shown.stdout.splitlines() if line.strip().startswith("error_log")}
+    lines = {
+        line.strip() for line in shown.stdout.splitlines() if line.strip().startswith("error_log")
+    }
     # Of each endpoint: what root's own requests, which prove a version, make nginx log.
-    error_logs = {line for line in lines if not re.fullmatch(r"error_log /run/nginx-log/[a-z-]+-proof\.log warn;", line)}
+    error_logs = {
+        line
+        for line in lines
+        if not re.fullmatch(r"error_log /run/nginx-log/[a-z-]+-proof\.log warn;", line)
+    }
     assert error_logs == {
         "error_log /var/log/nginx/error.log warn;",
         "error_log syslog:server=unix:/run/nginx-log/error.sock,nohostname,tag=nginx warn;",

@@ -59,7 +59,9 @@ def diagnose(playbook):
 
     def run(*options: str) -> tuple[Run, Diagnosis]:
         given = ("-e", f"@{SCENARIO / 'vars.yml'}", *options)
-        done = playbook(*given, name="playbooks/diagnose.yml", environment={"ANSIBLE_FORCE_COLOR": "false"})
+        done = playbook(
+            *given, name="playbooks/diagnose.yml", environment={"ANSIBLE_FORCE_COLOR": "false"}
+        )
         # A debug task prints lines as they are, and the recap comes after an empty line.
         return done, Diagnosis(done.output.partition("Show the findings]")[2].partition("\n\n")[0])
 
@@ -89,14 +91,22 @@ def arguments(well) -> dict:
 def look(api, arguments):
     """Return a function that runs the module on the host without Ansible, with the arguments of a real run."""
     container = api.container
-    api.host.check_output(f"rm -rf {THERE} && mkdir -p {THERE}/ansible && touch {THERE}/ansible/__init__.py")
+    api.host.check_output(
+        f"rm -rf {THERE} && mkdir -p {THERE}/ansible && touch {THERE}/ansible/__init__.py"
+    )
     for path, name in (
         (f"{Path(ansible.__file__).parent}/module_utils", "ansible"),
         (f"{ROLE}/module_utils/.", "ansible/module_utils"),
         (f"{ROLE}/library/api_endpoint_diagnosis.py", "."),
     ):
         subprocess.run(["docker", "cp", "--quiet", path, f"{container}:{THERE}/{name}"], check=True)
-    call = ["env", f"PYTHONPATH={THERE}", "TMPDIR=/dev/shm", "python3", f"{THERE}/api_endpoint_diagnosis.py"]
+    call = [
+        "env",
+        f"PYTHONPATH={THERE}",
+        "TMPDIR=/dev/shm",
+        "python3",
+        f"{THERE}/api_endpoint_diagnosis.py",
+    ]
 
     def run(**other: object) -> Diagnosis:
         given = {"ANSIBLE_MODULE_ARGS": {**arguments, "laptop_time": 0, **other}}
@@ -136,7 +146,10 @@ def do(host, playbook):
 def restore(api) -> Iterator:
     """Return a function that puts everything back as it was, in place of a remedy that is a playbook run."""
     api.host.check_output(
-        " && ".join(f"mkdir -p {SAVED}{folder} && rsync -aHAX --delete {folder}/ {SAVED}{folder}" for folder in FOLDERS)
+        " && ".join(
+            f"mkdir -p {SAVED}{folder} && rsync -aHAX --delete {folder}/ {SAVED}{folder}"
+            for folder in FOLDERS
+        )
     )
 
     def run() -> None:

@@ -34,7 +34,9 @@ def until(condition: str) -> str:
 
 # The remedy is one or more commands on the host.
 BY_HAND = {
-    "folder above closed": Broken(again("chmod 0700 /srv"), "[cause] The service's account, www-data, may not use /srv"),
+    "folder above closed": Broken(
+        again("chmod 0700 /srv"), "[cause] The service's account, www-data, may not use /srv"
+    ),
     "disk full": Broken(
         "mkdir /root/logs && mount -t tmpfs -o size=2m,mode=0755 tmpfs /var/log/nginx && "
         "touch /var/log/nginx/access.log /var/log/nginx/error.log && "
@@ -50,7 +52,8 @@ BY_HAND = {
         "umount --lazy /var/log/gunicorn",
     ),
     "a foreign file in nginx's folder": Broken(
-        "echo 'listen 81' > /etc/nginx/sites-enabled/mine", "[cause] nginx's configuration is wrong: it runs on the old one"
+        "echo 'listen 81' > /etc/nginx/sites-enabled/mine",
+        "[cause] nginx's configuration is wrong: it runs on the old one",
     ),
     "nginx stopped": Broken("systemctl stop nginx", "[cause] nginx is stopped"),
     "another program on the port": Broken(
@@ -63,21 +66,31 @@ BY_HAND = {
         f"ln -sfn slots/nowhere {ROOT}/live",
         f"[cause] The link {ROOT}/live, by which nginx finds the live version, leads to",
     ),
-    "socket removed": Broken("rm /run/api-endpoint/*/gunicorn.sock", "[cause] The service runs, and its socket is gone"),
+    "socket removed": Broken(
+        "rm /run/api-endpoint/*/gunicorn.sock", "[cause] The service runs, and its socket is gone"
+    ),
     "service stopped": Broken(f"systemctl stop {UNIT}", "[cause] The service is stopped"),
     "service masked": Broken(f"systemctl mask --now {UNIT}", "[cause] The service is masked"),
     "service off at the next boot": Broken(
         f"systemctl disable {UNIT}", "[risk] The service will not start at the next boot"
     ),
-    "hanging": Broken(f"systemctl kill --signal=STOP {UNIT}", "[symptom] The app runs, and does not answer: it hangs"),
+    "hanging": Broken(
+        f"systemctl kill --signal=STOP {UNIT}",
+        "[symptom] The app runs, and does not answer: it hangs",
+    ),
 }
 # A playbook run is part of the remedy: carried out once for each kind of run, and for all of them in the full run.
 BY_RUN = {
     "import error put live by hand": Broken(
-        again(f'sed -i \'1i import os; raise RuntimeError(os.environ["API_KEY"] + " {ADDRESS}")\' {LIVE}/wsgi.py'),
+        again(
+            f'sed -i \'1i import os; raise RuntimeError(os.environ["API_KEY"] + " {ADDRESS}")\' {LIVE}/wsgi.py'
+        ),
         "[cause] The live version was changed by hand, so it is not what was proven: wsgi.py",
     ),
-    "data altered": Broken(f"echo more >> {WORDS}", "[cause] The model data words.txt was changed since it was verified"),
+    "data altered": Broken(
+        f"echo more >> {WORDS}",
+        "[cause] The model data words.txt was changed since it was verified",
+    ),
     "module missing in the virtualenv": Broken(
         again(f"mv {ROOT}/p3env/lib/python3*/site-packages/jinja2 /root/"),
         "[cause] The app does not load: ModuleNotFoundError: No module named 'jinja2'",
@@ -102,7 +115,9 @@ BY_RUN = {
         ),
         "[cause] The app needs longer to start than it is given: 1s. That was changed by hand",
     ),
-    "secrets gone": Broken(again(f"rm {ROOT}/secrets/*"), "[cause] The file of its secrets is missing"),
+    "secrets gone": Broken(
+        again(f"rm {ROOT}/secrets/*"), "[cause] The file of its secrets is missing"
+    ),
     "workers killed as by the kernel": Broken(
         f'main="$(systemctl show --property=MainPID --value {UNIT})" && '
         'test "$main" -gt 1 && pkill --signal KILL --parent "$main" && '
@@ -117,7 +132,9 @@ EDITED = Broken(
     ),
     "[cause] Not as the role leaves it: file /etc/systemd/system/api-endpoint@.service.",
 )
-OPENED = Broken(f"chmod 0777 {ROOT}/slots", f"[risk] Not as the role leaves it: owner or rights {ROOT}/slots")
+OPENED = Broken(
+    f"chmod 0777 {ROOT}/slots", f"[risk] Not as the role leaves it: owner or rights {ROOT}/slots"
+)
 DRIFT = {
     "unit edited and rights opened by hand": Broken(
         f"{OPENED.how} && {EDITED.how}",
@@ -126,7 +143,11 @@ DRIFT = {
     "unit edited by hand": EDITED,
     "rights opened by hand": OPENED,
 }
-IN_THE_GATE = ("import error put live by hand", "data altered", "unit edited and rights opened by hand")
+IN_THE_GATE = (
+    "import error put live by hand",
+    "data altered",
+    "unit edited and rights opened by hand",
+)
 
 
 def test_a_well_host(api, well, report, arguments):
@@ -155,7 +176,9 @@ def test_a_dry_run_on_a_well_host(diagnose, report):
 
 def test_a_host_where_nothing_was_deployed(look):
     found = look(name="another", root="/var/lib/another", data_dir="/srv/another/data")
-    assert found.first.startswith("[cause] Nothing was ever deployed to this host under the name another.")
+    assert found.first.startswith(
+        "[cause] Nothing was ever deployed to this host under the name another."
+    )
     assert found.remedy == ["ansible-playbook -i inventory site.yml"]
 
 
@@ -163,7 +186,9 @@ def test_a_host_where_nothing_was_deployed(look):
 def test_a_host_where_nothing_was_deployed_by_the_playbook(diagnose):
     run, found = diagnose("-e", "api_endpoint_name=another")
     assert run.status == 2, run.output
-    assert found.first.startswith("[cause] Nothing was ever deployed to this host under the name another.")
+    assert found.first.startswith(
+        "[cause] Nothing was ever deployed to this host under the name another."
+    )
 
 
 def assert_found(broken: Broken, found) -> None:
@@ -204,7 +229,9 @@ def test_broken(api, look, do, restore, name):
 
 def test_names_are_not_resolved(api, look):
     """The remedy depends on the network, so that the finding names the file only."""
-    api.host.check_output(f"cp /etc/resolv.conf /root/ && echo nameserver {ADDRESS} > /etc/resolv.conf")
+    api.host.check_output(
+        f"cp /etc/resolv.conf /root/ && echo nameserver {ADDRESS} > /etc/resolv.conf"
+    )
     try:
         found = look()
     finally:
@@ -227,7 +254,10 @@ def test_everything_is_repaired(look):
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in IN_THE_GATE else pytest.param(name, marks=pytest.mark.full) for name in [*DRIFT, *BY_RUN]],
+    [
+        name if name in IN_THE_GATE else pytest.param(name, marks=pytest.mark.full)
+        for name in [*DRIFT, *BY_RUN]
+    ],
 )
 def test_broken_and_repaired_by_a_run(api, diagnose, do, report, name):
     """The playbook names the cause in its output and in the report, and its remedy repairs the host."""

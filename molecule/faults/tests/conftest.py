@@ -38,7 +38,9 @@ def deploy(playbook):
 def _one_slot_runs_as_www_data(api):
     """Whatever a test breaks: afterwards one slot runs, with all its workers, for the right account."""
     yield
-    assert api.running == api.enabled == [api.unit], f"running: {api.running}, enabled: {api.enabled}, live: {api.unit}"
+    assert api.running == api.enabled == [api.unit], (
+        f"running: {api.running}, enabled: {api.enabled}, live: {api.unit}"
+    )
     main, workers = api.processes
     assert len(workers) == 2
     owners = api.host.check_output(f"ps -o user= -p {','.join(map(str, [main, *workers]))}").split()
@@ -48,7 +50,9 @@ def _one_slot_runs_as_www_data(api):
 def pytest_terminal_summary(terminalreporter):
     """Show how long it took until the API answered again."""
     terminalreporter.section("faults")
-    terminalreporter.write_line("| fault | requests | failed | longest without an answer | slowest answer | |")
+    terminalreporter.write_line(
+        "| fault | requests | failed | longest without an answer | slowest answer | |"
+    )
     terminalreporter.write_line("|---|---|---|---|---|---|")
     for found in FAULTS:
         terminalreporter.write_line(str(found))

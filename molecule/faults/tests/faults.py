@@ -21,7 +21,9 @@ class Fault:
 
     what: str
     load: Result = field(default_factory=Result)
-    errors: list[Answer] = field(default_factory=list)  # of a client that sent one request after the other
+    errors: list[Answer] = field(
+        default_factory=list
+    )  # of a client that sent one request after the other
     note: str = ""
 
     @property
@@ -32,7 +34,9 @@ class Fault:
     @property
     def seen(self) -> str:
         """What the failed requests of the load got."""
-        kinds = ", ".join(f"{failure['count']} x {failure['kind']}" for failure in self.load.failures)
+        kinds = ", ".join(
+            f"{failure['count']} x {failure['kind']}" for failure in self.load.failures
+        )
         return kinds or f"{self.load.failed:,}"
 
     def count(self, kind: str) -> int:
@@ -90,7 +94,9 @@ class Onlooker:
             if time.monotonic() > deadline:
                 # Prints the logs.
                 self.api.wait_until_it_answers("/", 0)
-                pytest.fail(f"The API does not answer {STEADY} requests in a row after {LONGEST} s.")
+                pytest.fail(
+                    f"The API does not answer {STEADY} requests in a row after {LONGEST} s."
+                )
             time.sleep(0.05)
 
 
@@ -110,7 +116,11 @@ def fault(api: Api, what: str, rate: float = 25, **plan) -> Iterator[Fault]:
     client that sends one request after the other. How long it took stands in the table at the end, and is no verdict.
     """
     found, onlooker = Fault(what), Onlooker(api)
-    with load(api, what, rate=rate, timeout=LONGEST, **plan) if rate else nothing(onlooker, what) as found.load:
+    with (
+        load(api, what, rate=rate, timeout=LONGEST, **plan)
+        if rate
+        else nothing(onlooker, what) as found.load
+    ):
         onlooker.thread.start()
         try:
             onlooker.wait_until_steady()

@@ -53,7 +53,10 @@ async def trickle(address: str, name: str, counts: Counts, number: int, connecti
 async def main(address: str, name: str, connections: int) -> None:
     """Trickle over all of them for a while."""
     counts = Counts()
-    tasks = [asyncio.create_task(trickle(address, name, counts, number, connections)) for number in range(connections)]
+    tasks = [
+        asyncio.create_task(trickle(address, name, counts, number, connections))
+        for number in range(connections)
+    ]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(300):
             while counts.opened < 2 * connections:

@@ -41,7 +41,9 @@ def _false_clock(api, deploy):
 
 def clock_is(api, days: int) -> bool:
     """Tell whether the clocks of all workers are off by some days."""
-    return all(abs((api.get("/time").json["time"] - time.time()) / DAY - days) < 0.1 for _ in range(10))
+    return all(
+        abs((api.get("/time").json["time"] - time.time()) / DAY - days) < 0.1 for _ in range(10)
+    )
 
 
 @pytest.mark.usefixtures("_false_clock")
@@ -52,7 +54,9 @@ def test_the_clock_jumps(api, days):
     with fault(api, f"the app's clock jumps by {days:+} days") as found:
         set_clock(api, days)
         wait_until(lambda: clock_is(api, days), "the clock jumps")
-        time.sleep(6)  # longer than the time-out, after which gunicorn replaces workers that it takes for hung
+        time.sleep(
+            6
+        )  # longer than the time-out, after which gunicorn replaces workers that it takes for hung
     with fault(api, "and back") as back:
         set_clock(api, 0)
         wait_until(lambda: clock_is(api, 0), "the clock jumps back")

@@ -29,7 +29,9 @@ def tiny(api, folder: str, kilobytes: int):
 
 def reopen(api):
     """Have everybody open the logs anew, as logrotate does."""
-    api.host.check_output("systemctl kill --signal=USR1 --kill-whom=main nginx.service 'api-endpoint@*.service'")
+    api.host.check_output(
+        "systemctl kill --signal=USR1 --kill-whom=main nginx.service 'api-endpoint@*.service'"
+    )
     api.host.check_output("systemctl kill --signal=HUP --kill-whom=main rsyslog.service")
 
 
@@ -56,13 +58,18 @@ def written(api, mark: str) -> dict[str, bool]:
     """Return whether each log gets the lines about requests that are sent now."""
     write_to_all(api, mark)
     wanted = {"gunicorn/error.log": "RuntimeError"}
-    return {name: wanted.get(name, mark) in text.rpartition("page")[2] for name, text in logs(api).items()}
+    return {
+        name: wanted.get(name, mark) in text.rpartition("page")[2]
+        for name, text in logs(api).items()
+    }
 
 
 def test_the_disk_of_the_logs_is_full(api):
     host, before = api.host, api.processes
     nginx, rsyslog = api.main_pid("nginx.service"), api.main_pid("rsyslog.service")
-    host.check_output("logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint")
+    host.check_output(
+        "logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint"
+    )
     host.check_output(f"rm -f {NGINX}/*.log.* {GUNICORN}/*.log.*")
     since = host.check_output("date +%s")
     with tiny(api, NGINX, 300), tiny(api, GUNICORN, 300):
@@ -84,8 +91,13 @@ def test_the_disk_of_the_logs_is_full(api):
             assert mark not in journal
         host.check_output(f"rm {NGINX}/filler {GUNICORN}/filler")
         begun = time.monotonic()
-        wait_until(lambda: all(written(api, "found").values()), "each log goes on once there is room, without a restart")
-        found.note = f"with room again, each log goes on by itself within {time.monotonic() - begun:.1f} s"
+        wait_until(
+            lambda: all(written(api, "found").values()),
+            "each log goes on once there is room, without a restart",
+        )
+        found.note = (
+            f"with room again, each log goes on by itself within {time.monotonic() - begun:.1f} s"
+        )
         errors = logs(api)["nginx/error.log"]
         assert "client: 0.0.0.0" in errors
         assert MARKED_ADDRESS not in errors

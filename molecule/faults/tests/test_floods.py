@@ -42,7 +42,9 @@ def test_a_flood_of_requests(api):
     """Two cores at 20 ms for each request answer 100 a second at the most, and here they have other things to do as well."""
     before = api.processes, api.main_pid("nginx.service"), api.workers("nginx.service")
     with fault(api, "a flood of requests, seen by one more client", rate=0) as beside:
-        with load(api, "a flood of requests", path="/burn?ms=20", rate=FLOOD, modes=(NEW,), timeout=30) as flood:
+        with load(
+            api, "a flood of requests", path="/burn?ms=20", rate=FLOOD, modes=(NEW,), timeout=30
+        ) as flood:
             time.sleep(FLOOD_SECONDS)
         recovered = api.wait_until_it_answers("/")
     found = Fault("a flood of requests, ten times what can be answered", flood)
@@ -64,8 +66,17 @@ def test_a_flood_from_one_client(api):
     before = api.processes, api.main_pid("nginx.service"), api.workers("nginx.service")
     with (
         # Not the client of the flood before: who asked for much a second ago is not one of the others yet.
-        fault(api, "the same flood from one client, seen by the others", rate=10, client="203.0.113.7") as found,
-        load(api, "a flood from one client", path="/burn?ms=20", rate=FLOOD, client="198.51.100.1", modes=(NEW,)) as flood,
+        fault(
+            api, "the same flood from one client, seen by the others", rate=10, client="203.0.113.7"
+        ) as found,
+        load(
+            api,
+            "a flood from one client",
+            path="/burn?ms=20",
+            rate=FLOOD,
+            client="198.51.100.1",
+            modes=(NEW,),
+        ) as flood,
     ):
         time.sleep(FLOOD_SECONDS)
     alone = Fault("", flood)

@@ -15,7 +15,10 @@ def test_a_worker_of_gunicorn(api):
     main, before = api.processes
     with fault(api, "kill -9 of a gunicorn worker", path=SLOW) as found:
         api.kill(before[0])
-        wait_until(lambda: len(api.workers()) == 2 and before[0] not in api.workers(), "there is a new worker")
+        wait_until(
+            lambda: len(api.workers()) == 2 and before[0] not in api.workers(),
+            "there is a new worker",
+        )
     assert api.main_pid() == main
     assert before[1] in api.workers(), "the other worker went too"
     assert found.kinds <= {"status 502"}, str(found)
@@ -39,10 +42,15 @@ def test_a_worker_of_nginx(api):
     main, workers = api.main_pid("nginx.service"), api.workers("nginx.service")
     with fault(api, "kill -9 of an nginx worker", path=SLOW) as found:
         api.kill(workers[0])
-        wait_until(lambda: len(set(api.workers("nginx.service")) - {workers[0]}) == len(workers), "a new worker")
+        wait_until(
+            lambda: len(set(api.workers("nginx.service")) - {workers[0]}) == len(workers),
+            "a new worker",
+        )
     assert api.main_pid("nginx.service") == main
     assert found.kinds <= NO_NGINX - {"connection refused"}, str(found)
-    assert found.load.failed <= POOL + 2 * THREADS, f"more requests failed than the worker had connections: {found}"
+    assert found.load.failed <= POOL + 2 * THREADS, (
+        f"more requests failed than the worker had connections: {found}"
+    )
 
 
 def test_the_master_of_nginx(api):
@@ -80,7 +88,11 @@ def test_rsyslog(api):
 @pytest.mark.parametrize("seconds", [20, 0], ids=["in order", "by a power cut"])
 def test_the_host(api, seconds):
     with fault(api, f"restart of the host, {seconds} s to stop", rate=0) as found:
-        subprocess.run(["docker", "restart", "--time", str(seconds), api.container], check=True, capture_output=True)
+        subprocess.run(
+            ["docker", "restart", "--time", str(seconds), api.container],
+            check=True,
+            capture_output=True,
+        )
     assert found.load.failed
     assert api.host.run("systemctl is-active rsyslog").stdout.strip() == "active"
     assert api.host.check_output("systemctl list-units --failed --plain --no-legend") == ""

@@ -32,7 +32,11 @@ def rights(api) -> dict[str, tuple[str, int]]:
 
 
 @pytest.mark.parametrize(
-    "how", [how if how == "chown -R nobody" else pytest.param(how, marks=pytest.mark.full) for how in BROKEN]
+    "how",
+    [
+        how if how == "chown -R nobody" else pytest.param(how, marks=pytest.mark.full)
+        for how in BROKEN
+    ],
 )
 def test_permissions(api, deploy, how):
     before = rights(api)
@@ -50,21 +54,32 @@ def test_permissions(api, deploy, how):
     assert not amiss
     assert not [path for path, (_owner, mode) in after.items() if mode & 0o002]
     for path in (f"{ROOT}/current/wsgi.py", f"{DATA}/.endpoint", f"{LOGS}/access.log"):
-        assert api.host.run(f"setpriv --reuid nobody --regid nogroup --clear-groups head -c 1 {path}").rc != 0, path
+        assert (
+            api.host.run(
+                f"setpriv --reuid nobody --regid nogroup --clear-groups head -c 1 {path}"
+            ).rc
+            != 0
+        ), path
     # It serves, also when it starts anew, and logs.
     api.host.check_output(f"systemctl restart {api.unit}")
     api.wait_until_it_answers("/")
     api.host.check_output("systemctl kill --signal=USR1 --kill-whom=main nginx.service")
     for log in ("/var/log/nginx/access.log", f"{LOGS}/access.log"):
         wait_until(
-            lambda log=log: api.get("/mark-of-rights") and "mark-of-rights" in api.host.run(f"tail {log}").stdout, log
+            lambda log=log: (
+                api.get("/mark-of-rights")
+                and "mark-of-rights" in api.host.run(f"tail {log}").stdout
+            ),
+            log,
         )
 
 
 def test_the_site_of_nginx_is_edited(api, deploy):
     host = api.host
     good = host.file(SITE).content_string
-    host.check_output(f"sed -i 's/uwsgi_pass .*/return 200 edited;/' {SITE} && systemctl reload nginx")
+    host.check_output(
+        f"sed -i 's/uwsgi_pass .*/return 200 edited;/' {SITE} && systemctl reload nginx"
+    )
     wait_until(lambda: api.get("/").body == b"edited", "the edit holds")
     run = deploy("--tags", "nginx")
     assert run.status == 0, run.output
@@ -90,7 +105,9 @@ def test_the_site_of_nginx_is_edited_so_that_nginx_does_not_start(api, deploy):
     assert run.status == 0, run.output
     assert host.file(SITE).content_string == good
     assert host.file(ENABLED).is_symlink
-    assert "no such thing" in host.check_output(f"cat {SITE}.edited-by-hand /etc/nginx/sites-available/*by-hand*")
+    assert "no such thing" in host.check_output(
+        f"cat {SITE}.edited-by-hand /etc/nginx/sites-available/*by-hand*"
+    )
     assert host.run("nginx -t").rc == 0
 
 

@@ -32,7 +32,10 @@ def test_many_eat_memory_until_there_is_none(api):
         before = api.workers()
         for worker in before:
             api.host.check_output(f"kill -TERM {worker}")
-            wait_until(lambda gone=worker: gone not in api.workers() and len(api.workers()) == 2, "a new worker")
+            wait_until(
+                lambda gone=worker: gone not in api.workers() and len(api.workers()) == 2,
+                "a new worker",
+            )
     assert api.main_pid() == main
     assert set(api.workers()).isdisjoint(before)
     assert not found.load.failed, str(found)
@@ -42,7 +45,9 @@ def test_one_hangs(api):
     main, before = api.processes
     with fault(api, "a request that hangs") as found:
         answer = Asked(api, "/hang").wait()
-        wait_until(lambda: len(api.workers()) == 2 and api.workers() != before, "the worker is replaced")
+        wait_until(
+            lambda: len(api.workers()) == 2 and api.workers() != before, "the worker is replaced"
+        )
     assert_json_error(answer, 502)
     assert api.main_pid() == main
     assert len(set(api.workers()) & set(before)) == 1, "the other worker went too"
@@ -68,7 +73,9 @@ def test_one_crashes_the_interpreter(api):
     main, before = api.processes
     with fault(api, "a request that crashes the interpreter", path="/sleep?seconds=0.1") as found:
         assert_json_error(api.get("/crash"), 502)
-        wait_until(lambda: len(api.workers()) == 2 and api.workers() != before, "the worker is replaced")
+        wait_until(
+            lambda: len(api.workers()) == 2 and api.workers() != before, "the worker is replaced"
+        )
     assert api.main_pid() == main
     assert len(set(api.workers()) & set(before)) == 1, "the other worker went too"
     assert found.kinds <= {"status 502"}, str(found)
@@ -80,7 +87,9 @@ def test_one_dies_in_the_middle_of_its_answer(api):
     main, before = api.processes
     with fault(api, "a request that dies in the middle of its answer") as found:
         ended = Asked(api, "/half").wait()
-        wait_until(lambda: len(api.workers()) == 2 and api.workers() != before, "the worker is replaced")
+        wait_until(
+            lambda: len(api.workers()) == 2 and api.workers() != before, "the worker is replaced"
+        )
     # The status was sent; all that is left is to break off, so that nobody takes it for whole.
     assert "IncompleteRead" in type(ended).__name__, ended
     assert api.main_pid() == main

@@ -33,7 +33,9 @@ def pytest_generate_tests(metafunc):
     """Make a test of each round."""
     if "choices" in metafunc.fixturenames:
         chosen = [rounds.choose(SEED, number) for number in NUMBERS]
-        metafunc.parametrize("choices", chosen, ids=[f"seed={SEED},round={number}" for number in NUMBERS])
+        metafunc.parametrize(
+            "choices", chosen, ids=[f"seed={SEED},round={number}" for number in NUMBERS]
+        )
 
 
 def pytest_collection_finish(session):

@@ -21,13 +21,18 @@ ENTRY = re.compile(r"[0-9a-f]{12}|[0-9a-f]{16}|[0-9a-f]{64}")
 def systemctl(*arguments: str) -> list[list[str]]:
     """Return what systemctl lists, in words."""
     command = ["systemctl", *arguments, "--plain", "--no-legend", "--no-pager"]
-    return [line.split() for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()]
+    return [
+        line.split()
+        for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    ]
 
 
 def state(unit: str) -> tuple[str, str]:
     """Return whether a unit runs, and whether it will after the next boot."""
     shown = subprocess.run(
-        ["systemctl", "show", unit, "--property=ActiveState,UnitFileState"], capture_output=True, text=True
+        ["systemctl", "show", unit, "--property=ActiveState,UnitFileState"],
+        capture_output=True,
+        text=True,
     ).stdout
     found = dict(line.split("=", 1) for line in shown.splitlines())
     return found["ActiveState"], found["UnitFileState"]
@@ -61,12 +66,20 @@ def units() -> Iterator[str]:
         elif active != "inactive":
             yield f"{unit} is {active}"
     for words in systemctl("list-timers", "--all"):
-        yield from (f"the timer {word} is still there" for word in words if word.startswith(NAME) and ".timer" in word)
+        yield from (
+            f"the timer {word} is still there"
+            for word in words
+            if word.startswith(NAME) and ".timer" in word
+        )
     for words in systemctl("list-jobs"):
-        yield from (f"a job waits: {' '.join(words)}" for word in words[1:2] if word.startswith(NAME))
+        yield from (
+            f"a job waits: {' '.join(words)}" for word in words[1:2] if word.startswith(NAME)
+        )
     for unit in ("nginx.service", "rsyslog.service", *(f"{NAME}@{slot}.service" for slot in SLOTS)):
         shown = subprocess.run(
-            ["systemctl", "show", unit, "--property=NeedDaemonReload", "--value"], capture_output=True, text=True
+            ["systemctl", "show", unit, "--property=NeedDaemonReload", "--value"],
+            capture_output=True,
+            text=True,
         )
         if shown.stdout.strip() == "yes":
             yield f"systemd has not read the settings of {unit}"
@@ -105,7 +118,9 @@ def processes() -> Iterator[str]:
 
 def entries(store: Path) -> list[Path]:
     """Return what has a digest for its name."""
-    return [path for path in store.iterdir() if ENTRY.fullmatch(path.name)] if store.is_dir() else []
+    return (
+        [path for path in store.iterdir() if ENTRY.fullmatch(path.name)] if store.is_dir() else []
+    )
 
 
 def files() -> Iterator[str]:
@@ -126,16 +141,39 @@ def files() -> Iterator[str]:
         yield from (f"no release needs {path}" for path in entries(store) if path.name not in names)
     for store in (ROOT, DATA):
         yield from (f"half built: {path}" for path in store.rglob(".building-*"))
-    yield from (f"half built: {path}" for path in entries(ROOT / "venvs") if not (path / ".complete").exists())
+    yield from (
+        f"half built: {path}"
+        for path in entries(ROOT / "venvs")
+        if not (path / ".complete").exists()
+    )
     # Where files and links are replaced: under another name first.
     units = Path("/etc/systemd/system")
-    folders = [ROOT, ROOT / "slots", *(ROOT / "slots" / slot for slot in SLOTS), *entries(ROOT / "releases")]
-    folders += [ROOT / "code", ROOT / "venvs", ROOT / "releases", ROOT / "secrets", DATA, Path("/etc", NAME), units]
+    folders = [
+        ROOT,
+        ROOT / "slots",
+        *(ROOT / "slots" / slot for slot in SLOTS),
+        *entries(ROOT / "releases"),
+    ]
+    folders += [
+        ROOT / "code",
+        ROOT / "venvs",
+        ROOT / "releases",
+        ROOT / "secrets",
+        DATA,
+        Path("/etc", NAME),
+        units,
+    ]
     folders += units.glob(f"{NAME}*.d")
     for folder in folders:
         if folder.is_dir():
-            yield from (f"half replaced: {path}" for path in folder.glob(".*") if not path.name.startswith(".building-"))
-    yield from (f"{path} is no slot" for path in (ROOT / "slots").glob("[!.]*") if path.name not in SLOTS)
+            yield from (
+                f"half replaced: {path}"
+                for path in folder.glob(".*")
+                if not path.name.startswith(".building-")
+            )
+    yield from (
+        f"{path} is no slot" for path in (ROOT / "slots").glob("[!.]*") if path.name not in SLOTS
+    )
 
 
 def main() -> None:

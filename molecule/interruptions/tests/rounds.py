@@ -35,7 +35,14 @@ SESSION = f"{os.getpid():x}"  # makes versions of this session new on a host tha
 
 # --- what is chosen
 
-CHANGES = {"code": 4, "settings": 3, "requirements": 4, "bad": 3, "rollback": 3, "nothing": 2}  # with their weights
+CHANGES = {
+    "code": 4,
+    "settings": 3,
+    "requirements": 4,
+    "bad": 3,
+    "rollback": 3,
+    "nothing": 2,
+}  # with their weights
 SHARE, CODE, PIP, LOADS, WAITS, SWITCH = (
     "a share of the usual time", "the code arrives", "pip runs", "the new version loads", "requests wait", "the switch",
 )  # fmt: skip
@@ -58,7 +65,10 @@ FAULTS = {
     "a second run": 2,
 }
 OF_PIP = ("pip is killed", "the unit of pip is killed", "systemd-run is killed")
-OF_THE_ROLL_OUT = ("the process that waits for the rollout is killed", "the process that works on the rollout is killed")
+OF_THE_ROLL_OUT = (
+    "the process that waits for the rollout is killed",
+    "the process that works on the rollout is killed",
+)
 # After these a good change has succeeded.
 HARMLESS = (NO_FAULT, "daemon-reload", "the link current is removed", "a second run")
 
@@ -81,7 +91,11 @@ class Choices:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        when = f"{self.share:.0%} of the usual time" if self.moment == SHARE else f"{self.moment} + {self.delay:.1f} s"
+        when = (
+            f"{self.share:.0%} of the usual time"
+            if self.moment == SHARE
+            else f"{self.moment} + {self.delay:.1f} s"
+        )
         change = f"{self.change} ({self.bad})" if self.change == "bad" else self.change
         then = "as soon as the host serves" if self.is_patient else "at once"
         goal = "what was live before" if self.is_given_up else "the same"
@@ -103,7 +117,10 @@ def choose(seed: str, number: int) -> Choices:
     rng = random.Random(f"{seed}:{number}")
     strategy = rng.choice(("blue_green", "restart"))
     change = rng.choices(list(CHANGES), list(CHANGES.values()))[0]
-    senseless = [*(OF_PIP if change != "requirements" else ()), *(OF_THE_ROLL_OUT if change == "nothing" else ())]
+    senseless = [
+        *(OF_PIP if change != "requirements" else ()),
+        *(OF_THE_ROLL_OUT if change == "nothing" else ()),
+    ]
     faults = {fault: weight for fault, weight in FAULTS.items() if fault not in senseless}
     fault = rng.choices(list(faults), list(faults.values()))[0]
     moments = [SHARE]
@@ -137,7 +154,9 @@ def choose(seed: str, number: int) -> Choices:
 # --- what is deployed
 
 # What an answer names: its release, and of what it is made, each read where the app uses it.
-MADE_OF = 'FOLDER.name, VERSION, os.environ["SETTINGS"], os.path.basename(os.path.realpath(sys.prefix))'
+MADE_OF = (
+    'FOLDER.name, VERSION, os.environ["SETTINGS"], os.path.basename(os.path.realpath(sys.prefix))'
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +182,9 @@ class Clients:
 
     def start(self) -> None:
         """Begin to send."""
-        self.results.append(self.stack.enter_context(load(self.api, self.step, rate=RATE, timeout=180)))
+        self.results.append(
+            self.stack.enter_context(load(self.api, self.step, rate=RATE, timeout=180))
+        )
 
     def stop(self) -> None:
         """Send no more, and wait for the outstanding answers."""
@@ -177,7 +198,9 @@ class Outcome:
     choices: Choices
     host: str
     results: list[Result] = field(default_factory=list)
-    windows: list[tuple[float, float, str]] = field(default_factory=list)  # in which requests may fail, and why
+    windows: list[tuple[float, float, str]] = field(
+        default_factory=list
+    )  # in which requests may fail, and why
     amiss: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what happened, in order
     seconds: float = 0.0
@@ -198,10 +221,14 @@ class Outcome:
             outside = [
                 (sent, done)
                 for sent, done in result.failed_between
-                if not any(sent <= closed and done >= opened for opened, closed, _why in self.windows)
+                if not any(
+                    sent <= closed and done >= opened for opened, closed, _why in self.windows
+                )
             ]
             if outside:
-                kinds = "; ".join(f"{it['count']} x {it['kind']}: {it['example']}" for it in result.failures)
+                kinds = "; ".join(
+                    f"{it['count']} x {it['kind']}: {it['example']}" for it in result.failures
+                )
                 self.amiss.append(f"{len(outside)} requests failed outside of any window ({kinds})")
 
     def judge_answers(self, allowed: dict[str, str]) -> None:
@@ -218,7 +245,9 @@ class Outcome:
 
     def report(self) -> str:
         """Say all that helps to understand a round."""
-        lines = [f"Round {self.choices.number} of seed {self.choices.seed} on {self.host}: {self.choices}"]
+        lines = [
+            f"Round {self.choices.number} of seed {self.choices.seed} on {self.host}: {self.choices}"
+        ]
         lines += [f"  amiss: {line}" for line in self.amiss]
         lines += [f"  {line}" for line in self.notes]
         lines += [f"  {result}" for result in self.results]
@@ -237,7 +266,9 @@ class Host:
         self.api = Api(host, "interruptions.wmcloud.org")
         self.playbook = Playbook(host)
         self.deploy = Deploy(self.playbook, self.api, SCENARIO)
-        self.known: dict[str, Version] = {}  # by release, in the order in which they went live first
+        self.known: dict[
+            str, Version
+        ] = {}  # by release, in the order in which they went live first
         self.usual_seconds = 0.0
         self.sound = False  # whether the last round left all as it should be
         self.count = 0
@@ -268,7 +299,9 @@ class Host:
 
     def end(self, run: Started) -> Run:
         """Wait for the end of a run."""
-        wait_until(lambda: run.has_ended, f"the run ends; it said:\n{run.output[-3000:]}", RUN_SECONDS)
+        wait_until(
+            lambda: run.has_ended, f"the run ends; it said:\n{run.output[-3000:]}", RUN_SECONDS
+        )
         return run.wait()
 
     def prepare(self) -> None:
@@ -323,7 +356,9 @@ class Round:
     def decide(self) -> tuple[Version, str]:
         """Return what the round's run is to bring live, and for a rollback the release too."""
         label = f"{self.choices.seed}-{self.choices.number}-{SESSION}"
-        new = replace(self.live, strategy=self.choices.strategy, is_held=self.choices.is_held, bad="")
+        new = replace(
+            self.live, strategy=self.choices.strategy, is_held=self.choices.is_held, bad=""
+        )
         match self.choices.change:
             case "nothing":
                 return self.live, ""
@@ -334,7 +369,11 @@ class Round:
             case "bad":
                 return replace(new, code=label, bad=self.choices.bad, is_held=False), ""
             case "rollback":
-                there = [release for release in self.host.known if release in self.api.releases and release != self.before]
+                there = [
+                    release
+                    for release in self.host.known
+                    if release in self.api.releases and release != self.before
+                ]
                 if there:
                     return self.host.known[there[-1]], there[-1]
         return replace(new, code=label), ""
@@ -364,7 +403,10 @@ class Round:
                 return run_on("pgrep --full '[p]ip install'").rc == 0
             case moment if moment == LOADS:
                 idle = "green" if self.slot == "blue" else "blue"
-                return run_on(f"systemctl is-active api-endpoint@{idle}.service").stdout.strip() == "activating"
+                return (
+                    run_on(f"systemctl is-active api-endpoint@{idle}.service").stdout.strip()
+                    == "activating"
+                )
             case moment if moment == WAITS:
                 return run_on("systemctl is-active --quiet api-endpoint-waiting.socket").rc == 0
             case moment if moment == SWITCH:
@@ -374,10 +416,16 @@ class Round:
     def wait_for_the_moment(self, run: Started) -> None:
         """Wait for the moment, or for the end of a run that does not reach it."""
         begun = time.monotonic()
-        wait_until(lambda: run.has_ended or self.is_reached(run, begun), self.choices.moment, RUN_SECONDS)
+        wait_until(
+            lambda: run.has_ended or self.is_reached(run, begun), self.choices.moment, RUN_SECONDS
+        )
         if self.choices.moment != SHARE and not run.has_ended:
             time.sleep(self.choices.delay)
-        self.note("the run has ended before the fault" if run.has_ended else f"the moment: {self.last_task(run)}")
+        self.note(
+            "the run has ended before the fault"
+            if run.has_ended
+            else f"the moment: {self.last_task(run)}"
+        )
 
     @staticmethod
     def last_task(run: Started) -> str:
@@ -392,10 +440,17 @@ class Round:
         strikes: dict[str, Callable[[], object]] = {
             NO_FAULT: lambda: None,
             "the run is killed": run.kill,
-            "the run and what it started on the host are killed": lambda: (run.kill(), self.kill(kills.KILL_MODULES)),
+            "the run and what it started on the host are killed": lambda: (
+                run.kill(),
+                self.kill(kills.KILL_MODULES),
+            ),
             "what it started on the host is killed": lambda: self.kill(kills.KILL_MODULES),
-            "the process that waits for the rollout is killed": lambda: self.kill(kills.KILL_WHO_WAITS),
-            "the process that works on the rollout is killed": lambda: self.kill(kills.KILL_WHO_WORKS),
+            "the process that waits for the rollout is killed": lambda: self.kill(
+                kills.KILL_WHO_WAITS
+            ),
+            "the process that works on the rollout is killed": lambda: self.kill(
+                kills.KILL_WHO_WORKS
+            ),
             "pip is killed": lambda: self.hit("pkill -9 --count --full '[p]ip install'"),
             "the unit of pip is killed": lambda: self.hit(
                 "systemctl kill --signal=KILL api-endpoint-virtualenv.service && echo 1"
@@ -440,7 +495,11 @@ class Round:
         opened = time.monotonic()
         self.api.kill(main)
         self.let_load()
-        wait_until(lambda: self.api.main_pid() not in (0, main) and self.host.serves(), "it serves again", SERVING_SECONDS)
+        wait_until(
+            lambda: self.api.main_pid() not in (0, main) and self.host.serves(),
+            "it serves again",
+            SERVING_SECONDS,
+        )
         self.close_window(opened, "the live version was killed")
 
     def remove_the_link_live(self) -> None:
@@ -485,10 +544,14 @@ class Round:
                 run.kill()
             self.clients.stop()
         if self.open_window:
-            self.outcome.windows.append((self.open_window[0], time.monotonic(), self.open_window[1]))
+            self.outcome.windows.append(
+                (self.open_window[0], time.monotonic(), self.open_window[1])
+            )
         self.outcome.judge_failures()
         allowed = self.allowed()
-        self.outcome.judge_answers({release: self.host.answer_of(release, allowed[release]) for release in allowed})
+        self.outcome.judge_answers(
+            {release: self.host.answer_of(release, allowed[release]) for release in allowed}
+        )
         if not self.outcome.amiss:
             self.host.known.update(allowed)
         self.outcome.seconds = time.monotonic() - self.begun
@@ -503,7 +566,9 @@ class Round:
             versions[known[self.wanted]] = self.wanted
         elif not self.wanted.bad:
             pattern = f"VERSION = .{self.wanted.code}.$"
-            found = self.api.host.run(f"grep --files-with-matches '{pattern}' {ROOT}/releases/*/wsgi.py").stdout
+            found = self.api.host.run(
+                f"grep --files-with-matches '{pattern}' {ROOT}/releases/*/wsgi.py"
+            ).stdout
             new = {path.split("/")[-2] for path in found.split()} - set(self.host.known)
             versions.update(dict.fromkeys(new, self.wanted))
         there = self.api.releases
@@ -548,9 +613,13 @@ class Round:
             self.note(f"{wanted} ended with {ended.status}, changed={ended.changed}")
             if ended.status != 0 or (wanted == "one more" and ended.changed != [0]):
                 changes = "\n".join(
-                    part for part in ended.output.split("TASK [") if "changed: [" in part or "fatal: " in part
+                    part
+                    for part in ended.output.split("TASK [")
+                    if "changed: [" in part or "fatal: " in part
                 )
-                self.outcome.amiss.append(f"{wanted} ended with {ended.status}, changed={ended.changed}:\n{changes[-6000:]}")
+                self.outcome.amiss.append(
+                    f"{wanted} ended with {ended.status}, changed={ended.changed}:\n{changes[-6000:]}"
+                )
                 if ended.status != 0:
                     return
             if wanted == "the clean run" and self.open_window:
@@ -560,7 +629,10 @@ class Round:
         for path in ("/healthz", "/data"):
             if (answer := self.api.get(path)).status != 200:
                 self.outcome.amiss.append(f"GET {path}: {answer.status}")
-        expected, found = self.host.answer_of(self.api.release, self.final), self.api.get("/").json["release"]
+        expected, found = (
+            self.host.answer_of(self.api.release, self.final),
+            self.api.get("/").json["release"],
+        )
         if found != expected:
             self.outcome.amiss.append(f"live is {found}, wanted was {expected}")
 
@@ -576,5 +648,12 @@ def summary() -> list[str]:
         bad[fault] += bool(outcome.amiss)
     line = "{:52} {:>7} {:>9} {:>7} {:>6}".format
     table = [line("fault", "rounds", "requests", "failed", "amiss")]
-    table += [line(it, rounds[it], f"{requests[it]:,}", failed[it], bad[it]) for it in FAULTS if rounds[it]]
-    return [*table, line("all", rounds.total(), f"{requests.total():,}", failed.total(), bad.total())]
+    table += [
+        line(it, rounds[it], f"{requests[it]:,}", failed[it], bad[it])
+        for it in FAULTS
+        if rounds[it]
+    ]
+    return [
+        *table,
+        line("all", rounds.total(), f"{requests.total():,}", failed.total(), bad.total()),
+    ]

@@ -27,6 +27,12 @@ def clone(tmp_path_factory):
 def imported(clone):
     """Return the options of site.yml that stand for the imported vars file."""
     output = clone.with_suffix(".yml")
-    command = [PROJECT / "tools" / "import_template.py", clone, "--data-from-host", "--output", output]
+    command = [
+        PROJECT / "tools" / "import_template.py",
+        clone,
+        "--data-from-host",
+        "--output",
+        output,
+    ]
     subprocess.run([sys.executable, *command], check=True)
     return ("-e", f"@{output}")

@@ -47,7 +47,10 @@ def before(host, api):
     """Return what is on the host before the role has been there."""
     wait_until(lambda: api.get("/").status == 200, "the old service answers")
     assert api.get("/api/v1/seen").json == {"seen": 1}
-    return {"data": data_of(host), "etc": host.check_output("ls -la --time-style=+ /etc/api-endpoint")}
+    return {
+        "data": data_of(host),
+        "etc": host.check_output("ls -la --time-style=+ /etc/api-endpoint"),
+    }
 
 
 def test_the_import_takes_the_data_from_where_it_lies(imported):
@@ -62,7 +65,9 @@ def test_the_import_takes_the_data_from_where_it_lies(imported):
     ]
 
 
-def test_a_dry_run_announces_the_takeover_and_touches_nothing(host, api, before, playbook, imported):
+def test_a_dry_run_announces_the_takeover_and_touches_nothing(
+    host, api, before, playbook, imported
+):
     run = playbook("--check", "--diff", *imported)
     assert run.status == 0, run.output
     for words in (
@@ -100,7 +105,9 @@ def test_a_tag_alone_is_rejected_while_the_old_service_serves(host, playbook, im
     assert old_service(host) == ["active", "enabled"]
 
 
-def test_a_run_cut_off_before_nginx_is_switched_changes_nothing_for_clients(host, api, playbook, imported):
+def test_a_run_cut_off_before_nginx_is_switched_changes_nothing_for_clients(
+    host, api, playbook, imported
+):
     host.check_output(f"touch {HOLD}")
     with load(api) as result:
         started = playbook.start(*imported)
@@ -115,11 +122,16 @@ def test_a_run_cut_off_before_nginx_is_switched_changes_nothing_for_clients(host
     assert old_service(host) == ["active", "enabled"]
 
 
-def test_a_run_cut_off_after_nginx_was_switched_leaves_the_new_version_serving(host, api, playbook, imported):
+def test_a_run_cut_off_after_nginx_was_switched_leaves_the_new_version_serving(
+    host, api, playbook, imported
+):
     # The reload may close a connection that a client has just used, so the client tries once more.
     with load(api, retry_once=True) as result:
         run = playbook(
-            *imported, environment=cut_off_at("activate | Stop the old template's service, on a host that has one")
+            *imported,
+            environment=cut_off_at(
+                "activate | Stop the old template's service, on a host that has one"
+            ),
         )
         services = old_service(host)
     assert "PLAY RECAP" not in run.output, run.output
@@ -134,9 +146,16 @@ def test_the_next_run_completes_the_takeover(host, api, before, playbook, import
     assert run.status == 0, run.output
     assert_nothing_failed(result)
     assert old_service(host) == ["inactive", "disabled"]
-    for remains in ("/etc/api-endpoint/model.bin", "/etc/systemd/system/model.service", "p3env.before-api-endpoint"):
+    for remains in (
+        "/etc/api-endpoint/model.bin",
+        "/etc/systemd/system/model.service",
+        "p3env.before-api-endpoint",
+    ):
         assert remains in run.said, run.output
-    assert host.check_output("ls /etc/nginx/sites-enabled").split() == ["api-endpoint", "catch-all-80"]
+    assert host.check_output("ls /etc/nginx/sites-enabled").split() == [
+        "api-endpoint",
+        "catch-all-80",
+    ]
     defaults = host.check_output("nginx -T 2>/dev/null | grep default_server").splitlines()
     assert defaults
     assert len(set(defaults)) == len(defaults)

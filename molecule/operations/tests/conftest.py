@@ -15,8 +15,18 @@ PLAIN = {"ANSIBLE_FORCE_COLOR": "0"}  # output without colours
 PORT = 9113  # of the metrics
 
 # What callers ask, and how often, before and after the log is rotated.
-TRAFFIC = [("/environ?text=secret", 15), ("/status/404", 3), ("/status/500", 2), ("/sleep?seconds=0.7", 2)]
-MORE_TRAFFIC = [("/environ?text=secret", 15), ("/status/404", 4), ("/status/500", 3), ("/sleep?seconds=0.7", 2)]
+TRAFFIC = [
+    ("/environ?text=secret", 15),
+    ("/status/404", 3),
+    ("/status/500", 2),
+    ("/sleep?seconds=0.7", 2),
+]
+MORE_TRAFFIC = [
+    ("/environ?text=secret", 15),
+    ("/status/404", 4),
+    ("/status/500", 3),
+    ("/sleep?seconds=0.7", 2),
+]
 REQUESTS, NOT_FOUND, FAILED = 46, 7, 5
 SLOW = 0.7  # seconds that the slow ones take, and more on a busy machine
 
@@ -40,7 +50,9 @@ def seconds(shown: str) -> float:
     return float(number) / {"ms": 1000, "s": 1}[unit]
 
 
-def logged(ago: float, request: str, status: int = 200, referrer: str = "-", took: str = "0.010") -> str:
+def logged(
+    ago: float, request: str, status: int = 200, referrer: str = "-", took: str = "0.010"
+) -> str:
     """Return a line as nginx would have written it some seconds ago."""
     when = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(time.time() - ago))
     return f'[{when}] "{request}" {status} 12 "{referrer}" {took}\n'
@@ -79,7 +91,12 @@ class Operator:
 def address(container: str, name: str) -> str:
     """Return an address of a container's network."""
     form = f"{{{{.NetworkSettings.Networks.bridge.{name}}}}}"
-    shown = subprocess.run(["docker", "inspect", "--format", form, container], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["docker", "inspect", "--format", form, container],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return shown.stdout.strip()
 
 
@@ -129,7 +146,9 @@ def traffic(operator, api) -> None:
     old += [logged(6900, "GET /old HTTP/1.1", referrer=referrer) for referrer in HOSTILE_REFERRERS]
     operator.write(f"{LOG}.2.gz", "".join(old), "gzip >")
     host.check_output(f"touch --date='-2 hours' {LOG}.2.gz")
-    operator.write(LOG, "".join(logged(5000, "GET /old HTTP/1.1", 500) for _ in range(20)), "cat >>")
+    operator.write(
+        LOG, "".join(logged(5000, "GET /old HTTP/1.1", 500) for _ in range(20)), "cat >>"
+    )
     operator.ask(TRAFFIC)
     host.check_output(f"mv {LOG} {LOG}.1")
     host.check_output("systemctl kill --signal=USR1 --kill-whom=main nginx.service")

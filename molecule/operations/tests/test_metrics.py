@@ -27,7 +27,9 @@ class Metrics:
 
     @property
     def text(self) -> str:
-        return self.host.check_output(f"curl --silent --fail --max-time 10 localhost:{PORT}/metrics")
+        return self.host.check_output(
+            f"curl --silent --fail --max-time 10 localhost:{PORT}/metrics"
+        )
 
     def __call__(self) -> Counter:
         """Return all metrics by their names and labels."""
@@ -43,7 +45,10 @@ class Metrics:
 
     def grow(self, before: Counter, expected: dict[str, float], *names: str) -> None:
         """The counters of these names grow as expected: nginx's messages are counted a moment after its answers."""
-        wait_until(lambda: sum(self.since(before, *names).values()) >= sum(expected.values()), f"{names} have grown")
+        wait_until(
+            lambda: sum(self.since(before, *names).values()) >= sum(expected.values()),
+            f"{names} have grown",
+        )
         assert self.since(before, *names) == expected
 
 
@@ -74,7 +79,11 @@ def test_requests_are_counted_excluding_health_checks(api, metrics):
     }  # fmt: skip
     metrics.grow(before, expected, REQUESTS)
     grown = metrics.since(before, DURATIONS)
-    assert [grown[f'{DURATIONS}_count{{class="{name}"}}'] for name in ("2xx", "4xx", "5xx")] == [22, 4, 2]
+    assert [grown[f'{DURATIONS}_count{{class="{name}"}}'] for name in ("2xx", "4xx", "5xx")] == [
+        22,
+        4,
+        2,
+    ]
     assert 0 < grown[f'{DURATIONS}_bucket{{class="2xx",le="0.5"}}'] <= 21  # not the slow one
     assert grown[f'{DURATIONS}_sum{{class="2xx"}}'] >= 0.6
 
@@ -83,7 +92,9 @@ def test_the_cache_is_counted(api, metrics):
     before, path = metrics(), f"/headers?X-Metrics={time.time()}"
     for _ in range(4):
         assert api.get(path).status == 200
-    names = [f'api_endpoint_cache_requests_total{{result="{result}"}}' for result in ("miss", "hit")]
+    names = [
+        f'api_endpoint_cache_requests_total{{result="{result}"}}' for result in ("miss", "hit")
+    ]
     metrics.grow(before, dict(zip(names, (1, 3), strict=True)), "api_endpoint_cache")
 
 
@@ -93,9 +104,14 @@ def test_metrics_of_the_service(api, metrics):
     assert found[f'api_endpoint_release_info{{release="{api.release}"}}'] == 1
     pids = [api.main_pid(), *api.workers()]
     # The test's hosts count no memory for control groups.
-    shown = api.host.check_output("getconf PAGE_SIZE; cat " + " ".join(f"/proc/{pid}/statm" for pid in pids)).splitlines()
+    shown = api.host.check_output(
+        "getconf PAGE_SIZE; cat " + " ".join(f"/proc/{pid}/statm" for pid in pids)
+    ).splitlines()
     pages = [[int(number) for number in line.split()[1:3]] for line in shown[1:]]
-    own, shared = sum(resident - shared for resident, shared in pages), max(shared for _resident, shared in pages)
+    own, shared = (
+        sum(resident - shared for resident, shared in pages),
+        max(shared for _resident, shared in pages),
+    )
     expected = int(shown[0]) * (own + shared)
     assert found["api_endpoint_memory_bytes"] == pytest.approx(expected, rel=0.05)
     assert 0 < time.time() - found["api_endpoint_start_time_seconds"] < 3600
@@ -169,7 +185,9 @@ def test_the_app_is_seen_to_be_down(api, metrics):
 
 
 def test_no_address_and_no_user_agent_is_in_it(api, metrics):
-    shown = metrics.text + api.host.check_output("journalctl --unit='api-endpoint-metrics*' --no-pager")
+    shown = metrics.text + api.host.check_output(
+        "journalctl --unit='api-endpoint-metrics*' --no-pager"
+    )
     for mark in (MARKED_ADDRESS, MARKED_AGENT, "secret", "/environ"):
         assert mark not in shown
 

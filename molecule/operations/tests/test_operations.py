@@ -16,7 +16,11 @@ STATE = "find /var/lib/api-endpoint /etc/nginx /var/log/api-endpoint -printf '%p
 def row_of(run: Run, host: str) -> list[str]:
     """Return the cells of a host's line in the table."""
     assert run.status == 0, run.output
-    lines = [line.strip() for line in run.output.partition("PLAY RECAP")[0].splitlines() if re.match(rf"\s*{host}  ", line)]
+    lines = [
+        line.strip()
+        for line in run.output.partition("PLAY RECAP")[0].splitlines()
+        if re.match(rf"\s*{host}  ", line)
+    ]
     assert len(lines) == 1, run.output
     return re.split(r" {2,}", lines[0])
 
@@ -98,5 +102,7 @@ def test_the_logs_show_their_last_lines(operator, api, traffic):
     assert len(parts["/var/log/gunicorn/access.log"].splitlines()) == 5
     assert "a bug, as asked" in parts["/var/log/gunicorn/error.log"]
     assert f"release={api.release}" in parts["/var/log/api-endpoint/deploys.log"]
-    assert re.search(r"T[\d:]+\+\S+ systemd\[1\]: Started ", parts["journal of api-endpoint@*.service"])
+    assert re.search(
+        r"T[\d:]+\+\S+ systemd\[1\]: Started ", parts["journal of api-endpoint@*.service"]
+    )
     assert run.changed == [0]

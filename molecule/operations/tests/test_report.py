@@ -61,7 +61,9 @@ def test_the_status_of_a_host_that_is_down_and_has_an_empty_log(operator, api, t
     finally:
         api.host.check_output(f"systemctl start {api.unit}")
         api.wait_until_it_answers("/readyz")
-    line = next(line for line in run.output.splitlines() if re.match(rf"\s*{api.container}  ", line))
+    line = next(
+        line for line in run.output.splitlines() if re.match(rf"\s*{api.container}  ", line)
+    )
     row = re.split(r" {2,}", line.strip())
     assert row[3:5] == ["NO", "0 MB"]
     assert row[6:11] == ["0", "0", "0", "-", "-"]

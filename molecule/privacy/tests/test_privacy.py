@@ -12,7 +12,15 @@ from outcomes import ROOT, wait_until
 SCENARIO = Path(__file__).resolve().parents[1]
 VARIABLES = ("-e", f"@{SCENARIO / 'vars.yml'}")
 AUDIT = "playbooks/privacy_audit.yml"
-ANSWERED = ("/readyz", "/environ", "/echo", "/status/404", "/status/503", "/traceback", "/headers?X-A=1")
+ANSWERED = (
+    "/readyz",
+    "/environ",
+    "/echo",
+    "/status/404",
+    "/status/503",
+    "/traceback",
+    "/headers?X-A=1",
+)
 WITH_QUERY = "get with a query"
 PATIENCE = 120  # seconds for an answer that comes anyway
 
@@ -36,9 +44,14 @@ def stopped(api, *units):
 
 @pytest.mark.parametrize("count", [3 * EACH, pytest.param(1000, marks=pytest.mark.full)])
 def test_requests_of_every_kind_over_each_of_ipv4_and_ipv6(api, attack, count):
-    for outcomes in (attack.outside(count, paths=ANSWERED), attack.inside(count, paths=ANSWERED, family=6)):
+    for outcomes in (
+        attack.outside(count, paths=ANSWERED),
+        attack.inside(count, paths=ANSWERED, family=6),
+    ):
         assert sum(outcomes.values()) == count
-        assert {"200", "204", "400", "404", "413", "414", "431", "500", "aborted by us"} <= set(outcomes)
+        assert {"200", "204", "400", "404", "413", "414", "431", "500", "aborted by us"} <= set(
+            outcomes
+        )
         assert "no connection" not in outcomes
         answered = sum(number for outcome, number in outcomes.items() if outcome.isdigit())
         assert answered > 0.7 * count, outcomes
@@ -52,7 +65,9 @@ def test_requests_of_every_kind_over_each_of_ipv4_and_ipv6(api, attack, count):
 def test_an_app_that_fails_hangs_and_is_down(api, attack):
     assert attack.outside(5, WITH_QUERY, paths=["/traceback"], patience=PATIENCE)["500"] == 5
     assert attack.inside(5, WITH_QUERY, paths=["/traceback"], patience=PATIENCE)["500"] == 5
-    traceback = api.host.run("grep --count 'RuntimeError: a bug, as asked' /var/log/gunicorn/error.log")
+    traceback = api.host.run(
+        "grep --count 'RuntimeError: a bug, as asked' /var/log/gunicorn/error.log"
+    )
     assert int(traceback.stdout) >= 10, "where did the traceback go?"
     assert attack.inside(4, WITH_QUERY, paths=["/crash"], patience=PATIENCE)["502"] > 0
     attack.outside(4, WITH_QUERY, paths=["/half"], patience=PATIENCE)
@@ -72,7 +87,13 @@ def test_an_app_that_fails_hangs_and_is_down(api, attack):
 
 
 def test_errors_of_nginx_while_nothing_redacts_them(api, attack):
-    complaints = ("oversized body", "two hosts", "oversized URL", "wrong host", "a header as request line")
+    complaints = (
+        "oversized body",
+        "two hosts",
+        "oversized URL",
+        "wrong host",
+        "a header as request line",
+    )
     with stopped(api, "syslog.socket", "rsyslog.service"):
         assert attack.outside(15, *complaints, patience=PATIENCE)["413"] == 3
         api.host.check_output("systemctl reload nginx")
@@ -89,23 +110,33 @@ def test_logs_that_are_rotated_meanwhile(api, attack):
     started = api.main_pid(api.unit)
     for _ in range(3):
         assert "502" not in attack.outside(EACH, paths=ANSWERED)
-        api.host.check_output("logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint")
+        api.host.check_output(
+            "logrotate --force /etc/logrotate.d/nginx && logrotate --force /etc/logrotate.d/api-endpoint"
+        )
     assert "502" not in attack.inside(EACH, paths=ANSWERED)
     assert api.main_pid(api.unit) == started
     found = attack.assert_nobody_is_named()
     seen = {place for kind, place in found.met if kind == "path"}
     for log in ("/var/log/nginx/access.log", "/var/log/gunicorn/access.log"):
-        assert {log, f"{log}.1", f"{log}.2.gz"} <= seen, "rotated logs were not searched, or requests are missing in them"
+        assert {log, f"{log}.1", f"{log}.2.gz"} <= seen, (
+            "rotated logs were not searched, or requests are missing in them"
+        )
 
 
 def test_gunicorn_is_told_once_when_each_of_its_logs_is_ready(api):
     """It loses lines when it is told to open its logs anew and one of them is not its own yet."""
     seen = "#!/bin/sh\nstat -c '%n %U %s' /var/log/gunicorn/*.log >> /root/told/seen\nexec /usr/bin/systemctl \"$@\"\n"
-    api.host.check_output(f"mkdir /root/told && printf %s {shlex.quote(seen)} > /root/told/systemctl")
+    api.host.check_output(
+        f"mkdir /root/told && printf %s {shlex.quote(seen)} > /root/told/systemctl"
+    )
     api.host.check_output("chmod +x /root/told/systemctl")
-    api.host.check_output("echo more | tee -a /var/log/gunicorn/access.log /var/log/gunicorn/error.log")
+    api.host.check_output(
+        "echo more | tee -a /var/log/gunicorn/access.log /var/log/gunicorn/error.log"
+    )
     try:
-        api.host.check_output("PATH=/root/told:$PATH logrotate --force /etc/logrotate.d/api-endpoint")
+        api.host.check_output(
+            "PATH=/root/told:$PATH logrotate --force /etc/logrotate.d/api-endpoint"
+        )
         told = api.host.check_output("cat /root/told/seen").splitlines()
     finally:
         api.host.check_output("rm -r /root/told")
@@ -140,7 +171,9 @@ def test_the_search_finds_leaks_in_files_packed_files_and_the_journal(api, attac
     attack.inside(5, "get")
     address, agent = attack.marks.ipv4, attack.marks.agent
     plain, packed, private = "/var/log/planted.log", "/var/lib/nginx/planted.1.gz", "/tmp/planted"
-    host.check_output(f"echo 'client: {address}' > {plain}; echo '{agent}' | gzip > {packed}; echo '{agent}' | systemd-cat")
+    host.check_output(
+        f"echo 'client: {address}' > {plain}; echo '{agent}' | gzip > {packed}; echo '{agent}' | systemd-cat"
+    )
     api.as_service(f"echo {attack.callers[0]} > {private}")
     try:
         found = attack.search()
@@ -152,7 +185,9 @@ def test_the_search_finds_leaks_in_files_packed_files_and_the_journal(api, attac
     assert found.leaks_in("journal") == {"user agent"}
     others = [place for kind, place, _excerpt in found.leaks if kind == "caller's address"]
     assert len(others) == 1, found.leaks
-    assert re.fullmatch(r"/tmp/systemd-private-.*/tmp/planted|/proc/\d+/root/tmp/planted", others[0])
+    assert re.fullmatch(
+        r"/tmp/systemd-private-.*/tmp/planted|/proc/\d+/root/tmp/planted", others[0]
+    )
 
 
 @contextmanager
@@ -161,15 +196,22 @@ def a_leak_in_nginx(api):
     host = api.host
     leak = 'log_format leak \'$remote_addr "$http_user_agent" "$http_x_forwarded_for"\';'
     site = "/etc/nginx/sites-available/api-endpoint"
-    host.check_output(f"cp -a {site} /root/site && sed -i 's|^server {{|& access_log /var/log/nginx/leak.log leak;|' {site}")
+    host.check_output(
+        f"cp -a {site} /root/site && sed -i 's|^server {{|& access_log /var/log/nginx/leak.log leak;|' {site}"
+    )
     host.check_output(f"cat > /etc/nginx/conf.d/leak.conf <<'END'\n{leak}\nEND\n")
     try:
         host.check_output("nginx -q -t && systemctl reload nginx")
         log = "/var/log/nginx/leak.log"
-        wait_until(lambda: api.get("/readyz").status == 200 and host.run(f"test -s {log}").rc == 0, "nginx writes the leak")
+        wait_until(
+            lambda: api.get("/readyz").status == 200 and host.run(f"test -s {log}").rc == 0,
+            "nginx writes the leak",
+        )
         yield log
     finally:
-        host.check_output(f"mv /root/site {site} && rm /etc/nginx/conf.d/leak.conf && systemctl reload nginx")
+        host.check_output(
+            f"mv /root/site {site} && rm /etc/nginx/conf.d/leak.conf && systemctl reload nginx"
+        )
         host.check_output("rm -f /var/log/nginx/leak.log*")
 
 
@@ -193,7 +235,9 @@ def test_nothing_is_left_of_the_tests_above(attack, attacks, api):
 
 def traces(api):
     """Return what an audit might leave on the host."""
-    return api.host.check_output("ip -6 route show table local; ls -a /var/log/api-endpoint /tmp /root")
+    return api.host.check_output(
+        "ip -6 route show table local; ls -a /var/log/api-endpoint /tmp /root"
+    )
 
 
 def test_the_audit_passes_and_says_what_it_did(api, playbook):
@@ -202,7 +246,9 @@ def test_the_audit_passes_and_says_what_it_did(api, playbook):
     assert run.status == 0, run.output
     assert run.changed == [0]
     assert "nobody is named anywhere" in run.said
-    assert re.search(r"over IPv4: 100 \(.*200: \d+.* over IPv6: 100 \(.*200: \d+", run.said), run.output
+    assert re.search(r"over IPv4: 100 \(.*200: \d+.* over IPv6: 100 \(.*200: \d+", run.said), (
+        run.output
+    )
     assert re.search(r"/var: [1-9]\d* changed files", run.said), run.output
     assert re.search(r"the journal: [1-9]\d* entries", run.said), run.output
     assert traces(api) == before, "it left something"
@@ -238,12 +284,16 @@ def test_the_audit_passes_without_query_strings_and_referrers_too(api, playbook)
         run = playbook(*VARIABLES, *off, name=AUDIT)
         assert run.status == 0, run.output
         assert "nobody is named anywhere" in run.said
-        api.ask("POST", "/x?name=Marie", b"x" * 2_000_000, {"Referer": "https://page.example/Marie"})
+        api.ask(
+            "POST", "/x?name=Marie", b"x" * 2_000_000, {"Referer": "https://page.example/Marie"}
+        )
 
         def errors():
             return api.host.check_output("cat /var/log/nginx/error.log")
 
-        wait_until(lambda: "too large body: 2000000 bytes\n" in errors(), "a line without the request")
+        wait_until(
+            lambda: "too large body: 2000000 bytes\n" in errors(), "a line without the request"
+        )
         assert "Marie" not in errors()
     finally:
         back = playbook(*VARIABLES, "--tags", "nginx,app")
@@ -256,5 +306,7 @@ def test_the_audit_says_nothing_when_nothing_answers(api, playbook):
     with stopped(api, api.unit):
         run = playbook(*VARIABLES, name=AUDIT)
     assert run.status != 0
-    assert "Nothing was audited: GET /readyz through nginx on port 80: status 502" in run.said, run.output
+    assert "Nothing was audited: GET /readyz through nginx on port 80: status 502" in run.said, (
+        run.output
+    )
     wait_until(lambda: api.host.file(f"{ROOT}/live").exists, "the slot is live")

@@ -45,7 +45,9 @@ def clean_host(api):
     """Return what returns the audit's report on a host of the same image without the role."""
     name = f"{api.container}-clean"
     docker = partial(subprocess.run, capture_output=True, text=True, check=True)
-    image = docker(["docker", "inspect", "--format", "{{.Config.Image}}", api.container]).stdout.strip()
+    image = docker(
+        ["docker", "inspect", "--format", "{{.Config.Image}}", api.container]
+    ).stdout.strip()
     docker([PROJECT / "tools" / "testhost" / "start.sh", name, image.partition(":debian")[2]])
     yield lambda: docker(["docker", "exec", name, "sh", "-c", AUDIT]).stdout
     docker(["docker", "rm", "--force", "--volumes", name])
@@ -99,7 +101,9 @@ class Poll:
 @pytest.mark.parametrize("mode", SLOW)
 def test_slow_clients_do_not_keep_others_out(api, mode, tmp_path):
     # slowhttptest asks by the name that it connects to.
-    assert api.get("/readyz", headers={"Host": "localhost"}).status == 200, "localhost is one of api_endpoint_server_names"
+    assert api.get("/readyz", headers={"Host": "localhost"}).status == 200, (
+        "localhost is one of api_endpoint_server_names"
+    )
     url = f"http://localhost:{api.port}/{'echo' if 'body' in mode else 'readyz'}"
     # Clients that nginx cuts off end the attack sooner.
     seconds = {"headers": 120, "body": 120, "reading": 30}.get(mode, 10)
@@ -117,7 +121,9 @@ def test_slow_clients_do_not_keep_others_out(api, mode, tmp_path):
     closed, connected = figures[-1][1], figures[-1][3]
     assert closed + connected > CONNECTIONS * 0.9, f"the attack took place: {rows}"
     if mode in ("headers", "body"):
-        assert "No open connections left" in run.stdout, f"those that are too slow are cut off: {rows}"
+        assert "No open connections left" in run.stdout, (
+            f"those that are too slow are cut off: {rows}"
+        )
 
 
 def test_lynis_has_no_more_to_say_than_before(api, clean_host):
@@ -125,6 +131,10 @@ def test_lynis_has_no_more_to_say_than_before(api, clean_host):
     before = Lynis(clean_host())
     print(f"lynis: hardening index {before.index} before, {after.index} after")
     assert after.of("warning") <= before.of("warning")
-    news = {line for line in after.of("suggestion") - before.of("suggestion") if line.split()[0] not in LYNIS_EXPLAINED}
+    news = {
+        line
+        for line in after.of("suggestion") - before.of("suggestion")
+        if line.split()[0] not in LYNIS_EXPLAINED
+    }
     assert news == set()
     assert after.index >= before.index

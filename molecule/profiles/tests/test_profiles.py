@@ -58,13 +58,17 @@ class Endpoint:
     def processes(self):
         """The process ids of its main process and of its workers."""
         live = self.host.check_output(f"basename $(readlink /var/lib/{self.name}/live)")
-        main = self.host.check_output(f"systemctl show --property=MainPID --value {self.name}@{live}")
+        main = self.host.check_output(
+            f"systemctl show --property=MainPID --value {self.name}@{live}"
+        )
         return [main, *self.host.check_output(f"pgrep --parent {main}").split()]
 
     def predict(self, text):
         """Ask again while the endpoint is busy, as Retry-After says; return the label."""
         deadline = time.monotonic() + 600
-        while (answer := self.api.get(f"/api/v1/predict?text={quote(text)}", timeout=30)).status == 503:
+        while (
+            answer := self.api.get(f"/api/v1/predict?text={quote(text)}", timeout=30)
+        ).status == 503:
             assert time.monotonic() < deadline, "no answer within 10 minutes"
             time.sleep(0.5)
         assert answer.status == 200, answer.body
@@ -81,13 +85,18 @@ def wheel_of_pytorch(folder, host):
     if done.returncode != 0 and os.environ.get("CI") != "true":
         pytest.skip("no build of PyTorch for the CPU is to be had here")
     assert done.returncode == 0, done.stderr
-    subprocess.run(["docker", "cp", "--quiet", f"{folder}/.", f"{host.backend.get_hostname()}:{WHEELS}"], check=True)
+    subprocess.run(
+        ["docker", "cp", "--quiet", f"{folder}/.", f"{host.backend.get_hostname()}:{WHEELS}"],
+        check=True,
+    )
     host.check_output(f"chmod -R a+rX {WHEELS}")
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.full) if name in LARGE else name for name in HOSTS],
+    params=[
+        pytest.param(name, marks=pytest.mark.full) if name in LARGE else name for name in HOSTS
+    ],
 )
 def endpoint(host, request, tmp_path_factory):
     """Return an endpoint that was made and deployed, on one host for each profile."""
@@ -96,7 +105,10 @@ def endpoint(host, request, tmp_path_factory):
     endpoint = Endpoint(host, tmp_path_factory.mktemp("endpoints"), request.param)
     if request.param == "pytorch":
         wheel_of_pytorch(tmp_path_factory.mktemp("wheels"), host)
-        endpoint.options = ["-e", json.dumps({"api_endpoint_pip_options": [f"--find-links={WHEELS}"]})]
+        endpoint.options = [
+            "-e",
+            json.dumps({"api_endpoint_pip_options": [f"--find-links={WHEELS}"]}),
+        ]
     endpoint.make()
     first = endpoint.deploy()
     assert first.status == 0, first.output
@@ -106,7 +118,10 @@ def endpoint(host, request, tmp_path_factory):
 def test_it_answers(endpoint):
     for text, label in TEXTS.items():
         answer = endpoint.api.ask(
-            "POST", "/api/v1/predict", body=json.dumps({"text": text}), headers={"Content-Type": "application/json"}
+            "POST",
+            "/api/v1/predict",
+            body=json.dumps({"text": text}),
+            headers={"Content-Type": "application/json"},
         )
         assert answer.status == 200, answer.body
         assert answer.json["label"] == label
@@ -114,19 +129,30 @@ def test_it_answers(endpoint):
     assert endpoint.api.get("/readyz").json == {"status": "ready"}
     assert_json_error(endpoint.api.get("/api/v1/predict"), 400)
     assert_json_error(
-        endpoint.api.ask("POST", "/api/v1/predict", body="text=a", headers={"Content-Type": "text/plain"}), 415
+        endpoint.api.ask(
+            "POST", "/api/v1/predict", body="text=a", headers={"Content-Type": "text/plain"}
+        ),
+        415,
     )
 
 
 def test_the_profile_has_arrived(endpoint):
-    profiles = yaml.safe_load((PROJECT / "roles/api_endpoint/vars/main.yml").read_text())["__api_endpoint_profiles"]
+    profiles = yaml.safe_load((PROJECT / "roles/api_endpoint/vars/main.yml").read_text())[
+        "__api_endpoint_profiles"
+    ]
     settings = {**profiles["plain"], **profiles[endpoint.profile]}
     main, *workers = endpoint.processes
     assert len(workers) == settings["workers"]
-    environment = endpoint.host.check_output(f"tr '\\0' '\\n' < /proc/{workers[0]}/environ").splitlines()
-    assert {f"{name}={value}" for name, value in settings["environment"].items()} <= set(environment)
+    environment = endpoint.host.check_output(
+        f"tr '\\0' '\\n' < /proc/{workers[0]}/environ"
+    ).splitlines()
+    assert {f"{name}={value}" for name, value in settings["environment"].items()} <= set(
+        environment
+    )
     live = endpoint.host.check_output(f"basename $(readlink /var/lib/{endpoint.name}/live)")
-    denied = endpoint.host.check_output(f"systemctl show --property=MemoryDenyWriteExecute --value {endpoint.name}@{live}")
+    denied = endpoint.host.check_output(
+        f"systemctl show --property=MemoryDenyWriteExecute --value {endpoint.name}@{live}"
+    )
     assert denied == ("no" if settings["jit"] else "yes")
     # Where Hugging Face's libraries, say, keep what they fetch: writable, and outside of the release.
     home = next(line.removeprefix("HOME=") for line in environment if line.startswith("HOME="))
@@ -158,7 +184,13 @@ def test_several_workers_of_pytorch_answer_500_requests_and_share_the_weights(en
 
 def test_both_endpoints_of_the_host_are_there(endpoint):
     """Deployed one after the other, each is still what it was."""
-    names = [profile for profile, host in HOSTS.items() if endpoint.host.backend.get_hostname().endswith(host)]
+    names = [
+        profile
+        for profile, host in HOSTS.items()
+        if endpoint.host.backend.get_hostname().endswith(host)
+    ]
     for profile in names[: names.index(endpoint.profile) + 1]:
-        answer = Api(endpoint.host, f"my-{profile}.wmcloud.org").get("/api/v1/predict?text=Where+is+the+library%3F")
+        answer = Api(endpoint.host, f"my-{profile}.wmcloud.org").get(
+            "/api/v1/predict?text=Where+is+the+library%3F"
+        )
         assert answer.json["label"] == "en"

@@ -13,7 +13,11 @@ from outcomes import PROJECT, ROOT
 
 SCENARIO = PROJECT / "molecule" / "real_world"
 APP = "molecule/real_world/apps/data"
-HEALTH = {"api_endpoint_health_path": "/", "api_endpoint_health_status": [200], "api_endpoint_smoke_requests": []}
+HEALTH = {
+    "api_endpoint_health_path": "/",
+    "api_endpoint_health_status": [200],
+    "api_endpoint_smoke_requests": [],
+}
 LATIN = os.fsdecode(b"gr\xf6\xdfe.txt")
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'7' * 64}\nsize 104857600\n"
 
@@ -27,7 +31,12 @@ def deploy(playbook):
     """Return what deploys the app, or another one, with data."""
 
     def run(*artifacts, tags=(), app=APP, **more):
-        variables = {"api_endpoint_app_dir": app, "api_endpoint_artifacts": artifacts, **HEALTH, **more}
+        variables = {
+            "api_endpoint_app_dir": app,
+            "api_endpoint_artifacts": artifacts,
+            **HEALTH,
+            **more,
+        }
         return playbook("-e", f"@{SCENARIO / 'vars.yml'}", "-e", json.dumps(variables), *tags)
 
     return run
@@ -41,7 +50,9 @@ def refused(run, words):
 def packed(**members):
     """Return a .tar.bz2 with these members, names in Latin-1."""
     made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as archive:
+    with tarfile.open(
+        fileobj=made, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape"
+    ) as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -59,7 +70,9 @@ def test_links_that_lead_out_of_a_folder_are_data_and_names_are_bytes(api, host,
     blob.write_bytes(b"first")
     (snapshot / "model.bin").symlink_to("../../blobs/bbbb")
     (snapshot / LATIN).write_bytes(b"old")
-    (tmp_path / "archive.tar.bz2").write_bytes(packed(**{LATIN: b"packed", "__MACOSX/._x": b"junk"}))
+    (tmp_path / "archive.tar.bz2").write_bytes(
+        packed(**{LATIN: b"packed", "__MACOSX/._x": b"junk"})
+    )
     large = tmp_path / "app"
     subprocess.run(["cp", "-r", PROJECT / APP, large], check=True)
     (large / "assets.bin").write_bytes(os.urandom(12_000_000))
@@ -80,7 +93,13 @@ def test_links_that_lead_out_of_a_folder_are_data_and_names_are_bytes(api, host,
     assert host.check_output(f"ls -A {ROOT}/work") == ""
 
     blob.write_bytes(b"other")
-    run = deploy(hub, archive, app=str(large), api_endpoint_build_commands=[command], tags=("--tags", "model"))
+    run = deploy(
+        hub,
+        archive,
+        app=str(large),
+        api_endpoint_build_commands=[command],
+        tags=("--tags", "model"),
+    )
     assert run.status == 0, run.output
     assert api.get("/").json == {**expected, "b'hub/model.bin'": sha(b"other")}
 
@@ -93,12 +112,19 @@ def test_what_is_no_data_is_refused_and_the_live_version_stays(api, host, deploy
     pointer.write_text(POINTER)
     page.write_text("<!DOCTYPE html><title>Sign in - Example</title>")
     refused(
-        deploy({"dest": "model.bin", "src": str(pointer)}), "a pointer of git-lfs, not the file itself. Run `git lfs pull`"
+        deploy({"dest": "model.bin", "src": str(pointer)}),
+        "a pointer of git-lfs, not the file itself. Run `git lfs pull`",
     )
-    refused(deploy({"dest": "model.bin", "src": str(page)}), "a web page, not a file. It begins 'Sign in - Example'")
-    host.check_output("mkdir -p /srv/incoming && cat >/srv/incoming/model.bin <<'E'\n" + POINTER + "E")
     refused(
-        deploy({"dest": "model.bin", "path": "/srv/incoming/model.bin"}), "/srv/incoming/model.bin: a pointer of git-lfs"
+        deploy({"dest": "model.bin", "src": str(page)}),
+        "a web page, not a file. It begins 'Sign in - Example'",
+    )
+    host.check_output(
+        "mkdir -p /srv/incoming && cat >/srv/incoming/model.bin <<'E'\n" + POINTER + "E"
+    )
+    refused(
+        deploy({"dest": "model.bin", "path": "/srv/incoming/model.bin"}),
+        "/srv/incoming/model.bin: a pointer of git-lfs",
     )
     (tmp_path / "packed.tar.bz2").write_bytes(packed(**{"a/model.bin": POINTER.encode()}))
     refused(
@@ -133,7 +159,10 @@ git add -A; git commit -qm pointer
     assert run.status == 0, run.output
     assert api.get("/").json == {"words": ["a", "b"]}
     run = deploy(api_endpoint_git_url="file:///srv/repositories/pointer", app="")
-    refused(run, "titles.tsv: a pointer of git-lfs, not the file itself. Add git-lfs to api_endpoint_apt_packages")
+    refused(
+        run,
+        "titles.tsv: a pointer of git-lfs, not the file itself. Add git-lfs to api_endpoint_apt_packages",
+    )
     host.check_output("rm -rf /srv/repositories/words")
     assert deploy(api_endpoint_git_url="file:///srv/repositories/app", app="").status == 0
     assert api.get("/").json == {"words": ["a", "b"]}

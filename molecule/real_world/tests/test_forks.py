@@ -29,7 +29,9 @@ def run(playbook):
         given = {f"api_endpoint_{name}": value for name, value in variables.items()}
         if app:
             given["api_endpoint_app_dir"] = f"molecule/real_world/apps/{app}"
-        return playbook(*options, "--extra-vars", VARIABLES, "--extra-vars", json.dumps(given), name=name)
+        return playbook(
+            *options, "--extra-vars", VARIABLES, "--extra-vars", json.dumps(given), name=name
+        )
 
     return run
 
@@ -45,7 +47,10 @@ def _store(host):
 def test_callers_get_their_own_answers_from_an_app_that_connects_at_import(api, run):
     deployed = run(app="at_import", smoke_requests=[{"path": "/value?n=7", "text": '"got":7'}])
     assert deployed.status == 0, deployed.output
-    assert "Loaded in each worker, since a fork would share or lose: the thread 'squares'; " in deployed.said
+    assert (
+        "Loaded in each worker, since a fork would share or lose: the thread 'squares'; "
+        in deployed.said
+    )
     for found in ("a connection to 127.0.0.1:7070", f"the database {ROOT}/", "MB of memory more."):
         assert found in deployed.said, deployed.output
     with ThreadPoolExecutor(16) as pool:
@@ -65,7 +70,10 @@ def test_with_preload_true_it_is_refused(api, run):
 
 
 def test_a_view_that_needs_the_main_thread_leads_to_the_setting(api, run):
-    app = {"app": "main_thread", "smoke_requests": [{"path": path} for path in ("/alarm", "/loop", "/database")]}
+    app = {
+        "app": "main_thread",
+        "smoke_requests": [{"path": path} for path in ("/alarm", "/loop", "/database")],
+    }
     before = api.release
     refused = run("--tags", "app", **app)
     assert refused.status != 0, refused.output
@@ -92,10 +100,18 @@ REFUSED = {
 
 
 def test_what_the_sandbox_refuses_leads_to_the_setting(api, run):
-    variables = {"app": "refused", "writable_paths": ["state.json", "app.log"], "temporary_size": "10M", "jit": False}
+    variables = {
+        "app": "refused",
+        "writable_paths": ["state.json", "app.log"],
+        "temporary_size": "10M",
+        "jit": False,
+    }
     deployed = run("--tags", "app", **variables)
     assert deployed.status == 0, deployed.output
-    assert "wsgi.py has os.replace, and api_endpoint_writable_paths the file state.json." in deployed.said
+    assert (
+        "wsgi.py has os.replace, and api_endpoint_writable_paths the file state.json."
+        in deployed.said
+    )
     for path in ("/memory", "/rotate"):
         assert api.get(path).status == 200
     assert {path: api.get(path).status for path in REFUSED} == dict.fromkeys(REFUSED, 500)

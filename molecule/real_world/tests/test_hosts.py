@@ -29,7 +29,9 @@ def unit(host):
     units = []
 
     def run(name, *command):
-        host.run_expect([0], "systemd-run --quiet --unit=%s " + " ".join(["%s"] * len(command)), name, *command)
+        host.run_expect(
+            [0], "systemd-run --quiet --unit=%s " + " ".join(["%s"] * len(command)), name, *command
+        )
         units.append(name)
 
     yield run
@@ -43,16 +45,26 @@ class TestRefused:
 
     def test_text_where_a_list_belongs(self, playbook, api):
         before = api.get("/").json
-        run = playbook(*settings(health_status=200, build_commands="python -V"), "-e", "api_endpoint_server_names=localhost")
+        run = playbook(
+            *settings(health_status=200, build_commands="python -V"),
+            "-e",
+            "api_endpoint_server_names=localhost",
+        )
         assert run.status != 0
-        for name in ("server_names is 'localhost'", "health_status is 200", "build_commands is 'python -V'"):
+        for name in (
+            "server_names is 'localhost'",
+            "health_status is 200",
+            "build_commands is 'python -V'",
+        ):
             assert f"api_endpoint_{name}, and not a list. Give a list: " in run.output
         assert api.get("/").json == before
 
     def test_a_port_that_another_program_has(self, playbook, api, unit):
         before = api.get("/").json
         unit("somebody-else", "python3", "-m", "http.server", "8765")
-        api.host.run_expect([0], "timeout 20 sh -c 'until ss -Hltn sport = :8765 | grep -q .; do sleep 0.2; done'")
+        api.host.run_expect(
+            [0], "timeout 20 sh -c 'until ss -Hltn sport = :8765 | grep -q .; do sleep 0.2; done'"
+        )
         run = playbook(*settings(port=8765))
         assert run.status != 0
         assert "api_endpoint_port is 8765, where " in run.output
@@ -73,7 +85,9 @@ class TestRefused:
 @pytest.fixture
 def over_ssh(host, tmp_path):
     """Return options that reach the host by SSH as a user whose sudo wants a password, as Debian's installer leaves it."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True
+    )
     key = (tmp_path / "key.pub").read_text().strip()
     host.check_output(
         f"mkdir -p ~researcher/.ssh && echo '{key}' >~researcher/.ssh/authorized_keys && "
@@ -104,7 +118,12 @@ def test_data_arrives_where_sudo_wants_a_password(playbook, api, over_ssh, tmp_p
     (tmp_path / "tables").mkdir()
     for name in ("a.tsv", "b.tsv"):
         (tmp_path / "tables" / name).write_text(name)
-    artifacts = [{"dest": "word.txt", "src": str(tmp_path / "word")}, {"dest": "tables", "src": str(tmp_path / "tables")}]
-    run = playbook(*over_ssh, *settings(app_dir="molecule/real_world/apps/with_data", artifacts=artifacts))
+    artifacts = [
+        {"dest": "word.txt", "src": str(tmp_path / "word")},
+        {"dest": "tables", "src": str(tmp_path / "tables")},
+    ]
+    run = playbook(
+        *over_ssh, *settings(app_dir="molecule/real_world/apps/with_data", artifacts=artifacts)
+    )
     assert run.status == 0, run.output
     assert api.get("/").json == {"word": WORD, "names": ["a.tsv", "b.tsv"]}

@@ -42,8 +42,12 @@ def test_an_imported_app_finds_all_that_it_needs(api, playbook, published, tmp_p
     clone = template.write(tmp_path / "checker", template.url)
     program = PROJECT / "tools" / "import_template.py"
     subprocess.run([sys.executable, program, clone, "--output", tmp_path / "vars.yml"], check=True)
-    assert yaml.safe_load((tmp_path / "vars.yml").read_text())["api_endpoint_server_names"] == ["checker.wmcloud.org"]
-    run = playbook("-e", f"@{tmp_path}/vars.yml", "-e", json.dumps({**OWN, "api_endpoint_app_dir": str(clone)}))
+    assert yaml.safe_load((tmp_path / "vars.yml").read_text())["api_endpoint_server_names"] == [
+        "checker.wmcloud.org"
+    ]
+    run = playbook(
+        "-e", f"@{tmp_path}/vars.yml", "-e", json.dumps({**OWN, "api_endpoint_app_dir": str(clone)})
+    )
     assert run.status == 0, run.output
     for count in (1, 2):
         assert api.get("/api/v1/check").json == {

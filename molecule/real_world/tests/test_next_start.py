@@ -72,7 +72,9 @@ IN_THE_GATE = ("gunicorn removed", "in a closed folder")
 
 
 def some(table):
-    return [pytest.param(name, marks=() if name in IN_THE_GATE else pytest.mark.full) for name in table]
+    return [
+        pytest.param(name, marks=() if name in IN_THE_GATE else pytest.mark.full) for name in table
+    ]
 
 
 @pytest.mark.parametrize("name", some(BROKEN))
@@ -92,7 +94,9 @@ def test_what_runs_and_would_not_start_again(on_one_host, api, playbook, name):
 def test_a_python_that_the_service_cannot_run(on_one_host, api, playbook, name):
     makes, path, told = PYTHONS[name]
     before = api.release, api.host.check_output(f"ls {ROOT}/venvs")
-    api.host.check_output(f"mkdir -p /opt/python/closed && cp /usr/bin/python3 /opt/python/closed/ && {makes}")
+    api.host.check_output(
+        f"mkdir -p /opt/python/closed && cp /usr/bin/python3 /opt/python/closed/ && {makes}"
+    )
     run = playbook(*SETTINGS, "--tags", "app", "-e", f"api_endpoint_python={path}")
     assert run.status != 0, run.output
     assert f"api_endpoint_python is '{path}'" in run.said

@@ -19,7 +19,9 @@ def run(playbook):
         given = {f"api_endpoint_{key}": value for key, value in {**usual, **variables}.items()}
         if app:
             given["api_endpoint_app_dir"] = f"molecule/real_world/apps/{app}"
-        return playbook(*options, "--extra-vars", VARIABLES, "--extra-vars", json.dumps(given), name=name)
+        return playbook(
+            *options, "--extra-vars", VARIABLES, "--extra-vars", json.dumps(given), name=name
+        )
 
     return run
 
@@ -43,7 +45,12 @@ def test_what_nginx_refuses_never_goes_live_and_can_be_looked_at(api, host, run)
     assert refused.status != 0, refused.output
     assert "nginx's reason: upstream sent too big header" in refused.said, refused.output
     assert api.get("/", headers=HTTPS).json == before
-    deployed = run("--tags", "app", app="large_headers", smoke_requests=[{"path": "/", "text": "large_headers"}])
+    deployed = run(
+        "--tags",
+        "app",
+        app="large_headers",
+        smoke_requests=[{"path": "/", "text": "large_headers"}],
+    )
     assert deployed.status == 0, deployed.output
     assert api.get("/").json == json.loads(host.check_output(PROOF)) == {"app": "large_headers"}
     assert host.check_output("grep -c /large /var/log/nginx/access.log || true") == logged

@@ -71,7 +71,13 @@ def test_files_of_any_editor_with_packages_of_their_own(api, deploy, tmp_path):
     """An index has `colorama` too, in a higher version, and `gunicorn` 20.1.0 does not start on Debian 13."""
     write_app(tmp_path, "colorama", "through", "direct", "editable")
     wheel(tmp_path / "my wheels", "colorama", "0.0.1", "X = 'own'\n")
-    wheel(tmp_path / "my wheels", "through", "1.0", "import colorama\nX = colorama.X\n", "Requires-Dist: colorama\n")
+    wheel(
+        tmp_path / "my wheels",
+        "through",
+        "1.0",
+        "import colorama\nX = colorama.X\n",
+        "Requires-Dist: colorama\n",
+    )
     wheel(tmp_path, "direct", "1.0", "X = 'direct'\n")
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "editable.py").write_text("X = 'editable'\n")
@@ -79,11 +85,15 @@ def test_files_of_any_editor_with_packages_of_their_own(api, deploy, tmp_path):
         "from setuptools import setup\nsetup(name='editable', version='1', py_modules=['editable'])\n"
     )
     (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "more.txt").write_bytes("# é\r-e ../lib\r-c=limits.txt\rthrough".encode("cp1252"))
+    (tmp_path / "more" / "more.txt").write_bytes(
+        "# é\r-e ../lib\r-c=limits.txt\rthrough".encode("cp1252")
+    )
     (tmp_path / "more" / "limits.txt").write_text("gunicorn==19.9.0\n")
     (tmp_path / "requirements.txt").write_bytes(
         "-r\u00a0more/more.txt\r\n--find-links 'my wheels'\r\ncolorama\r\n./direct-1.0-py3-none-any.whl\r\n"
-        "gunicorn==20.1.0\r\nnot @ file:///C:/Users/me/not.whl ; sys_platform == 'win32'\r\n".encode("utf-16")
+        "gunicorn==20.1.0\r\nnot @ file:///C:/Users/me/not.whl ; sys_platform == 'win32'\r\n".encode(
+            "utf-16"
+        )
     )
     # A virtualenv of any name is no code, and its links are no reason to stop.
     (tmp_path / "my env" / "bin").mkdir(parents=True)
@@ -92,7 +102,12 @@ def test_files_of_any_editor_with_packages_of_their_own(api, deploy, tmp_path):
     run = deploy(tmp_path)
     assert run.status == 0, run.output
     assert "requirements.txt, line 5: 'gunicorn==20.1.0' gives way to gunicorn==" in run.output
-    assert api.get("/").json == {"colorama": "own", "through": "own", "direct": "direct", "editable": "editable"}
+    assert api.get("/").json == {
+        "colorama": "own",
+        "through": "own",
+        "direct": "direct",
+        "editable": "editable",
+    }
     assert not api.host.file(f"{ROOT}/current/my env").exists
     assert deploy(tmp_path).changed == [0]
 
@@ -134,7 +149,9 @@ def test_a_password_in_a_url_appears_nowhere(api, deploy, tmp_path):
     name = "api_endpoint_private_example"
     write_app(tmp_path, name)
     wheel(tmp_path / "index", name, "1.0", "X = 'private'\n")
-    content = base64.b64encode((tmp_path / "index" / f"{name}-1.0-py3-none-any.whl").read_bytes()).decode()
+    content = base64.b64encode(
+        (tmp_path / "index" / f"{name}-1.0-py3-none-any.whl").read_bytes()
+    ).decode()
     place = f"/srv/index/simple/{name.replace('_', '-')}"
     api.host.check_output(
         f"mkdir -p {place} && echo {content} | base64 -d >{place}/{name}-1.0-py3-none-any.whl && "
@@ -142,13 +159,17 @@ def test_a_password_in_a_url_appears_nowhere(api, deploy, tmp_path):
     )
     address = api.host.check_output("hostname -I").split()[0]
     # Its own password is not on its command line.
-    api.host.check_output(f"echo {base64.b64encode(INDEX.encode()).decode()} | base64 -d >/srv/index.py")
+    api.host.check_output(
+        f"echo {base64.b64encode(INDEX.encode()).decode()} | base64 -d >/srv/index.py"
+    )
     api.host.check_output("systemd-run --unit=private-index python3 /srv/index.py")
     api.host.check_output("rm -f /run/seen && touch /run/seen")
     api.host.check_output(f'systemd-run --unit=watch sh -c "{WATCH}"')
     url = f"http://{USER}:{PASSWORD.replace('@', '%40')}@{address}:8765/simple"
     try:
-        (tmp_path / "requirements.txt").write_text(f"--extra-index-url {url}\n--trusted-host {address}\n{name}\n")
+        (tmp_path / "requirements.txt").write_text(
+            f"--extra-index-url {url}\n--trusted-host {address}\n{name}\n"
+        )
         run = deploy(tmp_path, "-vvv")
         assert run.status == 0, run.output
         assert api.get("/").json == {name: "private"}
@@ -156,7 +177,9 @@ def test_a_password_in_a_url_appears_nowhere(api, deploy, tmp_path):
         failed = deploy(tmp_path, "-vvv", api_endpoint_pip_index_url=url)
         assert failed.status != 0
         code = deploy(
-            tmp_path, "-vvv", api_endpoint_git_url=f"http://{USER}:{PASSWORD.replace('@', '%40')}@{address}:8765/x.git"
+            tmp_path,
+            "-vvv",
+            api_endpoint_git_url=f"http://{USER}:{PASSWORD.replace('@', '%40')}@{address}:8765/x.git",
         )
         assert code.status != 0
     finally:
@@ -167,5 +190,7 @@ def test_a_password_in_a_url_appears_nowhere(api, deploy, tmp_path):
     found = api.host.run(f"grep -rl EXAMPLE-0001 {ROOT} /var/log /run /tmp").stdout.split()
     assert {path.rpartition("/")[2] for path in found} <= {"requirements.json"}, found
     assert api.host.run("journalctl --no-pager | grep -c EXAMPLE-0001").stdout.strip() == "0"
-    modes = api.host.check_output(f"stat --format '%U %a' {ROOT}/code/*/requirements.json").splitlines()
+    modes = api.host.check_output(
+        f"stat --format '%U %a' {ROOT}/code/*/requirements.json"
+    ).splitlines()
     assert set(modes) == {"root 600"}

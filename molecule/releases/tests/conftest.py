@@ -35,11 +35,16 @@ def new_app(tmp_path):
 @pytest.fixture
 def offline(host):
     """Cut the host off from every network but the one that the test asks over."""
-    routes = [(family, host.check_output(f"ip {family} route show default")) for family in ("-4", "-6")]
+    routes = [
+        (family, host.check_output(f"ip {family} route show default")) for family in ("-4", "-6")
+    ]
     for family, route in routes:
         if route:
             host.check_output(f"ip {family} route del default")
-    assert host.run("python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 2)'").rc != 0
+    assert (
+        host.run("python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 2)'").rc
+        != 0
+    )
     yield
     for family, route in routes:
         if route:

@@ -60,7 +60,10 @@ def test_new_code_and_requirements(api, deploy, new_app):
             long = Asked(api, f"/slow?until={until}")
             while_it_loads = {api.get("/").json["release"] for _ in range(50)}
         wait_until(
-            lambda: started.has_ended or api.host.run(f"systemctl is-active {old}").stdout.strip() != "active",
+            lambda: (
+                started.has_ended
+                or api.host.run(f"systemctl is-active {old}").stdout.strip() != "active"
+            ),
             "the old version stops",
         )
         api.host.check_output(f"touch {until}")
@@ -93,7 +96,10 @@ def test_the_strategy_restart_lets_requests_wait(api, deploy, new_app):
     app, before, old = new_app("restarted", is_held=True), api.release, api.unit
     with load(api) as result:
         with deploy.loading(app, strategy="restart") as started:
-            wait_until(lambda: int(api.host.check_output(f"ss -xlH src {WAITING}").split()[2]) >= 50, "requests wait")
+            wait_until(
+                lambda: int(api.host.check_output(f"ss -xlH src {WAITING}").split()[2]) >= 50,
+                "requests wait",
+            )
             assert old not in api.running, "the old version was not stopped"
         run = deploy.note(started.wait(), app)
     assert_switched(api, run, result, before)
@@ -103,7 +109,9 @@ def test_the_strategy_restart_lets_requests_wait(api, deploy, new_app):
 
 def test_the_last_three_good_releases_are_kept_with_what_they_need(api, four_releases):
     assert sorted(api.releases) == sorted(four_releases[-3:])
-    needed = api.host.check_output(f"readlink {ROOT}/releases/*/p3env | xargs -n 1 basename | sort -u")
+    needed = api.host.check_output(
+        f"readlink {ROOT}/releases/*/p3env | xargs -n 1 basename | sort -u"
+    )
     assert api.host.check_output(f"ls {ROOT}/venvs | sort") == needed
 
 
@@ -145,7 +153,9 @@ def test_the_releases_are_listed_with_their_states(api, deploy):
     lines = run.output.splitlines()
     for release in api.releases:
         state = " live " if release == api.release else " good "
-        assert any(release in line and state in line and " ada@" in line for line in lines), run.output
+        assert any(release in line and state in line and " ada@" in line for line in lines), (
+            run.output
+        )
 
 
 def test_each_change_has_a_line_in_the_log_of_deployments(api, deploy):
@@ -155,11 +165,15 @@ def test_each_change_has_a_line_in_the_log_of_deployments(api, deploy):
     )
     for line in api.deploys:
         assert form.fullmatch(line), line
-        assert {"by", "from", "strategy", "seconds"} <= {word.partition("=")[0] for word in line.split()}, line
+        assert {"by", "from", "strategy", "seconds"} <= {
+            word.partition("=")[0] for word in line.split()
+        }, line
     ids = [re.search(r"release=(\w+)", line)[1] for line in api.deploys if " rollout " in line]
     assert ids[1 - len(deploy.lived) :] == deploy.lived[1:]
     assert " by=ada " in f"{api.deploys[-1]} "
-    assert api.host.run("grep --recursive /var/log/api-endpoint/ /etc/logrotate.d").rc == 0, "the log is not rotated"
+    assert api.host.run("grep --recursive /var/log/api-endpoint/ /etc/logrotate.d").rc == 0, (
+        "the log is not rotated"
+    )
 
 
 def test_requests_were_sent_all_the_time(api):

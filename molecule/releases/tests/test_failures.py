@@ -33,7 +33,10 @@ def assert_refused(api, deploy, app, step, *said, **variables):
     with load(api) as result:
         run = deploy(app, *APP, **variables)
     assert run.status != 0, run.output
-    told = re.search(r'Release ([0-9a-f]{12}) was not brought live\. It failed at the step "([a-z-]+)": ', run.said)
+    told = re.search(
+        r'Release ([0-9a-f]{12}) was not brought live\. It failed at the step "([a-z-]+)": ',
+        run.said,
+    )
     assert told, run.output
     assert told[2] == step, run.output
     assert f"Release {before} goes on serving." in run.said, run.output
@@ -70,7 +73,9 @@ def test_an_import_error(api, deploy, new_app):
 def test_a_missing_dependency(api, deploy, new_app):
     bad = new_app("missing-dependency")
     bad.replace("wsgi.py", "import yaml", "import six\nimport yaml")
-    assert_refused(api, deploy, bad, "start", r"it stopped with status [1-9]", r"No module named 'six'")
+    assert_refused(
+        api, deploy, bad, "start", r"it stopped with status [1-9]", r"No module named 'six'"
+    )
     bad.replace("requirements.txt", "Werkzeug", "six==1.17.0\nWerkzeug")
     assert_next_good_run_goes_live(api, deploy, bad)
 
@@ -80,7 +85,13 @@ def test_a_health_route_that_says_500(api, deploy, new_app):
     bad = new_app("health-500")
     bad.replace("flask_config.yaml", "HEALTH_STATUS: 200", "HEALTH_STATUS: 500")
     assert_refused(
-        api, deploy, bad, "health", r"GET /healthz .*: status 500", r"api_endpoint_start_timeout = 20 s", start_timeout=20
+        api,
+        deploy,
+        bad,
+        "health",
+        r"GET /healthz .*: status 500",
+        r"api_endpoint_start_timeout = 20 s",
+        start_timeout=20,
     )
     assert_next_good_run_goes_live(api, deploy, new_app("health-repaired"))
 
@@ -89,7 +100,12 @@ def test_an_app_whose_thread_would_not_survive_a_fork(api, deploy, new_app):
     app = new_app("lost-thread")
     app.replace("flask_config.yaml", "DATABASE: plain", "DATABASE: in_a_thread")
     assert_refused(
-        api, deploy, app, "start", r"Refused to fork with api_endpoint_preload: true, .* the thread ", preload=True
+        api,
+        deploy,
+        app,
+        "start",
+        r"Refused to fork with api_endpoint_preload: true, .* the thread ",
+        preload=True,
     )
     # Left to itself, the role has each worker load it.
     assert_next_good_run_goes_live(api, deploy, app)
@@ -98,7 +114,14 @@ def test_an_app_whose_thread_would_not_survive_a_fork(api, deploy, new_app):
 @pytest.mark.full
 def test_an_app_that_takes_too_long_to_start(api, deploy, new_app):
     app = new_app("slow-start", is_held=True)
-    assert_refused(api, deploy, app, "start", r"it was not healthy within api_endpoint_start_timeout = 3 s", start_timeout=3)
+    assert_refused(
+        api,
+        deploy,
+        app,
+        "start",
+        r"it was not healthy within api_endpoint_start_timeout = 3 s",
+        start_timeout=3,
+    )
     api.host.check_output(f"touch {app.load_until}")
     assert_next_good_run_goes_live(api, deploy, app)
 
@@ -177,7 +200,9 @@ def test_hooks_that_fail_and_hooks_that_work(api, deploy, new_app):
         **{**good, "warm_up": "python warm_up.py && echo the cache is cold && exit 4"},
     )  # fmt: skip
     lines = deploy.listed().output.splitlines()
-    assert any(refused in line and " failed " in line and "warm-up" in line for line in lines), "\n".join(lines)
+    assert any(refused in line and " failed " in line and "warm-up" in line for line in lines), (
+        "\n".join(lines)
+    )
     assert_next_good_run_goes_live(api, deploy, app, **good)
     built = api.host.file(f"{ROOT}/releases/{api.release}/built.txt")
     assert built.content_string == "www-data\n"
@@ -197,9 +222,15 @@ def test_a_bad_version_under_the_strategy_restart(api, deploy, new_app):
 
 def assert_nothing_is_left_behind(api):
     """No half-built release, code, virtualenv or data is on the disk."""
-    assert api.host.check_output(f"find {ROOT} /srv/api-endpoint -maxdepth 3 -name '.building-*'") == ""
     assert (
-        api.host.check_output(f"find {ROOT}/venvs -mindepth 1 -maxdepth 1 ! -exec test -e '{{}}/.complete' ';' -print") == ""
+        api.host.check_output(f"find {ROOT} /srv/api-endpoint -maxdepth 3 -name '.building-*'")
+        == ""
+    )
+    assert (
+        api.host.check_output(
+            f"find {ROOT}/venvs -mindepth 1 -maxdepth 1 ! -exec test -e '{{}}/.complete' ';' -print"
+        )
+        == ""
     )
 
 
@@ -219,12 +250,18 @@ def assert_healed(api, killed, again, result, before, app):
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("moment", "side"),
-    [("while the code arrives", "laptop"), ("while pip installs", "both"), ("while a build command runs", "both")],
+    [
+        ("while the code arrives", "laptop"),
+        ("while pip installs", "both"),
+        ("while a build command runs", "both"),
+    ],
     ids=["the-code-arrives", "pip-installs", "a-build-command-runs"],
 )
 def test_a_run_that_is_killed_while_it_builds(api, deploy, new_app, moment, side):
     app, before = new_app(moment.replace(" ", "-")), api.release
-    app.replace("requirements.txt", "Werkzeug", "six==1.16.0\nWerkzeug" if "pip" in moment else "Werkzeug")
+    app.replace(
+        "requirements.txt", "Werkzeug", "six==1.16.0\nWerkzeug" if "pip" in moment else "Werkzeug"
+    )
     variables = {"build_commands": ["sleep 4.2"]} if "build command" in moment else {}
     reached = {
         "while the code arrives": lambda: "app | Bring the code into the store" in run.output,
@@ -268,7 +305,9 @@ def test_a_run_that_is_killed_right_after_the_switch(api, deploy, new_app):
 def test_a_host_that_restarts_between_build_and_switch(api, deploy, new_app):
     app, before = new_app("host-restarts", is_held=True), api.release
     with deploy.loading(app, *APP) as run:
-        subprocess.run(["docker", "restart", "--time", "20", api.container], check=True, capture_output=True)
+        subprocess.run(
+            ["docker", "restart", "--time", "20", api.container], check=True, capture_output=True
+        )
         assert run.wait().status != 0, run.output
         api.wait_until_it_answers("/")
         assert api.get("/").json["release"] == api.release == before
@@ -329,7 +368,8 @@ def test_a_roll_out_that_goes_on_without_its_run_is_waited_for(api, deploy, new_
             assert run.wait().status != 0, run.output
             second = deploy.start(app, *APP)
             wait_until(
-                lambda: second.has_ended or "an earlier run of yours was cut off" in second.output, "the second waits"
+                lambda: second.has_ended or "an earlier run of yours was cut off" in second.output,
+                "the second waits",
             )
             assert not second.has_ended, second.output
         done = second.wait()
@@ -404,7 +444,9 @@ def test_two_people_deploy_at_once(api, deploy, new_app):
     assert second.status != 0, second.output
     told = rf"ada on {re.escape(platform.node())} has been deploying to this host since \d{{4}}-\d\d-\d\d.\d\d:\d\d"
     assert re.search(told, second.said), second.output
-    assert not re.search(r"\b[0-9a-f]{32}\b", second.output), "with the lock's token bob could work as ada's run"
+    assert not re.search(r"\b[0-9a-f]{32}\b", second.output), (
+        "with the lock's token bob could work as ada's run"
+    )
     assert second.changed == [0]
     assert_switched(api, done, result, before)
     assert api.get("/").json["version"] == hers.version

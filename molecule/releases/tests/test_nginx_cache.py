@@ -26,12 +26,16 @@ def answers(api):
     """Return the releases that answer the URLs, and where nginx has the answers from."""
     given = [api.get(url) for url in URLS]
     assert {answer.status for answer in given} == {200}
-    return {answer.json["release"] for answer in given}, {answer.all("Cache-Status")[0] for answer in given}
+    return {answer.json["release"] for answer in given}, {
+        answer.all("Cache-Status")[0] for answer in given
+    }
 
 
 def test_it_is_in_memory_and_nginxs_alone(api):
     answers(api)
-    mount = api.host.check_output(f"findmnt --noheadings --output FSTYPE,OPTIONS --mountpoint {MOUNT}").split()
+    mount = api.host.check_output(
+        f"findmnt --noheadings --output FSTYPE,OPTIONS --mountpoint {MOUNT}"
+    ).split()
     assert mount[0] == "tmpfs"
     assert {"nosuid", "nodev", "noexec"} < set(mount[1].split(","))
     # Twice what is kept, and 16 MB.
@@ -41,7 +45,9 @@ def test_it_is_in_memory_and_nginxs_alone(api):
     ]  # fmt: skip
     kept = api.host.check_output(f"find {FOLDER} -type f").split()
     assert len(kept) >= len(URLS)
-    assert set(api.host.check_output(f"stat --format '%U %a' {' '.join(kept)}").splitlines()) == {"nginx 600"}
+    assert set(api.host.check_output(f"stat --format '%U %a' {' '.join(kept)}").splitlines()) == {
+        "nginx 600"
+    }
     assert api.host.run(f"setpriv --reuid nobody --clear-groups cat {kept[0]}").rc != 0
     assert api.host.run(f"setpriv --reuid nginx --clear-groups cat {kept[0]}").rc == 0
     assert api.host.run(f"setpriv --reuid www-data --clear-groups cat {kept[0]}").rc != 0
@@ -51,7 +57,9 @@ def test_it_is_in_memory_and_nginxs_alone(api):
     assert api.as_service(f"cat {kept[0]}").rc != 0
     api.host.check_output(f"systemctl stop '{UNIT}' && systemctl restart nginx")
     api.wait_until_it_answers("/")
-    assert api.host.run(f"systemctl is-active '{UNIT}'").stdout.strip() == "active", "nginx brings it"
+    assert api.host.run(f"systemctl is-active '{UNIT}'").stdout.strip() == "active", (
+        "nginx brings it"
+    )
     assert api.as_service(f"ls {FOLDER}").rc != 0
 
 

@@ -25,7 +25,13 @@ def ready():
 @app.route("/environ", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
 def environ():
     """Tell all that the app learns of a request."""
-    return jsonify({name: value for name, value in request.environ.items() if isinstance(value, (str, int, float))})
+    return jsonify(
+        {
+            name: value
+            for name, value in request.environ.items()
+            if isinstance(value, (str, int, float))
+        }
+    )
 
 
 @app.route("/echo", methods=["GET", "POST"])
@@ -125,7 +131,9 @@ def fork():
 def connect():
     """Try to reach ?host and ?port over the network."""
     try:
-        socket.create_connection((request.args["host"], int(request.args["port"])), timeout=2).close()
+        socket.create_connection(
+            (request.args["host"], int(request.args["port"])), timeout=2
+        ).close()
     except OSError as problem:
         return jsonify(connected=False, error=str(problem))
     return jsonify(connected=True, error="")

@@ -20,4 +20,8 @@ def from_memory():
 def from_the_disk():
     """Answer from the disk."""
     with (FOLDER / "large.bin").open("rb") as file:
-        return jsonify(release=FOLDER.name, begins=file.read(16).hex(), words=(FOLDER / "words.txt").read_text())
+        return jsonify(
+            release=FOLDER.name,
+            begins=file.read(16).hex(),
+            words=(FOLDER / "words.txt").read_text(),
+        )

@@ -56,7 +56,9 @@ class Deploy:
     def start(self, *options: str, **volume):
         """Start a run with a volume, or with none. Do not wait for it."""
         given = {"api_endpoint_volume": volume}
-        return self.playbook.start("-e", f"@{SCENARIO / 'vars.yml'}", "-e", json.dumps(given), *options)
+        return self.playbook.start(
+            "-e", f"@{SCENARIO / 'vars.yml'}", "-e", json.dumps(given), *options
+        )
 
     def __call__(self, *options: str, **volume) -> Run:
         """Run site.yml with a volume, or with none."""

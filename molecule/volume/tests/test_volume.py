@@ -56,10 +56,20 @@ class TestRefused:
         for disk in disks:
             if not disk.is_attached:
                 disk.attach()
-        before = api.release, api.processes, host.check_output("cat /etc/fstab"), content_of(host, MOUNT)
+        before = (
+            api.release,
+            api.processes,
+            host.check_output("cat /etc/fstab"),
+            content_of(host, MOUNT),
+        )
         with load(api, path="/file") as result:
             yield
-        assert before == (api.release, api.processes, host.check_output("cat /etc/fstab"), content_of(host, MOUNT))
+        assert before == (
+            api.release,
+            api.processes,
+            host.check_output("cat /etc/fstab"),
+            content_of(host, MOUNT),
+        )
         assert mounted(host) == ""
         assert_nothing_failed(result)
 
@@ -84,12 +94,23 @@ class TestRefused:
     @pytest.mark.full
     def test_a_wrong_filesystem(self, deploy, photos):
         before = photos.digest
-        self.refused(deploy, "has the filesystem ext4", "Set filesystem: ext4", label="photos", filesystem="xfs")
+        self.refused(
+            deploy,
+            "has the filesystem ext4",
+            "Set filesystem: ext4",
+            label="photos",
+            filesystem="xfs",
+        )
         assert photos.digest == before
 
     @pytest.mark.full
     def test_a_disk_that_cannot_be_told_from_another(self, deploy, disks):
-        self.refused(deploy, "Several disks are unused", f"{disks[0].path} (629.1 MB): nothing", device="auto")
+        self.refused(
+            deploy,
+            "Several disks are unused",
+            f"{disks[0].path} (629.1 MB): nothing",
+            device="auto",
+        )
 
     @pytest.mark.full
     def test_a_read_only_disk(self, deploy, disks):
@@ -100,7 +121,11 @@ class TestRefused:
 
     @pytest.mark.full
     def test_a_disk_that_is_not_there(self, deploy):
-        self.refused(deploy, "api_endpoint_volume.device is '/dev/sdz', and this host has no such disk", device="/dev/sdz")
+        self.refused(
+            deploy,
+            "api_endpoint_volume.device is '/dev/sdz', and this host has no such disk",
+            device="/dev/sdz",
+        )
 
 
 class TestMove:
@@ -178,9 +203,14 @@ class TestBoot:
         journal = f"journalctl --no-pager --since=@{begun} --unit={api.unit}"
         wait_until(lambda: said in host.run(journal).stdout, "the journal of the slot says so")
         status = f"systemctl status --no-pager {api.unit}"
-        wait_until(lambda: "Active: activating (auto-restart)" in host.run(status).stdout, "it waits for the next try")
+        wait_until(
+            lambda: "Active: activating (auto-restart)" in host.run(status).stdout,
+            "it waits for the next try",
+        )
         assert said in host.run(status).stdout
-        wait_until(lambda: host.run("systemctl is-active nginx").stdout.strip() == "active", "nginx runs")
+        wait_until(
+            lambda: host.run("systemctl is-active nginx").stdout.strip() == "active", "nginx runs"
+        )
         assert_json_error(api.get("/"), 502)
 
     @pytest.mark.full
@@ -188,13 +218,17 @@ class TestBoot:
         run = deploy("--tags", "model", device="auto")
         assert run.status != 0
         assert f"for {MOUNT}, and no disk of this host is that" in run.said, run.output
-        assert host.run(f"ls -A {MOUNT}").stdout == "", "something was written where the volume belongs"
+        assert host.run(f"ls -A {MOUNT}").stdout == "", (
+            "something was written where the volume belongs"
+        )
 
     def test_it_starts_by_itself_when_the_volume_is_back(self, api, disks, host):
         disks[0].attach()
         api.wait_until_it_answers("/file")
         assert mounted(host) == disks[0].path
-        assert below(host, "find . -mindepth 1") == "", "something was written where the volume belongs"
+        assert below(host, "find . -mindepth 1") == "", (
+            "something was written where the volume belongs"
+        )
 
 
 class TestFaults:
@@ -258,6 +292,9 @@ class TestGrow:
         assert run.status == 0, run.output
         assert run.changed == [1], run.output
         assert "let the filesystem grow from 314.6 MB to 500.0 MB" in run.said
-        assert int(host.check_output(f"df --output=size --block-size=1 {MOUNT} | tail -n 1")) > 400_000_000
+        assert (
+            int(host.check_output(f"df --output=size --block-size=1 {MOUNT} | tail -n 1"))
+            > 400_000_000
+        )
         assert api.processes == before
         assert_nothing_failed(result)

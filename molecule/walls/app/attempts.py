@@ -93,12 +93,16 @@ def attempts(target):
     nginx = target["nginx"]
     return {
         "read the secrets of another endpoint from its processes": secrets_of_others,
-        "read the environment of the version that is live": lambda: first_bytes(f"/proc/{target['live']}/environ"),
+        "read the environment of the version that is live": lambda: first_bytes(
+            f"/proc/{target['live']}/environ"
+        ),
         "see what runs, by D-Bus": lambda: order("systemctl", "status", "nginx"),
         "write lines past the journal": lambda: send("/run/systemd/journal/syslog"),
         "write in /run": lambda: write("/run/lock/full"),
         "see nginx's process": lambda: first_bytes(f"/proc/{nginx}/status"),
-        "reach the host's files through nginx's root": lambda: first_bytes(f"/proc/{nginx}/root/var/log/nginx/access.log"),
+        "reach the host's files through nginx's root": lambda: first_bytes(
+            f"/proc/{nginx}/root/var/log/nginx/access.log"
+        ),
         "read nginx's memory": lambda: open(f"/proc/{nginx}/mem", "rb").close() or "open",
         "stop nginx": lambda: stop(nginx),
         "stop another endpoint": lambda: stop(target["other"]),
@@ -107,7 +111,9 @@ def attempts(target):
         "read what nginx's cache keeps": lambda: first_bytes("/run/nginx-cache"),
         "read another endpoint's code": lambda: first_bytes("/var/lib/other-api/current/wsgi.py"),
         "read another endpoint's data": lambda: first_bytes("/srv/other-api/data"),
-        "read another endpoint's log": lambda: first_bytes("/var/log/gunicorn-other-api/access.log"),
+        "read another endpoint's log": lambda: first_bytes(
+            "/var/log/gunicorn-other-api/access.log"
+        ),
         "reach another endpoint's socket": lambda: connect("/var/lib/other-api/live/gunicorn.sock"),
         "reach another endpoint's socket in /run": lambda: connect(target["socket"]),
         "read its secrets from the disk": lambda: first_bytes("/var/lib/api-endpoint/secrets"),
@@ -122,7 +128,9 @@ def attempts(target):
         "fill /dev/shm": lambda: fill("/dev/shm"),
         "ask the cloud for the instance's secrets": lambda: reach(target["metadata"], 8169),
         "stop nginx by systemd": lambda: order("systemctl", "--no-ask-password", "stop", "nginx"),
-        "leave its walls by a unit of its own": lambda: order("systemd-run", "--no-ask-password", "--wait", "true"),
+        "leave its walls by a unit of its own": lambda: order(
+            "systemd-run", "--no-ask-password", "--wait", "true"
+        ),
     }
 
 
@@ -141,6 +149,11 @@ def results():
 
 if __name__ == "__main__":
     # A process that stays, if it can, when the program that started it has ended.
-    subprocess.Popen(["sleep", "654321"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.Popen(
+        ["sleep", "654321"],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     print("ATTEMPTS", json.dumps(results()))
     sys.exit(1)

@@ -94,7 +94,9 @@ def targets(host, api, deploy):
     assert all(found.values()), found
     host.check_output(f"echo '{json.dumps(found)}' >/etc/targets.json")
     yield found
-    host.check_output(f"systemctl stop listener && ip address del {METADATA}/32 dev lo; rm /etc/targets.json")
+    host.check_output(
+        f"systemctl stop listener && ip address del {METADATA}/32 dev lo; rm /etc/targets.json"
+    )
 
 
 def assert_walls_held(found, exceptions=None, without=""):
@@ -113,7 +115,9 @@ def reported(run):
 def test_the_app_gets_at_nothing_that_is_not_its_own(host, api, targets):
     before = host.check_output("wc -c </var/log/nginx/error.log")
     found = api.ask("POST", "/attempts").json
-    assert found.pop("read the environment of the version that is live").startswith("GOT"), "it is its own"
+    assert found.pop("read the environment of the version that is live").startswith("GOT"), (
+        "it is its own"
+    )
     assert_walls_held(found, without="read the environment of the version that is live")
     assert "198.51.100.99" not in host.check_output("cat /var/log/nginx/error.log")
     assert host.check_output("wc -c </var/log/nginx/error.log") == before
@@ -125,11 +129,15 @@ def test_pipes_and_links_among_its_logs_hold_up_no_rotation(host, api):
     """The folder is the app's. A pipe in place of a rotated log would hold logrotate up, and all of the host's logs."""
     folder = "/var/log/gunicorn"
     api.get("/")
-    made = api.as_service(f"rm -f {folder}/access.log.1 && mkfifo {folder}/access.log.1 && ln -s /etc/passwd {folder}/x.log")
+    made = api.as_service(
+        f"rm -f {folder}/access.log.1 && mkfifo {folder}/access.log.1 && ln -s /etc/passwd {folder}/x.log"
+    )
     assert made.rc == 0, made.stderr
     done = host.run("timeout 300 logrotate --force /etc/logrotate.d/api-endpoint")
     assert done.rc == 0, done.stderr
-    kinds = host.check_output(f"stat --format '%F' {folder}/access.log {folder}/access.log.1").splitlines()
+    kinds = host.check_output(
+        f"stat --format '%F' {folder}/access.log {folder}/access.log.1"
+    ).splitlines()
     assert all("regular" in kind for kind in kinds), kinds
 
 
@@ -181,7 +189,11 @@ def test_pip_gets_at_nothing_either_and_leaves_nothing_running(host, api, deploy
     [
         {"api_endpoint_build_commands": ["python attempts.py"]},
         {"api_endpoint_warm_up": "python attempts.py"},
-        {"api_endpoint_artifacts": [{"dest": "made", "command": 'python "$API_ENDPOINT_APP/attempts.py"'}]},
+        {
+            "api_endpoint_artifacts": [
+                {"dest": "made", "command": 'python "$API_ENDPOINT_APP/attempts.py"'}
+            ]
+        },
     ],
     ids=lambda changes: next(iter(changes)).removeprefix("api_endpoint_"),
 )

@@ -32,7 +32,11 @@ MOST = 200  # artifacts that one shell command can ask for
 BEGIN = "The output begins here:"
 PULL = "Run `{command}` in its folder."
 Local = tuple[Path, bool]  # a file or folder, and whether links in it are followed
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "api_endpoint" / "digests.json"
+CACHE = (
+    Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    / "api_endpoint"
+    / "digests.json"
+)
 
 
 class Digests:
@@ -84,9 +88,15 @@ def known(artifacts: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
         for artifact in artifacts:
             if not artifact.get("sha256") or artifact.get("command"):
                 return None
-            key = key_of(artifact["sha256"].lower(), boolean(artifact.get("unpack", False)), artifact.get("mode") or "")
+            key = key_of(
+                artifact["sha256"].lower(),
+                boolean(artifact.get("unpack", False)),
+                artifact.get("mode") or "",
+            )
             writable = boolean(artifact.get("writable", False))
-            found.append({"dest": os.path.normpath(artifact["dest"]), "digest": key, "writable": writable})
+            found.append(
+                {"dest": os.path.normpath(artifact["dest"]), "digest": key, "writable": writable}
+            )
     except TypeError:
         return None
     return found
@@ -97,7 +107,9 @@ def question(data_dir: str, keys: list[str]) -> str:
     command = f"cd {shlex.quote(data_dir)} && cat .endpoint"
     if not keys:
         return command
-    places, notes = (shlex.join(f"{key}/{name}" for key in keys) for name in ("artifact", "artifact.json"))
+    places, notes = (
+        shlex.join(f"{key}/{name}" for key in keys) for name in ("artifact", "artifact.json")
+    )
     return f"{command} && stat --format '%s %.9Y %f' {places} && cat {notes}"
 
 
@@ -127,7 +139,9 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
@@ -138,12 +152,18 @@ class ActionModule(ActionBase):
             return self._bring(arguments, local, variables)
         except OSError as error:
             place = error.filename or tempfile.gettempdir()
-            said = lacks_room(place, str(error), "this computer") if says_full(str(error)) else f"On this computer: {error}"
+            said = (
+                lacks_room(place, str(error), "this computer")
+                if says_full(str(error))
+                else f"On this computer: {error}"
+            )
             raise AnsibleActionFail(said) from None
         except DeployError as error:
             raise AnsibleActionFail(str(error)) from error
 
-    def _bring(self, arguments: dict[str, Any], local: dict[str, Local], variables: dict[str, Any]) -> dict[str, Any]:
+    def _bring(
+        self, arguments: dict[str, Any], local: dict[str, Local], variables: dict[str, Any]
+    ) -> dict[str, Any]:
         """Have the host bring what it lacks."""
         verify = boolean(arguments.get("verify", False))
         if not verify and (there := self._look(arguments)) is not None:
@@ -174,9 +194,13 @@ class ActionModule(ActionBase):
             return None
         keys = [artifact["digest"] for artifact in artifacts]
         answer = self._low_level_execute_command(question(arguments["data_dir"], keys))
-        return artifacts if is_whole(str(answer.get("stdout", "")), arguments["name"], keys) else None
+        return (
+            artifacts if is_whole(str(answer.get("stdout", "")), arguments["name"], keys) else None
+        )
 
-    def _module(self, arguments: dict[str, Any], step: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def _module(
+        self, arguments: dict[str, Any], step: str, variables: dict[str, Any]
+    ) -> dict[str, Any]:
         """Run a step on the host."""
         return self._execute_module(module_args={**arguments, "step": step}, task_vars=variables)
 
@@ -191,7 +215,15 @@ class ActionModule(ActionBase):
         self._say(f"sending {source}")
         try:
             busy = f"/run/{arguments['name']}.busy"
-            send(source, target, self._connection, bool(self._task.become), busy, self._say, follow=follow)
+            send(
+                source,
+                target,
+                self._connection,
+                bool(self._task.become),
+                busy,
+                self._say,
+                follow=follow,
+            )
         except NoWayError as reason:
             self._display.vv(f"{reason}: {source} is sent over Ansible's connection")
             remote = Remote(self._put, lambda command: self._as_root(command, arguments), self._say)
@@ -207,7 +239,9 @@ class ActionModule(ActionBase):
 
     def _as_root(self, command: str, arguments: dict[str, Any]) -> str:
         """Run a shell command on the host as long as this run has the lock, which it renews; return its output."""
-        record, busy = (shlex.quote(f"/run/{arguments['name']}.{kind}") for kind in ("lock", "busy"))
+        record, busy = (
+            shlex.quote(f"/run/{arguments['name']}.{kind}") for kind in ("lock", "busy")
+        )
         renewed = (
             f"grep -qsF {shlex.quote(arguments['run'])} {record} && "
             f"""sed --in-place 's/"touched": *[0-9.]*/"touched": '$(date +%s)/ {record}"""
@@ -216,7 +250,11 @@ class ActionModule(ActionBase):
             f"flock --nonblock {busy} sh -c {shlex.quote(f'umask 077 && {renewed} && echo {BEGIN} && {command}')}"
         )
         if done["rc"] != 0:
-            words = done["stderr"].strip() or done["stdout"].strip() or "this run no longer has the lock of this host."
+            words = (
+                done["stderr"].strip()
+                or done["stdout"].strip()
+                or "this run no longer has the lock of this host."
+            )
             raise DeployError(
                 f"Sending the model data failed (exit status {done['rc']}): {words}\n"
                 "What has arrived is kept: run again, and it goes on from there."
@@ -239,10 +277,14 @@ class ActionModule(ActionBase):
                 may_be_empty=boolean(artifact.get("writable", False)),
             )
         except DeployError as error:
-            raise DeployError(f"api_endpoint_artifacts[{number}] ({artifact['dest']}), on this computer: {error}") from error
+            raise DeployError(
+                f"api_endpoint_artifacts[{number}] ({artifact['dest']}), on this computer: {error}"
+            ) from error
         return False
 
-    def _hash(self, given: list[dict[str, Any]], variables: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Local]]:
+    def _hash(
+        self, given: list[dict[str, Any]], variables: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], dict[str, Local]]:
         """Return the artifacts with the digests of those on the laptop, and where these lie by dest."""
         digests = Digests()
         artifacts: list[dict[str, Any]] = []
@@ -254,7 +296,9 @@ class ActionModule(ActionBase):
             if (shown := [shown_url(mirror) for mirror in urls]) != urls:
                 artifact["url"], artifact["secret_urls"] = shown, urls
             if artifact.get("src"):
-                path = local_path(artifact["src"], variables, f"api_endpoint_artifacts[{number}].src")
+                path = local_path(
+                    artifact["src"], variables, f"api_endpoint_artifacts[{number}].src"
+                )
                 if path.is_file() and path.stat().st_size > LARGE:
                     self._say(f"looking whether {path} is new")
                 follow = self._check(path, artifact, number)
@@ -267,8 +311,12 @@ class ActionModule(ActionBase):
                     )
                 artifact["sha256"] = digest
                 artifact["is_folder"] = path.is_dir()
-                files = [path / file for file in walk(path, follow=follow)] if path.is_dir() else [path]
-                artifact["size"] = sum((file.stat() if follow else file.lstat()).st_size for file in files)
+                files = (
+                    [path / file for file in walk(path, follow=follow)] if path.is_dir() else [path]
+                )
+                artifact["size"] = sum(
+                    (file.stat() if follow else file.lstat()).st_size for file in files
+                )
                 local[os.path.normpath(artifact["dest"])] = (path, follow)
             artifacts.append(artifact)
         return artifacts, local

@@ -20,7 +20,9 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         hosts, question = self._task.args["hosts"], self._task.args["question"]
@@ -28,10 +30,17 @@ class ActionModule(ActionBase):
             if question == "one release":
                 return {"changed": False, "release": one_release(hosts)}
             if question == "target":
-                return {"changed": False, "release": target(hosts, str(self._task.args.get("release") or ""))}
+                return {
+                    "changed": False,
+                    "release": target(hosts, str(self._task.args.get("release") or "")),
+                }
             if question == "alike":
                 return {"changed": False, "text": alike(hosts)}
         except DeployError as error:
             return {"failed": True, "msg": str(error)}
-        ok, text = summary(hosts, str(self._task.args.get("action") or "site.yml"), bool(self._task.args.get("dry")))
+        ok, text = summary(
+            hosts,
+            str(self._task.args.get("action") or "site.yml"),
+            bool(self._task.args.get("dry")),
+        )
         return {"changed": False, "ok": ok, "text": text}

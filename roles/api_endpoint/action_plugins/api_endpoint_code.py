@@ -37,7 +37,9 @@ def revision(folder: Path) -> str:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+            )
         except FileNotFoundError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -53,7 +55,9 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
@@ -82,7 +86,9 @@ class ActionModule(ActionBase):
                 )
                 result = self._send(laid_out, temporary, arguments, variables)
         except (DeployError, OSError) as error:
-            raise AnsibleActionFail(self._described(error)) from None  # Ansible would say the cause as well
+            raise AnsibleActionFail(
+                self._described(error)
+            ) from None  # Ansible would say the cause as well
         result["revision"] = revision(folder)
         return result
 
@@ -97,7 +103,9 @@ class ActionModule(ActionBase):
             )
         return str(error)
 
-    def _send(self, laid_out: Path, temporary: str, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    def _send(
+        self, laid_out: Path, temporary: str, arguments: dict[str, Any], variables: dict[str, Any]
+    ) -> dict[str, Any]:
         """Ask the host whether it has this code, and send it when it has not."""
         remote = {name: value for name, value in arguments.items() if name not in LOCAL_OPTIONS}
         remote["digest"] = digest = tree_digest(laid_out)
@@ -105,7 +113,9 @@ class ActionModule(ActionBase):
         final = shlex.quote(f"{arguments['root']}/code/{digest}")
         if self._low_level_execute_command(f"test -d {final}").get("rc") == 0:
             return {"changed": False, "digest": digest}
-        result = self._execute_module(module_name="api_endpoint_code", module_args=remote, task_vars=variables)
+        result = self._execute_module(
+            module_name="api_endpoint_code", module_args=remote, task_vars=variables
+        )
         if not result.pop("missing", False) or self._task.check_mode:
             return result
         packed = Path(temporary, "code.tar.gz")
@@ -116,5 +126,7 @@ class ActionModule(ActionBase):
         archive = self._connection._shell.join_path(self._connection._shell.tmpdir, "code.tar.gz")
         self._transfer_file(str(packed), archive)
         return self._execute_module(
-            module_name="api_endpoint_code", module_args={**remote, "archive": archive}, task_vars=variables
+            module_name="api_endpoint_code",
+            module_args={**remote, "archive": archive},
+            task_vars=variables,
         )

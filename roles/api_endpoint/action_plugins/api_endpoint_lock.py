@@ -34,7 +34,11 @@ def this_computer() -> str:
     # In containers the network card may be the same on every computer.
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
-            known.append(os.readlink(path) if os.path.islink(path) else Path(path).read_text(encoding="ascii"))
+            known.append(
+                os.readlink(path)
+                if os.path.islink(path)
+                else Path(path).read_text(encoding="ascii")
+            )
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12]
 
 
@@ -51,7 +55,9 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = False
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)

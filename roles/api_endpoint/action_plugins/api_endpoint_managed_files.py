@@ -19,14 +19,24 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         files, mode = arguments["files"], arguments.get("mode", "0644")
-        users = {name: arguments[name] for name in ("needs", "loaded_as", "read_by") if arguments.get(name)}
-        answer = self._low_level_execute_command(f"{look_at(list(files))}\n{look_for_unused(list(files), **users)}")
+        users = {
+            name: arguments[name]
+            for name in ("needs", "loaded_as", "read_by")
+            if arguments.get(name)
+        }
+        answer = self._low_level_execute_command(
+            f"{look_at(list(files))}\n{look_for_unused(list(files), **users)}"
+        )
         # A file that is not in use is a line more.
-        if str(answer.get("stdout", "")).splitlines() == [file_of(content, mode) for content in files.values()]:
+        if str(answer.get("stdout", "")).splitlines() == [
+            file_of(content, mode) for content in files.values()
+        ]:
             return {"changed": False, "written": [], "unused": []}
         return self._execute_module(module_args=arguments, task_vars=task_vars)

@@ -25,7 +25,9 @@ def question(arguments: dict[str, Any]) -> str:
     names = [*arguments.get("files", {}), *arguments.get("links", {}), *arguments.get("absent", [])]
     loaded, note = shlex.quote(f"{folder}/{arguments['loaded']}"), shlex.quote(f"{folder}/{NOTE}")
     asked = f"curl --silent --noproxy '*' --max-time 5 --unix-socket {shlex.quote(arguments['socket'])} http://{LOADED}/"
-    is_loaded = f'name=$({asked}); test -n "$name" && grep -qsF "return 200 $name;" {loaded} || echo reload'
+    is_loaded = (
+        f'name=$({asked}); test -n "$name" && grep -qsF "return 200 $name;" {loaded} || echo reload'
+    )
     return f"{look_at([f'{folder}/{name}' for name in names])}; {is_loaded}; cat {note}"
 
 
@@ -51,14 +53,20 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        answer = str(self._low_level_execute_command(IPV6_LOOK + question(arguments)).get("stdout", ""))
+        answer = str(
+            self._low_level_execute_command(IPV6_LOOK + question(arguments)).get("stdout", "")
+        )
         if answer.startswith(NO_IPV6):
             answer = answer.partition("\n")[2]
-            arguments["files"] = {name: without_ipv6(text) for name, text in arguments.get("files", {}).items()}
+            arguments["files"] = {
+                name: without_ipv6(text) for name, text in arguments.get("files", {}).items()
+            }
         if is_as_wanted(arguments, answer):
             return {"changed": False, "written": []}
         return self._execute_module(module_args=arguments, task_vars=task_vars)

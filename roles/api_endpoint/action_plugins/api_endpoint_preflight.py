@@ -20,7 +20,12 @@ from ansible.plugins.action import ActionBase
 # Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ROLE = Path(__file__).resolve().parents[1]
 ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
-from ansible.module_utils.api_endpoint.controller.inputs import number, refusal, typed, unknown_names
+from ansible.module_utils.api_endpoint.controller.inputs import (
+    number,
+    refusal,
+    typed,
+    unknown_names,
+)
 from ansible.module_utils.api_endpoint.controller.processes import (
     IPV6_LOOK,
     NO_IPV6,
@@ -85,7 +90,10 @@ def question(name: str, paths: list[str]) -> str:
         f"sed 's|^/etc/nginx/|{OLD_SITE}|'; "
         f"grep -qsF {shlex.quote(f'/etc/{name}/')} {old_unit} && systemctl is-enabled --quiet model.service 2>/dev/null && "
         f"echo '{OLD_UNIT}model.service'; "
-        + "".join(f"test ! -e {shlex.quote(path)} || printf '%s\\n' {shlex.quote(THERE + path)}; " for path in paths)
+        + "".join(
+            f"test ! -e {shlex.quote(path)} || printf '%s\\n' {shlex.quote(THERE + path)}; "
+            for path in paths
+        )
         + "true"
     )
 
@@ -140,13 +148,18 @@ def rights(text: str, user: str) -> list[str]:
     }
     found = [sentence for line, sentence in said.items() if line in text.splitlines()]
     if user not in ("", "root"):
-        found.append(f"ansible_become_user is {user!r}, and the run needs root on the host. Leave it out.")
+        found.append(
+            f"ansible_become_user is {user!r}, and the run needs root on the host. Leave it out."
+        )
     return found
 
 
 def hidden(settings: dict[str, Any], old: dict[str, Any]) -> list[str]:
     """Check that a volume does not hide the socket of the old template's service, while that serves."""
-    volume, sock = settings.get("api_endpoint_volume") or {}, f"/srv/{settings.get('api_endpoint_name')}/sock/"
+    volume, sock = (
+        settings.get("api_endpoint_volume") or {},
+        f"/srv/{settings.get('api_endpoint_name')}/sock/",
+    )
     mount = str(volume.get("mount") or os.path.dirname(os.path.dirname(sock)))
     if not volume or not old["sites"] or not sock.startswith(f"{mount}/"):
         return []
@@ -169,13 +182,18 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
         arguments = self._task.args
         name = str(self._templar.template(variables.get("api_endpoint_name", "")))
-        port, metrics = self._given(variables, "api_endpoint_port"), self._given(variables, "api_endpoint_metrics_listen")
+        port, metrics = (
+            self._given(variables, "api_endpoint_port"),
+            self._given(variables, "api_endpoint_metrics_listen"),
+        )
         asked = foreign_listeners(name, number(port), str(metrics or "")) + question(
             name, list(arguments.get("look_for") or [])
         )
@@ -185,7 +203,9 @@ class ActionModule(ActionBase):
         answer = self._low_level_execute_command(asked, sudoable=False)
         if answer.get("rc"):
             # The question cannot fail: not every kind of connection notices that nobody is there.
-            raise AnsibleConnectionFailure(f"The host does not answer: {answer.get('stderr') or answer.get('rc')}")
+            raise AnsibleConnectionFailure(
+                f"The host does not answer: {answer.get('stderr') or answer.get('rc')}"
+            )
         text = str(answer.get("stdout", ""))
         looked, old = facts_of(text), old_of(text)
         # A host on which the old template still serves is not set up, however much of it is done.
@@ -200,7 +220,9 @@ class ActionModule(ActionBase):
         found += mistaken
         if not mistaken:
             settings |= {name: self._templar.template(variables[name]) for name in DERIVED}
-            found += problems(settings, facts, variables.get("playbook_dir") or ".", rollback) + hidden(settings, old)
+            found += problems(
+                settings, facts, variables.get("playbook_dir") or ".", rollback
+            ) + hidden(settings, old)
             found += self._listeners(settings, text)
         if found:
             raise AnsibleActionFail(refusal(found))
@@ -212,7 +234,13 @@ class ActionModule(ActionBase):
             )
         there = [line.removeprefix(THERE) for line in text.splitlines() if line.startswith(THERE)]
         found_facts = {f"ansible_{name}": facts[name] for name in looked}
-        return {"changed": False, "ansible_facts": found_facts, "old": old, "there": there, "is_set_up": is_set_up}
+        return {
+            "changed": False,
+            "ansible_facts": found_facts,
+            "old": old,
+            "there": there,
+            "is_set_up": is_set_up,
+        }
 
     def _become(self) -> tuple[str, str, bool]:
         """Return how the run becomes another user on the host (empty when it does not), which, and whether by a password."""
@@ -220,7 +248,11 @@ class ActionModule(ActionBase):
         if not become:
             return "", "", False
         name = become.name.rsplit(".", 1)[-1]
-        return name, str(become.get_option("become_user") or ""), bool(become.get_option("become_pass"))
+        return (
+            name,
+            str(become.get_option("become_user") or ""),
+            bool(become.get_option("become_pass")),
+        )
 
     def _given(self, variables: dict[str, Any], name: str) -> Any:
         """Return a variable before the variables are checked; None when it cannot be told."""
@@ -235,7 +267,9 @@ class ActionModule(ActionBase):
         metrics = str(settings.get("api_endpoint_metrics_listen") or "")
         address, _, metrics_port = metrics.rpartition(":")
         if NO_IPV6 in text.splitlines():
-            found.append(f"api_endpoint_metrics_listen is {metrics!r}, and this host has no IPv6. Give another address.")
+            found.append(
+                f"api_endpoint_metrics_listen is {metrics!r}, and this host has no IPv6. Give another address."
+            )
         for name, given, at, unit in (
             ("api_endpoint_port", settings.get("api_endpoint_port"), "", "nginx.service"),
             ("api_endpoint_metrics_listen", metrics_port, address, ""),

@@ -21,14 +21,20 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         units = [str(unit) for unit in self._task.args["names"]]
         names = shlex.join(units)
-        answer = self._low_level_execute_command(f"systemctl is-active {names}; systemctl is-enabled {names}")
+        answer = self._low_level_execute_command(
+            f"systemctl is-active {names}; systemctl is-enabled {names}"
+        )
         # One line for each unit and question, in the order of the units.
-        if str(answer.get("stdout", "")).split() == ["active"] * len(units) + ["enabled"] * len(units):
+        if str(answer.get("stdout", "")).split() == ["active"] * len(units) + ["enabled"] * len(
+            units
+        ):
             return {"changed": False}
         started: list[str] = []
         for unit in units:
@@ -42,8 +48,14 @@ class ActionModule(ActionBase):
                 if not self._task.check_mode:
                     if "is masked" in str(result.get("msg")):
                         remedy = f"`sudo systemctl unmask {unit}` on the host allows it. Then run this again."
-                        return {**result, "msg": f"{unit} is masked, and so does not start. {remedy}"}
-                    return {**result, "msg": f"{unit} does not start. {self._reason(unit) or result.get('msg')}"}
+                        return {
+                            **result,
+                            "msg": f"{unit} is masked, and so does not start. {remedy}",
+                        }
+                    return {
+                        **result,
+                        "msg": f"{unit} does not start. {self._reason(unit) or result.get('msg')}",
+                    }
                 result["changed"] = True
             if result.get("changed"):
                 started.append(unit)
@@ -58,8 +70,11 @@ class ActionModule(ActionBase):
         journal = shown(f"journalctl --unit={shlex.quote(unit)} --lines=8 --output=cat --no-pager")
         journal = re.sub(r"\x1b\[[0-9;:]*m", "", journal)  # systemd's colours
         ports = sorted(set(re.findall(r"bind\(\) to \S*:(\d+) failed \(98", journal)))
-        users = {port: ", ".join(programs_in(shown(shlex.join(listeners(int(port)))))) for port in ports}
+        users = {
+            port: ", ".join(programs_in(shown(shlex.join(listeners(int(port)))))) for port in ports
+        }
         taken = [
-            f"Port {port} is taken by {users[port] or 'another program'}. Stop it, then run this again." for port in ports
+            f"Port {port} is taken by {users[port] or 'another program'}. Stop it, then run this again."
+            for port in ports
         ]
         return "\n".join([*taken, journal]).strip()

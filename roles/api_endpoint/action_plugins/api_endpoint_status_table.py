@@ -15,7 +15,20 @@ from ansible.module_utils.api_endpoint.traffic.access_log import in_seconds
 from ansible.module_utils.api_endpoint.controller.fleet import alike
 from ansible.module_utils.api_endpoint.table import aligned, minutes, printable
 
-HEADS = ("host", "live", "since (UTC)", "healthy", "memory", "disk free", "requests", "5xx", "4xx", "p50", "p95", "")
+HEADS = (
+    "host",
+    "live",
+    "since (UTC)",
+    "healthy",
+    "memory",
+    "disk free",
+    "requests",
+    "5xx",
+    "4xx",
+    "p50",
+    "p95",
+    "",
+)
 LONGEST = 120  # characters of a note
 
 
@@ -29,7 +42,9 @@ def row(host: str, found: dict[str, Any]) -> list[str]:
     if not found.get("release"):
         words = found.get("note") or found.get("msg") or "nothing came back"
         # Ansible says that it has failed before it says why.
-        words = words.removeprefix("Task failed: ").removeprefix("Failed to connect to the host via ssh: ")
+        words = words.removeprefix("Task failed: ").removeprefix(
+            "Failed to connect to the host via ssh: "
+        )
         what = f"cannot be reached: {words}" if found.get("unreachable") else words
         return [host, *["-"] * (len(HEADS) - 2), printable(" ".join(what.split()))[:LONGEST]]
     figures = [str(found[name]) for name in ("requests", "server_errors", "client_errors")]
@@ -46,7 +61,9 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action; C(found) has for each host what was found there, C(one_api) is whether they are one API."""
         super().run(tmp, task_vars)
         found = self._task.args["found"]

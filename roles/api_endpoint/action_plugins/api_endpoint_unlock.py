@@ -19,12 +19,17 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         given = self._task.args
         command = Lock(given["name"]).giving_back(given["token"])
         done = self._low_level_execute_command(command)
         if done.get("rc") != 0:
-            return {"failed": True, "msg": f"Could not release the deployment lock of this host: {done.get('stderr')}"}
+            return {
+                "failed": True,
+                "msg": f"Could not release the deployment lock of this host: {done.get('stderr')}",
+            }
         return {"changed": False}

@@ -14,7 +14,9 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
@@ -34,7 +36,9 @@ class ActionModule(ActionBase):
             self._say(answer.get("text", ""))
         return begun
 
-    def _step(self, step: str, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    def _step(
+        self, step: str, arguments: dict[str, Any], variables: dict[str, Any]
+    ) -> dict[str, Any]:
         """Run a step on the host."""
         return self._execute_module(module_args={**arguments, "step": step}, task_vars=variables)
 

@@ -35,9 +35,13 @@ REPLACED = "API_ENDPOINT_LOADS_IN_WORKERS"  # the variable by which a process te
 SHOWN = 5  # things that a line names
 OPENMP = re.compile(r"/lib(?:gomp|omp|iomp5)[^/]*\.so[^/]*$")
 PAUSE_HARD = 2  # of OpenMP's omp_pause_resource_t
-DATABASE_FILE = re.compile(r"(?:-wal|-shm|-journal|/lock\.mdb)$")  # SQLite's and LMDB's, beside the database
+DATABASE_FILE = re.compile(
+    r"(?:-wal|-shm|-journal|/lock\.mdb)$"
+)  # SQLite's and LMDB's, beside the database
 REMOVERS = (shutil.rmtree, os.unlink, os.remove, os.rmdir, os.removedirs)
-HARMLESS_DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "console")}
+HARMLESS_DEVICES = {
+    f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "console")
+}
 
 
 @dataclass
@@ -52,7 +56,9 @@ class Preload:
     is_replaced: bool = False  # this process has replaced one that had loaded the app
     readers: list[int] = field(default_factory=list)  # descriptors of files that the app reads
     generators: list[Any] = field(default_factory=list)  # of random numbers
-    at_exit: list[str] = field(default_factory=list)  # what the app has registered for the end of its process
+    at_exit: list[str] = field(
+        default_factory=list
+    )  # what the app has registered for the end of its process
 
 
 preload = Preload()
@@ -78,7 +84,9 @@ def check_process(server: Any) -> None:
     if not server.cfg.preload_app:
         return
     if its := getattr(server.log, "sock", None):
-        preload.descriptors.add((its.fileno(), os.readlink(f"/proc/self/fd/{its.fileno()}")))  # gunicorn's own, to statsd
+        preload.descriptors.add(
+            (its.fileno(), os.readlink(f"/proc/self/fd/{its.fileno()}"))
+        )  # gunicorn's own, to statsd
     mapped = mapped_files()
     end_idle_threads(mapped)
     found = list(dict.fromkeys([*threads(), *children(), *timers(), *ends(), *descriptors(mapped)]))
@@ -180,7 +188,12 @@ def running_children() -> list[tuple[int, str]]:
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):
             for pid in (task / "children").read_text().split():
-                name, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+                name, _, rest = (
+                    Path(f"/proc/{pid}/stat")
+                    .read_text(errors="replace")
+                    .partition("(")[2]
+                    .rpartition(")")
+                )
                 if rest.split()[0] != "Z":
                     found.append((int(pid), name))
     return found
@@ -194,7 +207,10 @@ def children() -> Iterator[str]:
 
 def timers() -> Iterator[str]:
     """Name a timer, which rings in this process and not in the workers."""
-    if any(signal.getitimer(which)[0] for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)):
+    if any(
+        signal.getitimer(which)[0]
+        for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+    ):
         yield "a timer (signal.alarm or signal.setitimer)"
 
 
@@ -252,7 +268,11 @@ def descriptors(mapped: set[str]) -> Iterator[str]:
             elif path.startswith("anon_inode:"):
                 what = path.removeprefix("anon_inode:").strip("[]")
                 yield "an event loop (epoll)" if what == "eventpoll" else f"an {what} descriptor"
-            elif not stat.S_ISDIR(kind) and path not in HARMLESS_DEVICES and not path.startswith("/dev/pts/"):
+            elif (
+                not stat.S_ISDIR(kind)
+                and path not in HARMLESS_DEVICES
+                and not path.startswith("/dev/pts/")
+            ):
                 yield f"the device {path}"
 
 
@@ -268,8 +288,12 @@ def describe_socket(number: int) -> Iterator[str]:
             own = its.getsockname()
             if is_datagram and not (own[1] if isinstance(own, tuple) else own):
                 return  # it has no address yet, so nothing can come back on it
-            listens = its.family != socket.AF_NETLINK and its.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            yield f"a socket that {'listens' if listens else 'is not connected'}" + address(own, " at ")
+            listens = its.family != socket.AF_NETLINK and its.getsockopt(
+                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+            )
+            yield f"a socket that {'listens' if listens else 'is not connected'}" + address(
+                own, " at "
+            )
         elif its.family == socket.AF_UNIX and is_datagram and not its.getsockname():
             return  # such as to a system log: nobody can answer
         else:
@@ -281,7 +305,9 @@ def address(of: Any, before: str) -> str:
     if isinstance(of, tuple) and len(of) > 1:
         host = f"[{of[0]}]" if ":" in str(of[0]) else of[0]
         return f"{before}{host}:{of[1]}"
-    text = of.decode(errors="replace").replace("\0", "@") if isinstance(of, bytes) else str(of or "")
+    text = (
+        of.decode(errors="replace").replace("\0", "@") if isinstance(of, bytes) else str(of or "")
+    )
     return before + text if text else ""
 
 

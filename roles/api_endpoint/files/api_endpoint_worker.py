@@ -71,7 +71,9 @@ class Queue:
     def __init__(self, workers: int = 1, threads: int = 1) -> None:
         self.workers = workers
         self.capacity = workers * threads
-        self.taken: deque[float] = deque(maxlen=1000)  # when a thread took each of the last requests
+        self.taken: deque[float] = deque(
+            maxlen=1000
+        )  # when a thread took each of the last requests
         self.typical_latency = 0.0  # seconds within which most answers are made
         self.standing_since: float | None = None
         self.is_overloaded = False
@@ -79,12 +81,16 @@ class Queue:
         # Seconds of the last moments; those of a second ago count half.
         self.answering = 0.0
         self.reading = 0.0
-        self.demand: dict[str, float] = {}  # of answering, by bucket; shed requests count as typical ones
+        self.demand: dict[
+            str, float
+        ] = {}  # of answering, by bucket; shed requests count as typical ones
         self.aged_at = time.monotonic()
 
     def learn(self, bucket: str, seconds: float) -> None:
         """Note how long an answer took. A slow answer moves the typical latency most."""
-        self.typical_latency += (seconds - self.typical_latency) / (4 if seconds > self.typical_latency else 64)
+        self.typical_latency += (seconds - self.typical_latency) / (
+            4 if seconds > self.typical_latency else 64
+        )
         self.answering += seconds
         self.demand[bucket] = self.demand.get(bucket, 0.0) + seconds
 
@@ -120,7 +126,9 @@ class Queue:
             self.standing_since = now
         else:
             fills = 0 < 0.75 * concurrency < self.in_flight(now - waited)
-            burst = max(FILLING_BURST_SECONDS if fills else BURST_SECONDS, 10 * self.typical_latency)
+            burst = max(
+                FILLING_BURST_SECONDS if fills else BURST_SECONDS, 10 * self.typical_latency
+            )
             self.is_overloaded = now - self.standing_since > burst
 
     def in_flight(self, came: float) -> int:
@@ -262,7 +270,11 @@ class Request:
         self.environ = environ = base | parse_packet(packet)
         self.body = self.receive_body(begun[len(packet) :], environ.get("CONTENT_LENGTH") or "0")
         try:
-            self.method, self.uri, self.query = environ["REQUEST_METHOD"], environ["RAW_URI"], environ["QUERY_STRING"]
+            self.method, self.uri, self.query = (
+                environ["REQUEST_METHOD"],
+                environ["RAW_URI"],
+                environ["QUERY_STRING"],
+            )
             self.path, self.scheme = environ["PATH_INFO"], environ["wsgi.url_scheme"]
             name, _, port = environ["HTTP_HOST"].partition(":")
         except KeyError as error:
@@ -285,7 +297,11 @@ class Request:
         begun = receive_exactly(self.client, HEAD_BYTES)
         size = int.from_bytes(begun[1:3], "little")
         self.left = 1
-        return begun + receive_exactly(self.client, max(0, size - 1)) + receive_exactly(self.client, 1, socket.MSG_PEEK)
+        return (
+            begun
+            + receive_exactly(self.client, max(0, size - 1))
+            + receive_exactly(self.client, 1, socket.MSG_PEEK)
+        )
 
     def receive_body(self, begun: bytes, length: str) -> Any:
         """Return the body, of which some bytes are there."""
@@ -337,7 +353,9 @@ class Response:
         self.sent = 0  # bytes of the body
         self.omits_body = False
 
-    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
         """Note status and headers; they are sent with the first bytes of the body."""
         if exc_info:
             try:
@@ -365,8 +383,14 @@ class Response:
         lines = "".join([f"{name}: {value}\r\n" for name, value in kept])
         # The value of none is the next one's line.
         if not HEADERS.fullmatch(lines) or lines.count("\n") != len(kept):
-            bad = [name for name, value in kept if not HEADERS.fullmatch(f"{name}: {value}\r\n") or "\n" in name + value]
-            raise ValueError(f"The app answered with characters that no header may have, in {', '.join(map(repr, bad))}.")
+            bad = [
+                name
+                for name, value in kept
+                if not HEADERS.fullmatch(f"{name}: {value}\r\n") or "\n" in name + value
+            ]
+            raise ValueError(
+                f"The app answered with characters that no header may have, in {', '.join(map(repr, bad))}."
+            )
         self.status, self.headers, self.response_length = status, kept, length
         self.omits_body = self.request.method == "HEAD" or code in ("204", "304")
         if length is None and not self.omits_body:
@@ -417,7 +441,14 @@ class ErrorLog(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write to the log."""
-        write_to([handler for handler in logging.getLogger("gunicorn.error").handlers if hasattr(handler, "stream")], text)
+        write_to(
+            [
+                handler
+                for handler in logging.getLogger("gunicorn.error").handlers
+                if hasattr(handler, "stream")
+            ],
+            text,
+        )
         return len(text)
 
 
@@ -486,7 +517,9 @@ class UwsgiWorker:
             self.log.debug("The client has gone. %s", error)
         except BaseException as error:
             if response and response.headers_sent:
-                self.log.exception("Error handling request %s %s", response.request.method, response.request.uri)
+                self.log.exception(
+                    "Error handling request %s %s", response.request.method, response.request.uri
+                )
             else:
                 self.handle_error(response and response.request, client, addr, error)
                 if response:
@@ -560,10 +593,16 @@ class ThreadedWorker(UwsgiWorker, SyncWorker):
             waited = time.time() - sent
             begun = time.monotonic()
             reading = begun - self.this_thread.accepted_at
-            if 0 < waited < CLOCK_JUMP_SECONDS and self.queue.should_shed(bucket, waited, concurrency, reading):
+            if 0 < waited < CLOCK_JUMP_SECONDS and self.queue.should_shed(
+                bucket, waited, concurrency, reading
+            ):
                 start_response(
                     "503 Service Unavailable",
-                    [("Content-Type", "application/json"), ("Content-Length", str(len(BUSY))), ("X-Load-Shed", "yes")],
+                    [
+                        ("Content-Type", "application/json"),
+                        ("Content-Length", str(len(BUSY))),
+                        ("X-Load-Shed", "yes"),
+                    ],
                 )
                 return [BUSY]
             try:
@@ -583,18 +622,25 @@ class ThreadedWorker(UwsgiWorker, SyncWorker):
         ]
         for acceptor in acceptors:
             acceptor.listener.setblocking(True)
-            limit_waiting(acceptor.listener, seconds=1)  # then a thread looks whether the worker is to end
+            limit_waiting(
+                acceptor.listener, seconds=1
+            )  # then a thread looks whether the worker is to end
         for thread in threads:
             thread.start()
         while self.alive and self.is_parent_alive() and not self.overdue():
             self.notify()
             self.end_slow_leases(acceptors, seconds=min(1, self.cfg.timeout / 4 or 1))
         if overdue := self.overdue():
-            self.log.critical("%s took longer than %s s. This worker is replaced.", overdue[0], self.cfg.timeout)
+            self.log.critical(
+                "%s took longer than %s s. This worker is replaced.", overdue[0], self.cfg.timeout
+            )
         # From here on it accepts nothing, and gives the requests that are not overdue their time.
         self.alive = False
         end = time.monotonic() + self.cfg.graceful_timeout
-        while sum(thread.is_alive() for thread in threads) > len(self.overdue()) and time.monotonic() < end:
+        while (
+            sum(thread.is_alive() for thread in threads) > len(self.overdue())
+            and time.monotonic() < end
+        ):
             self.notify()
             self.end_slow_leases(acceptors, seconds=0.05)
         if self.overdue():
@@ -628,7 +674,11 @@ class ThreadedWorker(UwsgiWorker, SyncWorker):
         its requests do.
         """
         now = time.monotonic()
-        return [path for begun, path in list(self.in_flight.values()) if 0 < self.cfg.timeout < now - begun]
+        return [
+            path
+            for begun, path in list(self.in_flight.values())
+            if 0 < self.cfg.timeout < now - begun
+        ]
 
     def serve(self, acceptor: Acceptor) -> None:
         """Answer one request after the other, in a thread."""
@@ -715,11 +765,17 @@ class AccessLog(Logger):
             self.time_of_line = second, super().now()
         return self.time_of_line[1]
 
-    def access(self, resp: Any, _req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
+    def access(
+        self, resp: Any, _req: Any, environ: dict[str, Any], request_time: timedelta
+    ) -> None:
         """Write time, request, status, bytes, referrer and microseconds: no address, no user agent."""
         path = environ.get("RAW_URI" if self.has_query else "PATH_INFO", "-")
-        request = f"{environ['REQUEST_METHOD']} {path} {environ['SERVER_PROTOCOL']}".replace('"', '\\"')
-        referrer = environ.get("HTTP_REFERER", "-").replace('"', '\\"') if self.has_referrer else "-"
+        request = f"{environ['REQUEST_METHOD']} {path} {environ['SERVER_PROTOCOL']}".replace(
+            '"', '\\"'
+        )
+        referrer = (
+            environ.get("HTTP_REFERER", "-").replace('"', '\\"') if self.has_referrer else "-"
+        )
         status = str(resp.status).partition(" ")[0]
         microseconds = request_time.seconds * 1_000_000 + request_time.microseconds
         line = f'{self.now()} "{request}" {status} {resp.sent} "{referrer}" {microseconds}\n'
@@ -760,7 +816,9 @@ def check_names(names: list[str]) -> None:
         if name not in known:
             near = "".join(difflib.get_close_matches(name, known, n=1))
             hint = f"Did you mean {near}?" if near else "Its documentation lists them."
-            sys.exit(f"api_endpoint_gunicorn_settings has {name!r}, which gunicorn {__version__} does not know. {hint}")
+            sys.exit(
+                f"api_endpoint_gunicorn_settings has {name!r}, which gunicorn {__version__} does not know. {hint}"
+            )
 
 
 def report(text: str) -> None:
@@ -785,7 +843,9 @@ def reason(error: BaseException | None) -> str:
 make_handler = logging.FileHandler.__init__
 
 
-def open_where_it_lies(handler: logging.FileHandler, filename: Any, *args: Any, **kwargs: Any) -> None:
+def open_where_it_lies(
+    handler: logging.FileHandler, filename: Any, *args: Any, **kwargs: Any
+) -> None:
     """Open a log of the app's where it lies. The release has a link to it, in a folder in which it cannot be rotated."""
     if os.path.islink(filename) and "/state/app/" in os.readlink(filename):
         filename = os.path.realpath(filename)
@@ -819,7 +879,9 @@ def report_unopened(path: str, error: Exception) -> None:
     """Report that a log cannot be opened: once in each process, until the next rotation."""
     if path not in unopened:
         unopened.add(path)
-        report(f"Cannot open the log {path}: {reason(error)}. Its lines are dropped until it can be opened.")
+        report(
+            f"Cannot open the log {path}: {reason(error)}. Its lines are dropped until it can be opened."
+        )
 
 
 def reopen_files(logger: Logger) -> None:
@@ -831,12 +893,19 @@ def reopen_files(logger: Logger) -> None:
     unopened.clear()
     if logger.cfg.capture_output and logger.cfg.errorlog != "-":
         redirect_output(logger)
-    handlers = {handler for log in loggers() for handler in log.handlers if isinstance(handler, logging.FileHandler)}
+    handlers = {
+        handler
+        for log in loggers()
+        for handler in log.handlers
+        if isinstance(handler, logging.FileHandler)
+    }
     for handler in handlers:
         handler.acquire()
         try:
             if handler.stream:
-                with contextlib.suppress(OSError, ValueError):  # the rest of a line that found no room
+                with contextlib.suppress(
+                    OSError, ValueError
+                ):  # the rest of a line that found no room
                     handler.close()
                 open_log(handler)
         finally:

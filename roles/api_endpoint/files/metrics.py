@@ -25,13 +25,18 @@ from prometheus_client.exposition import MetricsHandler
 from prometheus_client.registry import Collector
 
 # Method, status, seconds, what the cache did, the app's status, whether a worker shed the request.
-MESSAGE = re.compile(r'[^:]*:\d\d:\d\d [^:]*: (\S+) (\d{3}) (\d+\.\d{3}) (\S+) "([^"]*)" "([^"]*)"', re.ASCII)
+MESSAGE = re.compile(
+    r'[^:]*:\d\d:\d\d [^:]*: (\S+) (\d{3}) (\d+\.\d{3}) (\S+) "([^"]*)" "([^"]*)"', re.ASCII
+)
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 CLASSES = ("2xx", "3xx", "4xx", "5xx")
 CACHE = {"HIT", "MISS", "EXPIRED", "STALE", "UPDATING", "REVALIDATED", "BYPASS"}
 BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 PAUSE_SECONDS = 0.005  # between two looks at the messages, which saves waking up for each
-STATES = {"02": "waiting", "03": "answering"}  # in /proc/net/unix: a connection before and after it is accepted
+STATES = {
+    "02": "waiting",
+    "03": "answering",
+}  # in /proc/net/unix: a connection before and after it is accepted
 
 
 class Requests:
@@ -41,8 +46,12 @@ class Requests:
         def counter(name: str, about: str, *labels: str) -> Counter:
             return Counter(f"api_endpoint_{name}_total", about, labels, registry=registry)
 
-        self.requests = counter("requests", "Requests, excluding health checks.", "method", "status")
-        self.cache = counter("cache_requests", "Requests by what nginx's cache had for them.", "result")
+        self.requests = counter(
+            "requests", "Requests, excluding health checks.", "method", "status"
+        )
+        self.cache = counter(
+            "cache_requests", "Requests by what nginx's cache had for them.", "result"
+        )
         shed = counter("requests_shed", "Requests answered 503 because there were too many.", "by")
         durations = Histogram(
             "api_endpoint_request_duration_seconds", "From a request's first byte to its answer's last.", ["class"],
@@ -75,7 +84,12 @@ class App(Collector):
     """Collects what the kernel knows of the app's processes, in both slots during a release, and of its disks."""
 
     def __init__(
-        self, name: str, root: Path, data: Path, proc: Path = Path("/proc"), control_groups: Path = Path("/sys/fs/cgroup")
+        self,
+        name: str,
+        root: Path,
+        data: Path,
+        proc: Path = Path("/proc"),
+        control_groups: Path = Path("/sys/fs/cgroup"),
     ) -> None:
         self.name = name
         self.root = root
@@ -87,7 +101,9 @@ class App(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
-        free = GaugeMetricFamily("api_endpoint_disk_free_ratio", "Free part of the disk of something.", labels=["of"])
+        free = GaugeMetricFamily(
+            "api_endpoint_disk_free_ratio", "Free part of the disk of something.", labels=["of"]
+        )
         for of, path in self.disks.items():
             with contextlib.suppress(OSError):  # of a volume that is not there
                 disk = os.statvfs(path)
@@ -101,10 +117,14 @@ class App(Collector):
         parents = self.parents()
         masters = [pid for pid, parent in parents.items() if parent not in parents]
         workers = sum(parent in masters for parent in parents.values())
-        yield GaugeMetricFamily("api_endpoint_workers", "Worker processes, of both versions during a release.", workers)
+        yield GaugeMetricFamily(
+            "api_endpoint_workers", "Worker processes, of both versions during a release.", workers
+        )
         about = "Memory of the app's processes; what they share counts once."
         yield GaugeMetricFamily("api_endpoint_memory_bytes", about, self.memory(parents))
-        started = GaugeMetricFamily("api_endpoint_start_time_seconds", "When the app was last started.")
+        started = GaugeMetricFamily(
+            "api_endpoint_start_time_seconds", "When the app was last started."
+        )
         if masters:
             started.add_metric([], max(map(self.started_at, masters)))
         yield started
@@ -124,7 +144,11 @@ class App(Collector):
 
     def parents(self) -> dict[int, int]:
         """Return the parents of the app's processes."""
-        pids = [int(pid) for folder in self.control_groups() for pid in read(folder / "cgroup.procs").split()]
+        pids = [
+            int(pid)
+            for folder in self.control_groups()
+            for pid in read(folder / "cgroup.procs").split()
+        ]
         return {pid: int(stat[1]) for pid in pids if (stat := self.stat(pid))}
 
     def started_at(self, pid: int) -> float:
@@ -136,7 +160,10 @@ class App(Collector):
     def connections(self) -> Count[str]:
         """Count nginx's connections to the app: each is a request."""
         found = Count(dict.fromkeys(STATES.values(), 0))
-        paths = {f"/run/{self.name}/{file}" for file in ("blue/gunicorn.sock", "green/gunicorn.sock", "waiting.sock")}
+        paths = {
+            f"/run/{self.name}/{file}"
+            for file in ("blue/gunicorn.sock", "green/gunicorn.sock", "waiting.sock")
+        }
         for line in read(self.proc / "net" / "unix").splitlines():
             fields = line.split()
             if fields[7:] and fields[7] in paths and fields[5] in STATES:
@@ -149,13 +176,18 @@ class App(Collector):
         Where the kernel does not count them: what each process has for itself, and what the largest one shares.
         Only root and the app's account may see the exact parts (PSS).
         """
-        stats = [dict(re.findall(r"^(\w+) (\d+)$", read(folder / "memory.stat"), re.M)) for folder in self.control_groups()]
+        stats = [
+            dict(re.findall(r"^(\w+) (\d+)$", read(folder / "memory.stat"), re.M))
+            for folder in self.control_groups()
+        ]
         if any(stats):
             return sum(int(stat.get(part, 0)) for stat in stats for part in ("anon", "file_mapped"))
         statm = [read(self.proc / str(pid) / "statm").split() for pid in pids]
         pages = [(int(fields[1]), int(fields[2])) for fields in statm if fields]
         largest = max((shared for _resident, shared in pages), default=0)
-        return (sum(resident - shared for resident, shared in pages) + largest) * os.sysconf("SC_PAGE_SIZE")
+        return (sum(resident - shared for resident, shared in pages) + largest) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
 
 
 def read(path: Path) -> str:
@@ -169,12 +201,16 @@ def read(path: Path) -> str:
 class Server(HTTPServer):
     """Serves the metrics to this host and to the clients that are allowed."""
 
-    def __init__(self, listener: socket.socket, registry: CollectorRegistry, clients: list[str]) -> None:
+    def __init__(
+        self, listener: socket.socket, registry: CollectorRegistry, clients: list[str]
+    ) -> None:
         handler = type("Handler", (MetricsHandler,), {"registry": registry, "timeout": 5})
         # Not HTTPServer's: it would make a socket, which the unit forbids.
         BaseServer.__init__(self, listener.getsockname(), handler)
         self.socket = listener
-        self.clients = [ipaddress.ip_network(client) for client in [*clients, "127.0.0.0/8", "::1/128"]]
+        self.clients = [
+            ipaddress.ip_network(client) for client in [*clients, "127.0.0.0/8", "::1/128"]
+        ]
 
     def verify_request(self, _request: object, client_address: tuple[str, int]) -> bool:
         """Tell whether a client is allowed."""
@@ -202,7 +238,9 @@ def main() -> None:
     """Take the sockets over from systemd, count and serve."""
     # The endpoint's name, its folder, the folder of its data, and who is allowed besides this host.
     name, root, data, *clients = sys.argv[1:]
-    listener, messages = sorted((socket.socket(fileno=number) for number in (3, 4)), key=lambda it: it.type)
+    listener, messages = sorted(
+        (socket.socket(fileno=number) for number in (3, 4)), key=lambda it: it.type
+    )
     registry = CollectorRegistry(auto_describe=True)
     registry.register(App(name, Path(root), Path(data)))
     requests = Requests(registry)

@@ -190,7 +190,11 @@ def main() -> None:
             "environment": {"type": "dict", "default": {}},
             "verify": {"type": "bool", "default": False},
             "run": {"type": "str", "default": ""},
-            "step": {"type": "str", "choices": ["bring", "plan", "begin", "wait"], "default": "bring"},
+            "step": {
+                "type": "str",
+                "choices": ["bring", "plan", "begin", "wait"],
+                "default": "bring",
+            },
             "artifacts": {
                 "type": "list",
                 "elements": "dict",
@@ -199,7 +203,12 @@ def main() -> None:
                     "dest": {"type": "str", "required": True},
                     "src": {"type": "str"},
                     "url": {"type": "raw"},
-                    "secret_urls": {"type": "list", "elements": "str", "default": [], "no_log": True},
+                    "secret_urls": {
+                        "type": "list",
+                        "elements": "str",
+                        "default": [],
+                        "no_log": True,
+                    },
                     "path": {"type": "str"},
                     "command": {"type": "str"},
                     "inputs": {"type": "list", "elements": "str", "default": []},

@@ -90,7 +90,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "server": {"type": "str", "default": ""},
-            "until": {"type": "str", "choices": ["", "others", "drained", "rejoined"], "default": ""},
+            "until": {
+                "type": "str",
+                "choices": ["", "others", "drained", "rejoined"],
+                "default": "",
+            },
             "timeout": {"type": "int", "default": 30},
             "besides": {"type": "list", "elements": "str", "default": []},
             "backend": {"type": "str", "default": "api"},

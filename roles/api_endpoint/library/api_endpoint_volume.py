@@ -124,7 +124,11 @@ def main() -> None:
             "device": {"type": "str", "default": "auto"},
             "label": {"type": "str", "required": True},
             "filesystem": {"type": "str", "choices": list(FILESYSTEMS), "default": "ext4"},
-            "step": {"type": "str", "choices": ["bring", "plan", "begin", "wait", "settle"], "default": "bring"},
+            "step": {
+                "type": "str",
+                "choices": ["bring", "plan", "begin", "wait", "settle"],
+                "default": "bring",
+            },
             "run": {"type": "str", "default": ""},
         },
         supports_check_mode=True,

@@ -8,7 +8,9 @@ from pathlib import Path
 import ansible.module_utils
 
 # It is in the other role.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[2] / "api_endpoint" / "module_utils"))
+ansible.module_utils.__path__.append(
+    str(Path(__file__).resolve().parents[2] / "api_endpoint" / "module_utils")
+)
 from ansible.module_utils.api_endpoint.controller.packages import PackagesAction
 
 

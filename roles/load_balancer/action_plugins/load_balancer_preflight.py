@@ -57,8 +57,12 @@ RANGES = {
     "load_balancer_floating_router_id": (1, 255, "numbers"),
 }
 SERVER_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
-HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
-PATH = re.compile(r"/[!#-&(-\[\]-~]*")  # without spaces, quotes and backslashes, which HAProxy would read in its own way
+HOST_NAME = re.compile(
+    r"(?=.{1,253}$)[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I
+)
+PATH = re.compile(
+    r"/[!#-&(-\[\]-~]*"
+)  # without spaces, quotes and backslashes, which HAProxy would read in its own way
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 NETWORKS = ("load_balancer_trusted_proxies", "load_balancer_metrics_clients")
 
@@ -74,17 +78,27 @@ def servers(settings: Settings, here: str) -> list[str]:
         )
     names = [str(server.get("name")) for server in given]
     for server in given:
-        name, address, port = str(server.get("name")), str(server.get("address")), server.get("port", 80)
+        name, address, port = (
+            str(server.get("name")),
+            str(server.get("address")),
+            server.get("port", 80),
+        )
         if not SERVER_NAME.fullmatch(name):
-            found.append(f"load_balancer_servers has the name {name!r}. Use letters, digits, dots, hyphens and underscores.")
+            found.append(
+                f"load_balancer_servers has the name {name!r}. Use letters, digits, dots, hyphens and underscores."
+            )
         if names.count(name) > 1:
             found.append(
                 f"load_balancer_servers has the name {name!r} {names.count(name)} times. Give each host a name of its own."
             )
         if not is_address(address) and not HOST_NAME.fullmatch(address):
-            found.append(f"load_balancer_servers has the address {address!r} for {name}. Give an address or a host's name.")
+            found.append(
+                f"load_balancer_servers has the address {address!r} for {name}. Give an address or a host's name."
+            )
         if not 1 <= (number(port) or 0) <= 65535:
-            found.append(f"load_balancer_servers has the port {port!r} for {name}. Give a port from 1 to 65,535.")
+            found.append(
+                f"load_balancer_servers has the port {port!r} for {name}. Give a port from 1 to 65,535."
+            )
         if name == here and number(port) == number(settings.get("load_balancer_port")):
             found.append(
                 f"load_balancer_port is {port}, and so is the port of nginx on {here}, which is a balancer and one of its "
@@ -98,7 +112,9 @@ def texts(settings: Settings) -> list[str]:
     found = []
     name = settings.get("load_balancer_server_name")
     if name is not None and not HOST_NAME.fullmatch(str(name)):
-        found.append(f"load_balancer_server_name is {name!r}. Give the API's name, such as my-api.wmcloud.org.")
+        found.append(
+            f"load_balancer_server_name is {name!r}. Give the API's name, such as my-api.wmcloud.org."
+        )
     path = settings.get("load_balancer_health_path")
     if path is not None and not PATH.fullmatch(str(path)):
         found.append(
@@ -112,7 +128,9 @@ def texts(settings: Settings) -> list[str]:
     if listen is not None:
         address, _, port = str(listen).rpartition(":")
         if not is_address(address.strip("[]")) or not 1 <= (number(port) or 0) <= 65535:
-            found.append(f"load_balancer_metrics_listen is {listen!r}. Give an address and a port, such as 127.0.0.1:8404.")
+            found.append(
+                f"load_balancer_metrics_listen is {listen!r}. Give an address and a port, such as 127.0.0.1:8404."
+            )
         elif number(port) == number(settings.get("load_balancer_port")):
             found.append(
                 f"load_balancer_metrics_listen is {listen!r}, with the port of load_balancer_port. Give it another one."
@@ -136,7 +154,9 @@ def floating(settings: Settings) -> list[str]:
         )
     interface = str(settings.get("load_balancer_floating_interface"))
     if not INTERFACE.fullmatch(interface):
-        found.append(f"load_balancer_floating_interface is {interface!r}. Give a network interface's name, such as ens3.")
+        found.append(
+            f"load_balancer_floating_interface is {interface!r}. Give a network interface's name, such as ens3."
+        )
     if not settings.get("load_balancer_floating_peers"):
         found.append(
             f"load_balancer_floating_address is {address!r}, but load_balancer_floating_peers is []: nobody could take it "
@@ -147,15 +167,25 @@ def floating(settings: Settings) -> list[str]:
 
 def problems(settings: Settings, here: str) -> list[str]:
     """Return every problem there is."""
-    return servers(settings, here) + out_of_range(settings, RANGES) + texts(settings) + floating(settings)
+    return (
+        servers(settings, here)
+        + out_of_range(settings, RANGES)
+        + texts(settings)
+        + floating(settings)
+    )
 
 
 def platform(text: str) -> list[str]:
     """Check the system; `text` is its /etc/os-release."""
-    named = {name: value.strip("\"'") for name, _, value in (line.partition("=") for line in text.splitlines())}
+    named = {
+        name: value.strip("\"'")
+        for name, _, value in (line.partition("=") for line in text.splitlines())
+    }
     if named.get("ID") == "debian" and named.get("VERSION_ID") in SUPPORTED:
         return []
-    return [f"The balancer's system is {named.get('PRETTY_NAME', 'unknown')}. Use one with Debian {' or '.join(SUPPORTED)}."]
+    return [
+        f"The balancer's system is {named.get('PRETTY_NAME', 'unknown')}. Use one with Debian {' or '.join(SUPPORTED)}."
+    ]
 
 
 def listeners(port: int) -> str:
@@ -191,13 +221,17 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
         specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
         options = specs["argument_specs"]["main"]["options"]
-        found = unknown_names([name for name in variables if name.startswith(PREFIX)], sorted(options))
+        found = unknown_names(
+            [name for name in variables if name.startswith(PREFIX)], sorted(options)
+        )
         settings, mistaken = typed(self._templar, variables, options)
         if mistaken:
             raise AnsibleActionFail(refusal(found + mistaken))
@@ -209,12 +243,16 @@ class ActionModule(ActionBase):
         text = str(self._low_level_execute_command(command).get("stdout", ""))
         found += platform(text)
         # In a dry run what has the port now may be about to give it up.
-        others = [] if self._task.check_mode else in_the_way(text, number(port) or 0, "haproxy.service")
+        others = (
+            [] if self._task.check_mode else in_the_way(text, number(port) or 0, "haproxy.service")
+        )
         found += [taken("load_balancer_port", port, others)] if others else []
         has_ipv6 = NO_IPV6 not in text.splitlines()
         listen = str(settings.get("load_balancer_metrics_listen") or "")
         if listen.startswith("[") and not has_ipv6:
-            found.append(f"load_balancer_metrics_listen is {listen!r}, and this host has no IPv6. Give another address.")
+            found.append(
+                f"load_balancer_metrics_listen is {listen!r}, and this host has no IPv6. Give another address."
+            )
         if found:
             raise AnsibleActionFail(refusal(found))
         return {"changed": False, "addresses": addresses_of(text), "has_ipv6": has_ipv6}

@@ -10,4 +10,7 @@ MODEL = fasttext.load_model(str(Path(__file__).resolve().parent / "lid.176.ftz")
 def predict(text: str) -> dict:
     """Return the most likely label of a text, and how likely it is."""
     labels, scores = MODEL.predict(" ".join(text.split()))
-    return {"label": labels[0].removeprefix("__label__"), "score": round(min(float(scores[0]), 1.0), 4)}
+    return {
+        "label": labels[0].removeprefix("__label__"),
+        "score": round(min(float(scores[0]), 1.0), 4),
+    }

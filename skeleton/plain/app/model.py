@@ -1,8 +1,39 @@
 """The model: is a text English or French? Replace it by yours, with the same function."""
 
 WORDS = {
-    "en": {"a", "and", "are", "how", "i", "in", "is", "it", "of", "the", "to", "what", "where", "you"},
-    "fr": {"de", "des", "en", "est", "et", "il", "je", "la", "le", "les", "où", "que", "un", "une", "vous"},
+    "en": {
+        "a",
+        "and",
+        "are",
+        "how",
+        "i",
+        "in",
+        "is",
+        "it",
+        "of",
+        "the",
+        "to",
+        "what",
+        "where",
+        "you",
+    },
+    "fr": {
+        "de",
+        "des",
+        "en",
+        "est",
+        "et",
+        "il",
+        "je",
+        "la",
+        "le",
+        "les",
+        "où",
+        "que",
+        "un",
+        "une",
+        "vous",
+    },
 }
 
 

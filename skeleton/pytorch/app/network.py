@@ -18,4 +18,6 @@ def network() -> torch.nn.Module:
 def encode(text: str) -> torch.Tensor:
     """Return a text as a row of numbers, one for each three letters."""
     padded = f"  {text.lower()} "
-    return torch.tensor([[crc32(padded[at : at + 3].encode()) % ROWS for at in range(len(padded) - 2)]])
+    return torch.tensor(
+        [[crc32(padded[at : at + 3].encode()) % ROWS for at in range(len(padded) - 2)]]
+    )

@@ -18,6 +18,8 @@ if __name__ == "__main__":
         for label, text in TEXTS.items():
             for sentence in text.replace("?", ".").split("."):
                 optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(encode(sentence)), torch.tensor([LABELS.index(label)])).backward()
+                torch.nn.functional.cross_entropy(
+                    model(encode(sentence)), torch.tensor([LABELS.index(label)])
+                ).backward()
                 optimizer.step()
     torch.save(model.state_dict(), WEIGHTS)

@@ -14,8 +14,13 @@ TEXTS = {
 
 if __name__ == "__main__":
     sentences = [
-        (part, label) for label, text in TEXTS.items() for part in text.replace("?", ".").split(".") if part.strip()
+        (part, label)
+        for label, text in TEXTS.items()
+        for part in text.replace("?", ".").split(".")
+        if part.strip()
     ]
-    model = make_pipeline(TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3)), LogisticRegression(C=100))
+    model = make_pipeline(
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3)), LogisticRegression(C=100)
+    )
     model.fit([text for text, _ in sentences], [label for _, label in sentences])
     joblib.dump(model, "model.joblib")

@@ -62,19 +62,36 @@ def get_title():
     with open(os.path.join(QUEUE, f"{time.time_ns()}.json"), "w") as job:
         json.dump({"title": title}, job)
     found = [word for _, word in FINDER.iter(title)]
-    return jsonify({"title": title, "topic": TITLES[title], "found": found, "bytes": len(WEIGHTS), "notes": NOTES})
+    return jsonify(
+        {
+            "title": title,
+            "topic": TITLES[title],
+            "found": found,
+            "bytes": len(WEIGHTS),
+            "notes": NOTES,
+        }
+    )
 
 
 @app.route("/api/v1/seen", methods=["GET"])
 def get_seen():
     with LOCK:
-        return jsonify({"seen": DATABASE.execute("SELECT count(*) FROM seen").fetchone()[0], "mode": app.config["MODE"]})
+        return jsonify(
+            {
+                "seen": DATABASE.execute("SELECT count(*) FROM seen").fetchone()[0],
+                "mode": app.config["MODE"],
+            }
+        )
 
 
 @app.route("/api/v1/caller", methods=["GET"])
 def get_caller():
     return jsonify(
-        {"address": request.remote_addr, "headers": dict(request.headers), "threads": os.environ["OMP_NUM_THREADS"]}
+        {
+            "address": request.remote_addr,
+            "headers": dict(request.headers),
+            "threads": os.environ["OMP_NUM_THREADS"],
+        }
     )
 
 

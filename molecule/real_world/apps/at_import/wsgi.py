@@ -12,7 +12,9 @@ app = Flask(__name__)
 STORE = socket.create_connection(("127.0.0.1", 7070))
 LINES = STORE.makefile("rb")
 LOCK = threading.Lock()
-DATABASE = sqlite3.connect(f"file:{Path(__file__).with_name('its.db')}?mode=ro", uri=True, check_same_thread=False)
+DATABASE = sqlite3.connect(
+    f"file:{Path(__file__).with_name('its.db')}?mode=ro", uri=True, check_same_thread=False
+)
 QUESTIONS: queue.Queue = queue.Queue()
 
 

@@ -23,7 +23,12 @@ LOG.addHandler(RotatingFileHandler(HERE / "app.log", maxBytes=2000, backupCount=
 def rotate():
     for number in range(100):
         LOG.info("line %d %s", number, "x" * 80)
-    return {"lines": sum(len(path.read_text().splitlines()) for path in (HERE / "app.log").resolve().parent.iterdir())}
+    return {
+        "lines": sum(
+            len(path.read_text().splitlines())
+            for path in (HERE / "app.log").resolve().parent.iterdir()
+        )
+    }
 
 
 @app.get("/replace")

@@ -11,4 +11,7 @@ HERE = Path(__file__).parent
 @app.get("/")
 def read():
     """Return the word in the file, and the names in the folder."""
-    return {"word": (HERE / "word.txt").read_text(), "names": sorted(path.name for path in (HERE / "tables").iterdir())}
+    return {
+        "word": (HERE / "word.txt").read_text(),
+        "names": sorted(path.name for path in (HERE / "tables").iterdir()),
+    }

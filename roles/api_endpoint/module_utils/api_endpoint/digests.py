@@ -42,7 +42,8 @@ def value_digest(value: Any, length: int = 64) -> str:
 def is_excluded(path: Path, patterns: Iterable[str]) -> bool:
     """Tell whether a relative path matches one of the patterns of `walk`."""
     return any(
-        fnmatch(str(path), pattern.lstrip("/")) if "/" in pattern else fnmatch(path.name, pattern) for pattern in patterns
+        fnmatch(str(path), pattern.lstrip("/")) if "/" in pattern else fnmatch(path.name, pattern)
+        for pattern in patterns
     )
 
 
@@ -56,7 +57,10 @@ def _is_part_of_virtualenv(root: Path, path: Path) -> bool:
     """Tell whether something in a virtualenv that was made around an app is the virtualenv's."""
     match path.parts:
         case ["bin" | "Scripts"]:
-            return any((root / path / name).exists() for name in ("activate", "python", "python3", "python.exe"))
+            return any(
+                (root / path / name).exists()
+                for name in ("activate", "python", "python3", "python.exe")
+            )
         case ["pyvenv.cfg" | "lib64" | "conda-meta"]:
             return True
         case ["lib" | "Lib" | "include" | "Include" | "share", name]:
@@ -79,14 +83,18 @@ def walk(root: Path, exclude: Iterable[str] = (), *, follow: bool = False) -> It
         here = (*above, os.path.realpath(root / folder)) if follow else ()
         for name in sorted(os.listdir(root / folder)):
             path = folder / name
-            if is_excluded(path, patterns) or (is_inside_one and _is_part_of_virtualenv(root, path)):
+            if is_excluded(path, patterns) or (
+                is_inside_one and _is_part_of_virtualenv(root, path)
+            ):
                 continue
             is_folder = (root / path).is_dir()
             if is_folder and is_virtualenv(root / path):
                 continue
             is_link = (root / path).is_symlink()
             if follow and is_link and os.path.realpath(root / path) in here:
-                raise DeployError(f"The link {root / path} leads back to a folder that it lies in. Remove it.")
+                raise DeployError(
+                    f"The link {root / path} leads back to a folder that it lies in. Remove it."
+                )
             if is_folder and (follow or not is_link):
                 yield from below(path, here)
             else:
@@ -106,7 +114,9 @@ def leads_out(root: Path, path: Path) -> bool:
     return any(is_excluded(part, ALWAYS_EXCLUDED) for part in (Path(inside), *Path(inside).parents))
 
 
-def tree_digest(root: Path, *, follow: bool = False, digest: Callable[[Path], str] = file_digest) -> str:
+def tree_digest(
+    root: Path, *, follow: bool = False, digest: Callable[[Path], str] = file_digest
+) -> str:
     """Return a digest of the files below `root`: names, contents, link targets and whether they are executable.
 
     With `follow`, a link counts as what it points to. `digest` reads a file.

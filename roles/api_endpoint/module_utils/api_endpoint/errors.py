@@ -39,14 +39,22 @@ def disk_of(path: str | os.PathLike[str]) -> str:
         place = place.parent
     kind = "memory, " if _type_of(place) in MEMORY_FILESYSTEMS else ""
     # A filesystem without a fixed number of inodes says 0 of 0.
-    files = f", room for {found.f_favail:,} more files" if found.f_files and found.f_favail < 1000 else ""
+    files = (
+        f", room for {found.f_favail:,} more files"
+        if found.f_files and found.f_favail < 1000
+        else ""
+    )
     return f"the disk at {place} ({kind}{size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB free{files})"
 
 
 def _type_of(mount: Path) -> str:
     """Return the type of the filesystem that is mounted somewhere; empty where that cannot be told, as on macOS."""
     try:
-        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = (
+            Path("/proc/self/mounts")
+            .read_text(encoding="utf-8", errors="surrogateescape")
+            .splitlines()
+        )
     except OSError:
         return ""
     return next((line.split()[2] for line in reversed(lines) if line.split()[1] == str(mount)), "")
@@ -54,7 +62,9 @@ def _type_of(mount: Path) -> str:
 
 def lacks_room(path: str | os.PathLike[str], said: str, computer: str = "the host") -> str:
     """Say which disk of which computer takes no more; `said` are the words of the program that found out."""
-    how = "The quota was used up on" if os.strerror(errno.EDQUOT) in said else "No space was left on"
+    how = (
+        "The quota was used up on" if os.strerror(errno.EDQUOT) in said else "No space was left on"
+    )
     return f"{how} {disk_of(path)} of {computer}: {said[-600:]}"
 
 
@@ -63,11 +73,17 @@ def describe_error(error: BaseException, place: str | os.PathLike[str] | None = 
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and says_full(text):
         where = error.filename2 or error.filename or place
-        said = lacks_room(os.fsdecode(where), text) if where else f"A disk of the host is full: {text[-600:]}"
+        said = (
+            lacks_room(os.fsdecode(where), text)
+            if where
+            else f"A disk of the host is full: {text[-600:]}"
+        )
         return (
             f"{said}\n`df -h` and `df -i` on the host list its disks. Make room there, or let fewer releases be "
             "kept (api_endpoint_keep_releases); then run again."
         )
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return f"{text}. The filesystem, or `ulimit -f`, does not allow a file of that size there."
-    return hide(text if isinstance(error, (DeployError, OSError)) else f"{type(error).__name__}: {text}")
+    return hide(
+        text if isinstance(error, (DeployError, OSError)) else f"{type(error).__name__}: {text}"
+    )

@@ -159,7 +159,9 @@ def work_folder(root: str | Path, name: str) -> Iterator[Path]:
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder that may be deeper than Python's rmtree can go, if it is there."""
-    subprocess.run(["rm", "--recursive", "--force", "--one-file-system", "--", str(folder)], check=True)
+    subprocess.run(
+        ["rm", "--recursive", "--force", "--one-file-system", "--", str(folder)], check=True
+    )
 
 
 @contextmanager

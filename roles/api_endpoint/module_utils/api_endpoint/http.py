@@ -87,7 +87,9 @@ def ask(
     answer, with the connection.
     """
     connection = (
-        _UnixConnection(unix_socket, timeout) if unix_socket else http.client.HTTPConnection(address, port, timeout=timeout)
+        _UnixConnection(unix_socket, timeout)
+        if unix_socket
+        else http.client.HTTPConnection(address, port, timeout=timeout)
     )
     late = threading.Event()
 
@@ -103,13 +105,17 @@ def ask(
         timer.start()
         given = {name.lower() for name in headers or {}}
         usual = {"Host": host, "Connection": "close", "X-Forwarded-Proto": "https", "Accept": "*/*"}
-        sent = {name: value for name, value in usual.items() if name.lower() not in given} | (headers or {})
+        sent = {name: value for name, value in usual.items() if name.lower() not in given} | (
+            headers or {}
+        )
         connection.request(method, path, body=body, headers=sent)
         if when_sent:
             when_sent(connection.sock)
         answer = connection.getresponse()
         content = _read(answer, late)
-        is_stream = answer.headers.get_content_type() == "text/event-stream" and content  # which need not end
+        is_stream = (
+            answer.headers.get_content_type() == "text/event-stream" and content
+        )  # which need not end
         if late.is_set() and not is_stream:
             return Answer(None, f"timed out: status {answer.status}, but its body did not end")
         location = answer.getheader("Location", "") if 300 <= answer.status < 400 else ""
@@ -126,7 +132,9 @@ def healthy(answer: Answer, expected: list[int]) -> bool:
     """Tell whether an answer is one of the expected statuses or, when none is expected, any of the app's below 500."""
     if answer.status is None:
         return False
-    return answer.status in expected if expected else 200 <= answer.status < 500 and not answer.cause
+    return (
+        answer.status in expected if expected else 200 <= answer.status < 500 and not answer.cause
+    )
 
 
 def loaded_configuration(proof_socket: str) -> str:
@@ -137,18 +145,30 @@ def loaded_configuration(proof_socket: str) -> str:
 
 def listeners(port: int) -> list[str]:
     """Return the command that shows who listens on a TCP port."""
-    return ["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes", f"sport = :{port}"]
+    return [
+        "ss",
+        "--no-header",
+        "--listening",
+        "--tcp",
+        "--numeric",
+        "--processes",
+        f"sport = :{port}",
+    ]
 
 
 def programs_in(shown: str) -> list[str]:
     """Return the programs that `listeners` has shown, with their process ids; root alone learns them all."""
-    return sorted({f"{name} (process {pid})" for name, pid in re.findall(r'"([^"]+)",pid=(\d+)', shown)})
+    return sorted(
+        {f"{name} (process {pid})" for name, pid in re.findall(r'"([^"]+)",pid=(\d+)', shown)}
+    )
 
 
 def programs_on(port: int) -> list[str]:
     """Return the programs that listen on a TCP port."""
     try:
-        return programs_in(subprocess.run(listeners(port), capture_output=True, text=True, check=False).stdout)
+        return programs_in(
+            subprocess.run(listeners(port), capture_output=True, text=True, check=False).stdout
+        )
     except FileNotFoundError:
         return []
 
@@ -177,7 +197,9 @@ def stranger_on(port: int, host: str, loaded: str) -> str:
     return ""
 
 
-def ask_through_port(path: str, host: str, *, proof_socket: str, port: int, timeout: float) -> Answer:
+def ask_through_port(
+    path: str, host: str, *, proof_socket: str, port: int, timeout: float
+) -> Answer:
     """Send a health request as clients do. It has no answer when another than this endpoint's nginx would give it."""
     if stranger := stranger_on(port, host, loaded_configuration(proof_socket)):
         return Answer(None, stranger)

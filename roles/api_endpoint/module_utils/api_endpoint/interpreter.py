@@ -28,7 +28,11 @@ def misplaced(path: str) -> str:
     """Return why the service cannot see a path, whatever lies there; empty when it can."""
     for folder in (*HIDDEN, *REPLACED):
         if Path(path).is_relative_to(folder):
-            why = "is hidden from the service" if folder in HIDDEN else "is another folder for the service, and empty"
+            why = (
+                "is hidden from the service"
+                if folder in HIDDEN
+                else "is another folder for the service, and empty"
+            )
             return f"it lies in {folder}, which {why}. {ELSEWHERE}"
     return ""
 
@@ -39,7 +43,11 @@ def unusable(python: str, user: str) -> str:
     if why := misplaced(python) or misplaced(real):
         return why if python == real else f"it leads to {real}: {why}"
     if not os.path.isfile(real):
-        where = "is no file on this host" if python == real else f"leads to {real}, which is no file on this host"
+        where = (
+            "is no file on this host"
+            if python == real
+            else f"leads to {real}, which is no file on this host"
+        )
         return f"it {where}. Name its Debian package in api_endpoint_apt_packages, or give the path of one that is there"
     with open(real, "rb") as file:
         if file.read(2) == b"#!":
@@ -51,10 +59,19 @@ def unusable(python: str, user: str) -> str:
         return f"its disk is mounted with noexec, so that nothing on it runs. {ELSEWHERE}"
     try:
         with acting_as(user):
-            closed = [path for path in (*reversed(Path(real).parents), Path(real)) if not _is_open(path)]
-    except (KeyError, PermissionError):  # a dry run before there is the account, or without being root
+            closed = [
+                path for path in (*reversed(Path(real).parents), Path(real)) if not _is_open(path)
+            ]
+    except (
+        KeyError,
+        PermissionError,
+    ):  # a dry run before there is the account, or without being root
         return ""
-    return f"the account {user} may not use {closed[0]}: sudo chmod o+rx {closed[0]}, or give another one" if closed else ""
+    return (
+        f"the account {user} may not use {closed[0]}: sudo chmod o+rx {closed[0]}, or give another one"
+        if closed
+        else ""
+    )
 
 
 def _is_open(path: Path) -> bool:
@@ -64,7 +81,9 @@ def _is_open(path: Path) -> bool:
 def refuse_unusable(python: str, user: str) -> None:
     """Raise DeployError when the disk tells that an account cannot run a Python."""
     if why := unusable(python, user):
-        raise DeployError(f"api_endpoint_python is {python!r}, which the service cannot run: {why}.")
+        raise DeployError(
+            f"api_endpoint_python is {python!r}, which the service cannot run: {why}."
+        )
 
 
 def does_not_run(python: str, error: Exception, output: str) -> DeployError:
@@ -81,7 +100,9 @@ def does_not_run(python: str, error: Exception, output: str) -> DeployError:
 
 def probe(python: str, name: str, user: str, folder: Path) -> None:
     """Run a Python in an endpoint's sandbox before anything is installed for it; raise DeployError when it is unfit."""
-    done = Sandbox(name, "python", user, folder, timeout=PROBE_TIMEOUT_SECONDS).run([python, "-c", PROBE])
+    done = Sandbox(name, "python", user, folder, timeout=PROBE_TIMEOUT_SECONDS).run(
+        [python, "-c", PROBE]
+    )
     words = (done.output.splitlines() or ["nothing"])[-1].split()
     start = f"api_endpoint_python is {python!r}, "
     if done.status != 0 or words[:1] != ["Python"]:

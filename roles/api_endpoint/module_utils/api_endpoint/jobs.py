@@ -103,7 +103,9 @@ class Background:
         os.close(handle)
         return True
 
-    def _work(self, task: str, work: Callable[[Callable[[str], None]], dict[str, Any]], alive: int) -> None:
+    def _work(
+        self, task: str, work: Callable[[Callable[[str], None]], dict[str, Any]], alive: int
+    ) -> None:
         """Do the work, in the child process."""
         os.setsid()
         # What the parent holds open, the lock of its run above all, must not be held any longer by the child.
@@ -153,7 +155,9 @@ class Background:
             alive = self.is_alive()
             state = self.state()
             if state.get("task") != task:
-                raise DeployError("Another run has started other work on this host's data meanwhile. Run again.")
+                raise DeployError(
+                    "Another run has started other work on this host's data meanwhile. Run again."
+                )
             if "error" in state:
                 raise DeployError(state["error"])
             if "result" in state:

@@ -126,7 +126,10 @@ class Lock:
 
     def giving_back(self, token: str) -> str:
         """Return the shell command that ends the lock if it is still this run's; it needs no Python on the host."""
-        entry, record = shlex.quote(json.dumps({"token": token})[1:-1]), shlex.quote(str(self.record))
+        entry, record = (
+            shlex.quote(json.dumps({"token": token})[1:-1]),
+            shlex.quote(str(self.record)),
+        )
         return f"if grep -qsF {entry} {record}; then rm -f {record}; fi"
 
     @contextmanager
@@ -136,7 +139,9 @@ class Lock:
             yield
             return
         if not token:
-            raise DeployError("This run has not taken the lock of this host. Run it from its first task.")
+            raise DeployError(
+                "This run has not taken the lock of this host. Run it from its first task."
+            )
         with self._working(wait=30) as busy:
             record = read_json(self.record) or {}
             if record.get("token") != token:

@@ -30,7 +30,11 @@ POINTERS = (
         "a pointer of DVC",
         "dvc pull",
     ),
-    (rb"(?:\.\.[/\\])+[^\s\0]+\Z", "a link that became a file with the link's text", "cp --dereference"),
+    (
+        rb"(?:\.\.[/\\])+[^\s\0]+\Z",
+        "a link that became a file with the link's text",
+        "cp --dereference",
+    ),
 )
 ICLOUD = re.compile(r"\..+\.icloud")
 # Names of files that are pages, or templates of pages, on purpose.
@@ -81,7 +85,9 @@ def readable(body: bytes) -> str:
     title = re.search(r"(?is)<title\b[^>]*>(.*?)</title>", text)
     text = re.sub(r"(?is)<(script|style|head|title)\b.*?(</\1>|$)", " ", text)
     text = html.unescape(re.sub(r"<[^>]*(>|$)", " ", f"{title[1] if title else ''} {text}"))
-    text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    text = " ".join(
+        "".join(character if character.isprintable() else " " for character in text).split()
+    )
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
@@ -108,7 +114,15 @@ def page(name: str, head: bytes) -> str:
             keys = {key.lower() for key in json.loads(head)}
         except ValueError:
             return ""
-        if keys <= ERROR_KEYS and keys & {"error", "error_message", "errormessage", "errors", "message", "msg", "detail"}:
+        if keys <= ERROR_KEYS and keys & {
+            "error",
+            "error_message",
+            "errormessage",
+            "errors",
+            "message",
+            "msg",
+            "detail",
+        }:
             return f"a server's error, not a file: {readable(head)!r}"
     return ""
 
@@ -121,7 +135,9 @@ def refuse(found: Iterable[tuple[str, str, str]], remedy: str) -> None:
     _name, what, command = listed[0]
     names = [name for name, other, _command in listed if other == what]
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    raise DeployError(f"{', '.join(names[:MOST])}{more}: {what}, not the file itself. {remedy.format(command=command)}")
+    raise DeployError(
+        f"{', '.join(names[:MOST])}{more}: {what}, not the file itself. {remedy.format(command=command)}"
+    )
 
 
 def pointers(root: Path, paths: Iterable[Path]) -> Iterable[tuple[str, str, str]]:
@@ -131,7 +147,11 @@ def pointers(root: Path, paths: Iterable[Path]) -> Iterable[tuple[str, str, str]
         if found.is_symlink() and "annex/objects/" in os.readlink(found) and not found.exists():
             yield str(path), "a link of git-annex", "git annex get"
         elif found.is_file():
-            head = first_bytes(found) if found.stat().st_size < POINTER_BYTES else b"\0" * POINTER_BYTES
+            head = (
+                first_bytes(found)
+                if found.stat().st_size < POINTER_BYTES
+                else b"\0" * POINTER_BYTES
+            )
             what, command = pointer(str(path), head)
             if what and path.suffix != ".dvc":
                 yield str(path), what, command
@@ -150,7 +170,9 @@ def check_size(path: Path, expected: int | None, sha256: str, *, may_be_empty: b
     """Raise DeployError when a file has another size than expected (bytes), or none at all and nothing says that it may."""
     size = path.stat().st_size
     if expected is not None and size != expected:
-        raise DeployError(f"{path} has {size:,} bytes, size says {expected:,}. Correct the one or the other.")
+        raise DeployError(
+            f"{path} has {size:,} bytes, size says {expected:,}. Correct the one or the other."
+        )
     if not (size or expected == 0 or sha256 or may_be_empty):
         raise DeployError(f"{path} is empty. If that is right, give its sha256, or size: 0.")
 
@@ -163,8 +185,14 @@ def check_data(root: Path, paths: list[Path], remedy: str) -> None:
     for path in paths:
         found = root / path
         if path.suffix == ".dvc" and found.is_file() and not found.with_suffix("").exists():
-            raise DeployError(f"{found} stands for data of DVC that is not there. `dvc pull` fetches it.")
-        if BINARY.search(path.name) and found.is_file() and (said := page(path.name, first_bytes(found))):
+            raise DeployError(
+                f"{found} stands for data of DVC that is not there. `dvc pull` fetches it."
+            )
+        if (
+            BINARY.search(path.name)
+            and found.is_file()
+            and (said := page(path.name, first_bytes(found)))
+        ):
             raise DeployError(f"{found} is {said}. Fetch the file itself.")
 
 

@@ -55,9 +55,13 @@ class Sandbox:
     writable: tuple[str, ...] = ()  # paths that it may write, `folder` is one only when named here
     mounts: tuple[str, ...] = ()  # where it sees `folder` as well
     timeout: int | None = 600  # seconds
-    root: Path | None = None  # of the endpoint, on whose disk its temporary folders are then; else they are the host's
+    root: Path | None = (
+        None  # of the endpoint, on whose disk its temporary folders are then; else they are the host's
+    )
     secrets: Path | None = None  # file of further environment variables, which only root can read
-    limits: dict[str, int] = field(default_factory=dict)  # of a process, by their names in systemd, such as AS
+    limits: dict[str, int] = field(
+        default_factory=dict
+    )  # of a process, by their names in systemd, such as AS
 
     @property
     def unit(self) -> str:
@@ -93,7 +97,15 @@ class Sandbox:
             *((kind, f"{self.folder}:{mount}") for mount in self.mounts),
             *((("EnvironmentFile", str(self.secrets)),) if self.secrets else ()),
         ]
-        call = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={self.unit}", "--service-type=exec"]
+        call = [
+            "systemd-run",
+            "--quiet",
+            "--wait",
+            "--pipe",
+            "--collect",
+            f"--unit={self.unit}",
+            "--service-type=exec",
+        ]
         call += [f"--property={name}={value}" for name, value in properties]
         call += [f"--setenv={name}" for name in self.inherited if name in os.environ]
         call += [f"--setenv={name}={value}" for name, value in self.environment.items()]
@@ -103,7 +115,10 @@ class Sandbox:
     def _temporary(self) -> list[tuple[str, str]]:
         """Return the settings by which the temporary folders are on the disk of the endpoint."""
         places = ("/tmp", "/var/tmp")  # noqa: S108 - its own
-        return [*(("BindPaths", f"{self.work}:{place}") for place in places), ("ReadWritePaths", " ".join(places))]
+        return [
+            *(("BindPaths", f"{self.work}:{place}") for place in places),
+            ("ReadWritePaths", " ".join(places)),
+        ]
 
     def end(self) -> None:
         """End what a killed run has left running, with all its processes."""
@@ -116,7 +131,9 @@ class Sandbox:
         return self._start(command, **streams)
 
     def _start(self, command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.arguments(command), env={**os.environ, "LC_ALL": "C.UTF-8"}, **streams)
+        return subprocess.Popen(
+            self.arguments(command), env={**os.environ, "LC_ALL": "C.UTF-8"}, **streams
+        )
 
     def run(self, command: list[str]) -> Outcome:
         """Run a command to its end, or until it has nearly filled the disk of the endpoint."""
@@ -130,12 +147,18 @@ class Sandbox:
     def _run(self, command: list[str], work: Path | None) -> Outcome:
         begun = time.monotonic()
         with tempfile.TemporaryFile(dir=work.parent if work else None) as spool:
-            process = self._start(command, stdin=subprocess.DEVNULL, stdout=spool, stderr=subprocess.STDOUT)
+            process = self._start(
+                command, stdin=subprocess.DEVNULL, stdout=spool, stderr=subprocess.STDOUT
+            )
             while (status := poll(process)) is None:
                 if work and lacks_spare_room(work):
                     self.end()
                     process.wait()
-                    raise DeployError(lacks_room(work, f"{shlex.join(command)} was stopped before it filled that disk."))
+                    raise DeployError(
+                        lacks_room(
+                            work, f"{shlex.join(command)} was stopped before it filled that disk."
+                        )
+                    )
             spool.seek(max(0, spool.seek(0, os.SEEK_END) - EXCERPT))
             output = spool.read().decode(errors="replace").strip()
         if work and status and says_full(output):
@@ -163,9 +186,13 @@ def walls(name: str) -> list[tuple[str, str]]:
     try:
         found = WALL.findall(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DeployError(f"{path} is missing. Run site.yml without tags, or with --tags setup.") from error
+        raise DeployError(
+            f"{path} is missing. Run site.yml without tags, or with --tags setup."
+        ) from error
     # What is hidden from the service need not be there yet.
-    return [(key, _if_there(value) if key == "InaccessiblePaths" else value) for key, value in found]
+    return [
+        (key, _if_there(value) if key == "InaccessiblePaths" else value) for key, value in found
+    ]
 
 
 def _if_there(paths: str) -> str:
@@ -197,11 +224,19 @@ def run_command(command: str, sandbox: Sandbox) -> str:
             reason = f"was stopped after api_endpoint_command_timeout = {sandbox.timeout} s"
         else:
             reason = f"ended with status {done.status}"
-        raise DeployError(f"the command {command!r} {reason}.\n--- its output\n{done.output or '(nothing)'}")
+        raise DeployError(
+            f"the command {command!r} {reason}.\n--- its output\n{done.output or '(nothing)'}"
+        )
     return done.output
 
 
 def environment_of(home: Path, virtualenv: Path, more: dict[str, str]) -> dict[str, str]:
     """Return the environment of a command: the virtualenv's programs first, and what the app gets."""
     path = f"{virtualenv}/bin:/usr/local/bin:/usr/bin:/bin"
-    return {"HOME": str(home), "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **more}
+    return {
+        "HOME": str(home),
+        "PATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **more,
+    }

@@ -17,7 +17,9 @@ def must(*arguments: str) -> None:
     """Run systemctl and raise DeployError with its words when it fails."""
     done = systemctl(*arguments)
     if done.returncode != 0:
-        raise DeployError(f"`systemctl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise DeployError(
+            f"`systemctl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}"
+        )
 
 
 def main_process(unit: str) -> int:

@@ -11,9 +11,13 @@ import re
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 # Of ssh a user alone is an account, such as git@, not a secret.
-USERINFO = re.compile(r"(?i)((?:\b[a-z][a-z0-9.]*\+)?(?:https?|ftp)://)([^\s/?#\"'<>]*)@([^\s\"'<>@#,;]*)")
+USERINFO = re.compile(
+    r"(?i)((?:\b[a-z][a-z0-9.]*\+)?(?:https?|ftp)://)([^\s/?#\"'<>]*)@([^\s\"'<>@#,;]*)"
+)
 OTHER_PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/?#:@\"'<>]*):[^\s/?#\"'<>]*@")
-TOKEN = re.compile(r"(?i)([?&][\w.-]*(?:token|key|secret|sig|signature|passw(?:or)?d|auth|credential)[\w.-]*=)[^&\s\"'<>]+")
+TOKEN = re.compile(
+    r"(?i)([?&][\w.-]*(?:token|key|secret|sig|signature|passw(?:or)?d|auth|credential)[\w.-]*=)[^&\s\"'<>]+"
+)
 
 AUTHORITY = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://([^\s/?#\"'<>]*)([^\"'<>]*)")
 HOST = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.%]*\])(?::\d*)?")
@@ -47,7 +51,9 @@ def has_broken_password(text: str) -> bool:
     """Tell whether a URL's password has a letter as it is that ends the place of the password: / ? # or a space."""
     for authority, rest in AUTHORITY.findall(text):
         _userinfo, at, _host = authority.rpartition("@")
-        if "@" in (rest.partition("/")[0] if at else rest) and (rest[0] in "?# " if at else not HOST.fullmatch(authority)):
+        if "@" in (rest.partition("/")[0] if at else rest) and (
+            rest[0] in "?# " if at else not HOST.fullmatch(authority)
+        ):
             return True
     return False
 
@@ -70,7 +76,10 @@ def git_environment(credentials: Credentials) -> dict[str, str]:
     for url, userinfo in credentials.items():
         by_host.setdefault(_host(url), set()).add(userinfo)
     # A host's submodules take the same credentials, unless there are several.
-    places = {_host(url) if len(by_host[_host(url)]) == 1 else url: userinfo for url, userinfo in credentials.items()}
+    places = {
+        _host(url) if len(by_host[_host(url)]) == 1 else url: userinfo
+        for url, userinfo in credentials.items()
+    }
     found = {"GIT_CONFIG_COUNT": str(len(places))} if places else {}
     for number, (place, userinfo) in enumerate(sorted(places.items())):
         user, password = f"API_ENDPOINT_USER_{number}", f"API_ENDPOINT_PASSWORD_{number}"
@@ -96,7 +105,10 @@ def netrc(credentials: Credentials) -> str:
         host = urlsplit(url).hostname or ""
         if machines.setdefault(host, _parts(userinfo)) != _parts(userinfo):
             raise ValueError(host)
-    return "".join(f"machine {host} login {_word(user)} password {_word(word)}\n" for host, (user, word) in machines.items())
+    return "".join(
+        f"machine {host} login {_word(user)} password {_word(word)}\n"
+        for host, (user, word) in machines.items()
+    )
 
 
 def _word(text: str) -> str:

@@ -24,7 +24,9 @@ def client(wsgi):
     return wsgi.app.test_client()
 
 
-@pytest.mark.parametrize(("text", "label"), [("Où est la bibliothèque ?", "fr"), ("Where is the library?", "en")])
+@pytest.mark.parametrize(
+    ("text", "label"), [("Où est la bibliothèque ?", "fr"), ("Where is the library?", "en")]
+)
 def test_predicts_by_get_and_by_post(client, text, label):
     by_get = client.get("/api/v1/predict", query_string={"text": text})
     by_post = client.post("/api/v1/predict", json={"text": text})
@@ -41,7 +43,15 @@ def test_predicts_by_get_and_by_post(client, text, label):
         ({"path": "/api/v1/predict?text=%20"}, 400),
         ({"path": "/api/v1/predict", "method": "POST", "json": {"text": 3}}, 400),
         ({"path": "/api/v1/predict", "method": "POST", "json": ["a"]}, 400),
-        ({"path": "/api/v1/predict", "method": "POST", "data": "{", "content_type": "application/json"}, 400),
+        (
+            {
+                "path": "/api/v1/predict",
+                "method": "POST",
+                "data": "{",
+                "content_type": "application/json",
+            },
+            400,
+        ),
         ({"path": "/api/v1/predict", "method": "POST", "data": "text=a"}, 415),
         ({"path": "/api/v1/predict", "method": "POST", "json": {"text": "a" * 1_000_001}}, 413),
         ({"path": "/api/v1/predict", "method": "DELETE"}, 405),

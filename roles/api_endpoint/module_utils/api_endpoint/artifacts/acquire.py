@@ -14,10 +14,29 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.artifacts.download import asked_size, download
 from ansible.module_utils.api_endpoint.artifacts.extract import Limits, extract
-from ansible.module_utils.api_endpoint.artifacts.store import MARGIN, Artifact, Store, extent, key_of, mib
-from ansible.module_utils.api_endpoint.digests import CHUNK, file_digest, tree_digest, value_digest, walk
+from ansible.module_utils.api_endpoint.artifacts.store import (
+    MARGIN,
+    Artifact,
+    Store,
+    extent,
+    key_of,
+    mib,
+)
+from ansible.module_utils.api_endpoint.digests import (
+    CHUNK,
+    file_digest,
+    tree_digest,
+    value_digest,
+    walk,
+)
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
-from ansible.module_utils.api_endpoint.files import BUILDING, chown_tree, escapes, read_json, write_json
+from ansible.module_utils.api_endpoint.files import (
+    BUILDING,
+    chown_tree,
+    escapes,
+    read_json,
+    write_json,
+)
 from ansible.module_utils.api_endpoint.placeholders import check_data, check_file, check_size
 from ansible.module_utils.api_endpoint.sandbox import Sandbox, environment_of, run_command
 
@@ -95,7 +114,15 @@ def copy(source: Path, target: Path, progress: Progress) -> str:
 class Fetch:
     """Brings what is missing, one artifact after the other."""
 
-    def __init__(self, store: Store, name: str, root: str, user: str, timeout: int, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        root: str,
+        user: str,
+        timeout: int,
+        environment: dict[str, str],
+    ) -> None:
         self.store = store
         self.name = name
         self.root = Path(root)
@@ -103,7 +130,9 @@ class Fetch:
         self.timeout = timeout
         self.environment = environment
 
-    def run(self, artifacts: list[Artifact], virtualenv: str, verify: bool, say: Say) -> dict[str, Any]:
+    def run(
+        self, artifacts: list[Artifact], virtualenv: str, verify: bool, say: Say
+    ) -> dict[str, Any]:
         """Bring all artifacts; return their keys by dest, and what was fetched."""
         keys: dict[str, str] = {}
         fetched: list[str] = []
@@ -116,10 +145,16 @@ class Fetch:
                 key = derived_key(artifact, keys)
             if not key or not self.store.has(key):
                 try:
-                    key = self.make(artifact, keys, key, virtualenv, say) if artifact.command else self.bring(artifact, say)
+                    key = (
+                        self.make(artifact, keys, key, virtualenv, say)
+                        if artifact.command
+                        else self.bring(artifact, say)
+                    )
                 except (DeployError, OSError) as error:
                     reason = describe_error(error, self.store.folder)
-                    raise DeployError(f"The artifact {artifact.dest!r} could not be brought: {reason}") from error
+                    raise DeployError(
+                        f"The artifact {artifact.dest!r} could not be brought: {reason}"
+                    ) from error
                 fetched.append(artifact.dest)
             keys[artifact.dest] = key
         return {"keys": keys, "fetched": fetched}
@@ -152,7 +187,9 @@ class Fetch:
                 size = asked_size(artifact.urls[0], artifact.headers)
             part = self.store.folder / artifact.part
             there = extent(part)[0] if part.exists() else 0
-            unpacked = (size or 0) if artifact.unpack else 0  # at least; the exact figure is known when it is there
+            unpacked = (
+                (size or 0) if artifact.unpack else 0
+            )  # at least; the exact figure is known when it is there
             needs.append((artifact.dest, max(0, (size or 0) - there) + unpacked))
         self.store.check_room([need for need in needs if need[1]])
 
@@ -200,7 +237,13 @@ class Fetch:
             else digest_of(content, Progress(say, "reading"))
         )
         self.store.add(
-            key, content, sha256=found, content=kept, source=artifact.source, unverified=unverified, mode=artifact.mode
+            key,
+            content,
+            sha256=found,
+            content=kept,
+            source=artifact.source,
+            unverified=unverified,
+            mode=artifact.mode,
         )
         discard(part)
         part.with_name(part.name + ".json").unlink(missing_ok=True)
@@ -220,7 +263,9 @@ class Fetch:
             check_file(target, artifact.dest, IN_ARCHIVE)
         return target
 
-    def make(self, artifact: Artifact, keys: dict[str, str], key: str, virtualenv: str, say: Say) -> str:
+    def make(
+        self, artifact: Artifact, keys: dict[str, str], key: str, virtualenv: str, say: Say
+    ) -> str:
         """Make an artifact of others by its command; return its key."""
         say(f"making {artifact.dest}: {artifact.command}")
         folder = Path(tempfile.mkdtemp(dir=self.store.folder, prefix=BUILDING))
@@ -238,7 +283,9 @@ class Fetch:
                     root=self.root,
                     user=self.user,
                     folder=folder,
-                    environment=environment_of(self.root / "state" / "home", Path(virtualenv), self.environment),
+                    environment=environment_of(
+                        self.root / "state" / "home", Path(virtualenv), self.environment
+                    ),
                     writable=(str(folder), str(self.root / "state")),
                     timeout=self.timeout,
                 ),
@@ -253,8 +300,19 @@ class Fetch:
                 raise DeployError(
                     f"the command {artifact.command!r} made {artifact.dest!r}, which is no file and no folder."
                 )
-            kept = tree_digest(made) if made.is_dir() else digest_of(made, Progress(say, f"reading {artifact.dest}"))
-            self.store.add(key, made, content=kept, source=artifact.source, unverified=False, mode=artifact.mode)
+            kept = (
+                tree_digest(made)
+                if made.is_dir()
+                else digest_of(made, Progress(say, f"reading {artifact.dest}"))
+            )
+            self.store.add(
+                key,
+                made,
+                content=kept,
+                source=artifact.source,
+                unverified=False,
+                mode=artifact.mode,
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return key
@@ -265,13 +323,21 @@ def check_path(artifact: Artifact) -> None:
     path = Path(artifact.path)
     where = f"The artifact {artifact.dest!r} should be at {path} on the host,"
     if path.is_symlink() and not path.exists():
-        raise DeployError(f"{where} which is a link to {os.readlink(path)!r}, and nothing is there. Copy the file there.")
+        raise DeployError(
+            f"{where} which is a link to {os.readlink(path)!r}, and nothing is there. Copy the file there."
+        )
     if not path.exists():
         raise DeployError(f"{where} and is not. Copy it there.")
     if not path.is_file():
-        kind = "a folder. Pack it (tar), give the archive and unpack: true" if path.is_dir() else "no file. Give a file"
+        kind = (
+            "a folder. Pack it (tar), give the archive and unpack: true"
+            if path.is_dir()
+            else "no file. Give a file"
+        )
         raise DeployError(f"{where} and that is {kind}.")
-    check_file(path, artifact.dest, "Run `{command}` where it comes from, and copy the file itself.")
+    check_file(
+        path, artifact.dest, "Run `{command}` where it comes from, and copy the file itself."
+    )
     check_size(path, artifact.size, artifact.sha256, may_be_empty=artifact.writable)
 
 
@@ -280,7 +346,14 @@ def derived_key(artifact: Artifact, keys: dict[str, str]) -> str:
     inputs = {dest: keys.get(dest, "") for dest in artifact.inputs}
     if not all(inputs.values()):
         return ""
-    return value_digest({"command": artifact.command, "dest": artifact.dest, "inputs": inputs, "mode": artifact.mode})
+    return value_digest(
+        {
+            "command": artifact.command,
+            "dest": artifact.dest,
+            "inputs": inputs,
+            "mode": artifact.mode,
+        }
+    )
 
 
 def discard(path: Path) -> None:

@@ -7,7 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.artifacts.acquire import Fetch, check_path, derived_key, digest_of_path
+from ansible.module_utils.api_endpoint.artifacts.acquire import (
+    Fetch,
+    check_path,
+    derived_key,
+    digest_of_path,
+)
 from ansible.module_utils.api_endpoint.artifacts.store import Artifact, Store, extent, key_of, mib
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
@@ -56,12 +61,17 @@ def read(given: list[dict[str, Any]], store: Store) -> list[Artifact]:
 
 def told(artifacts: list[Artifact], keys: dict[str, str]) -> list[dict[str, Any]]:
     """Return what a release needs to know."""
-    return [{"dest": artifact.dest, "digest": keys[artifact.dest], "writable": artifact.writable} for artifact in artifacts]
+    return [
+        {"dest": artifact.dest, "digest": keys[artifact.dest], "writable": artifact.writable}
+        for artifact in artifacts
+    ]
 
 
 def plan(module: AnsibleModule, store: Store, artifacts: list[Artifact]) -> dict[str, Any]:
     """Say what is missing, and what the controller has to send; refuse when it does not fit."""
-    missing = [artifact for artifact in artifacts if not artifact.key or not store.has(artifact.key)]
+    missing = [
+        artifact for artifact in artifacts if not artifact.key or not store.has(artifact.key)
+    ]
     uploads = {artifact.dest: artifact.part for artifact in missing if artifact.src}
     for artifact in missing:
         if artifact.path:
@@ -79,9 +89,13 @@ def plan(module: AnsibleModule, store: Store, artifacts: list[Artifact]) -> dict
         "uploads": uploads,
     }
     if all(artifact.key for artifact in artifacts) and not (missing and not module.check_mode):
-        result["artifacts"] = told(artifacts, {artifact.dest: artifact.key for artifact in artifacts})
+        result["artifacts"] = told(
+            artifacts, {artifact.dest: artifact.key for artifact in artifacts}
+        )
     if missing:
-        lines = "".join(f"{artifact.dest} from {artifact.source}{size(artifact)}\n" for artifact in missing)
+        lines = "".join(
+            f"{artifact.dest} from {artifact.source}{size(artifact)}\n" for artifact in missing
+        )
         result["diff"] = {"before": "", "after": lines, "after_header": f"new in {store.folder}"}
     return result
 
@@ -114,9 +128,17 @@ def run_module(module: AnsibleModule) -> None:
                 module.exit_json(**plan(module, store, artifacts))
             if given["step"] == "begin":
                 fetch = Fetch(
-                    store, given["name"], given["root"], given["user"], given["command_timeout"], given["environment"]
+                    store,
+                    given["name"],
+                    given["root"],
+                    given["user"],
+                    given["command_timeout"],
+                    given["environment"],
                 )
-                began = background.begin(task, lambda say: fetch.run(artifacts, given["virtualenv"], given["verify"], say))
+                began = background.begin(
+                    task,
+                    lambda say: fetch.run(artifacts, given["virtualenv"], given["verify"], say),
+                )
                 module.exit_json(changed=False, began=began)
         answer = background.wait(task, POLL)
     except (DeployError, OSError) as error:
@@ -125,5 +147,8 @@ def run_module(module: AnsibleModule) -> None:
         module.exit_json(changed=False, text=answer["text"])
     result = answer["result"]
     module.exit_json(
-        changed=bool(result["fetched"]), fetched=result["fetched"], artifacts=told(artifacts, result["keys"]), done=True
+        changed=bool(result["fetched"]),
+        fetched=result["fetched"],
+        artifacts=told(artifacts, result["keys"]),
+        done=True,
     )

@@ -93,7 +93,9 @@ class Fetched:
 class _TryError(Exception):
     """A try that failed: what the server or curl said, what to do about it, and whether to try again."""
 
-    def __init__(self, text: str, remedy: str = "", *, lasting: bool = False, wait: float = 0.0) -> None:
+    def __init__(
+        self, text: str, remedy: str = "", *, lasting: bool = False, wait: float = 0.0
+    ) -> None:
         super().__init__(text)
         self.remedy = remedy
         self.lasting = lasting
@@ -128,7 +130,9 @@ class _Head:
     @property
     def content_range(self) -> tuple[int | None, int | None]:
         """Where the part begins, and the size of the whole file; None for what is not said."""
-        found = re.fullmatch(r"bytes\s+(?:(\d+)-\d+|\*)/(?:(\d+)|\*)", self.headers.get("content-range", "").strip())
+        found = re.fullmatch(
+            r"bytes\s+(?:(\d+)-\d+|\*)/(?:(\d+)|\*)", self.headers.get("content-range", "").strip()
+        )
         if not found:
             return None, None
         return int(found[1]) if found[1] else None, int(found[2]) if found[2] else None
@@ -164,7 +168,10 @@ def _as_sent(url: str, base: str = "") -> str:
     """Return a URL, relative to another one, encoded as curl does it; each of its characters is a byte."""
     place, mark, query = url.partition("?")
     query = query.replace(" ", "+")
-    encoded = "".join(letter if "!" <= letter <= "~" else f"%{ord(letter):02X}" for letter in f"{place}{mark}{query}")
+    encoded = "".join(
+        letter if "!" <= letter <= "~" else f"%{ord(letter):02X}"
+        for letter in f"{place}{mark}{query}"
+    )
     parts = urlsplit(urljoin(base, encoded))
     login, at, server = parts.netloc.rpartition("@")
     if "%" in server:  # a name in letters beyond ASCII
@@ -207,13 +214,19 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     """Return whom a URL talks to."""
     parts = urlsplit(url)
     port = re.search(r":(\d+)$", parts.netloc)
-    return parts.scheme, parts.hostname, int(port[1]) if port else {"http": 80, "https": 443}.get(parts.scheme)
+    return (
+        parts.scheme,
+        parts.hostname,
+        int(port[1]) if port else {"http": 80, "https": 443}.get(parts.scheme),
+    )
 
 
 def _quoted(text: str) -> str:
     """Return a value as curl's configuration wants it."""
     if any(character in text for character in "\r\n\0"):
-        raise DeployError("A URL or header of a download has a line break in it. Give it in one line.")
+        raise DeployError(
+            "A URL or header of a download has a line break in it. Give it in one line."
+        )
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t") + '"'
 
 
@@ -276,7 +289,9 @@ class _Digest(threading.Thread):
 class _Curl:
     """One request."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], policy: Policy, *, is_head: bool = False) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], policy: Policy, *, is_head: bool = False
+    ) -> None:
         """Start curl; URL and headers go through its standard input, where no list of processes shows them."""
         self.head = b""
         self.buffer = memoryview(bytearray(PIECE))
@@ -296,19 +311,31 @@ class _Curl:
             f"speed-limit = {policy.stall_rate}",
             f'dump-header = "/dev/fd/{head_end}"',
             *(["head", "max-time = 20"] if is_head else []),
-            *(f"header = {_quoted(f'{name}: {value}' if value else f'{name};')}" for name, value in headers.items()),
+            *(
+                f"header = {_quoted(f'{name}: {value}' if value else f'{name};')}"
+                for name, value in headers.items()
+            ),
         ]
         pipe = subprocess.PIPE
         try:
             self.process = subprocess.Popen(
-                ["curl", "--disable", "--config", "-"], stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=(head_end,), bufsize=0
+                ["curl", "--disable", "--config", "-"],
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                pass_fds=(head_end,),
+                bufsize=0,
             )
         except FileNotFoundError as error:
             os.close(self._heads)
-            raise DeployError("curl is not installed on the host. Install Debian's package curl.") from error
+            raise DeployError(
+                "curl is not installed on the host. Install Debian's package curl."
+            ) from error
         finally:
             os.close(head_end)
-        self.streams = [cast("IO[bytes]", stream) for stream in (self.process.stdout, self.process.stderr)]
+        self.streams = [
+            cast("IO[bytes]", stream) for stream in (self.process.stdout, self.process.stderr)
+        ]
         self.body = self.streams[0].fileno()
         with suppress(BrokenPipeError), cast("IO[bytes]", self.process.stdin) as stdin:
             stdin.write("\n".join(config).encode())
@@ -373,7 +400,12 @@ class _Download:
         progress: Progress | None, note: Note | None, name: str,
     ) -> None:  # fmt: skip
         self.part, self.side = part, part.with_name(f"{part.name}.json")
-        self.sha256, self.size, self.headers, self.policy = sha256.lower(), size, dict(headers), policy
+        self.sha256, self.size, self.headers, self.policy = (
+            sha256.lower(),
+            size,
+            dict(headers),
+            policy,
+        )
         self._progress, self._note, self.name = progress, note, name
         self._ticked = 0.0
         self.transferred = self.restarts = 0
@@ -477,7 +509,9 @@ class _Download:
         policy = self.policy
         seconds = min(policy.longest_wait, policy.first_wait * 2 ** (idle - 1))
         seconds = max(seconds, min(failure.wait, policy.longest_retry_after))
-        self.note(f"{shown_url(url)}: {failure}; trying again in {seconds:.0f} s, at {self.offset:,} bytes")
+        self.note(
+            f"{shown_url(url)}: {failure}; trying again in {seconds:.0f} s, at {self.offset:,} bytes"
+        )
         while seconds > 0:
             policy.sleep(min(seconds, 1.0))
             seconds -= 1.0
@@ -510,7 +544,11 @@ class _Download:
         what, command = pointer("", head)
         if what:
             said = f"it is {what}, not the file itself"
-            remedy = POINTER_REMEDY if what == LFS else f"Run `{command}` in a clone, and give the file as src."
+            remedy = (
+                POINTER_REMEDY
+                if what == LFS
+                else f"Run `{command}` in a clone, and give the file as src."
+            )
         elif said := page(self.name, head) if self.offset <= PAGE_BYTES else "":
             said, remedy = f"it is {said}", PAGE_REMEDY
         elif not (self.offset or self.sha256 or self.size == 0):
@@ -537,7 +575,9 @@ class _Download:
                 url = self.redirected(url, head)
             finally:
                 curl.close()
-        raise _TryError(f"it redirects more than {REDIRECTS} times", "Correct the URL.", lasting=True)
+        raise _TryError(
+            f"it redirects more than {REDIRECTS} times", "Correct the URL.", lasting=True
+        )
 
     def redirected(self, url: str, head: _Head) -> str:
         """Return where a redirect leads to, if one may follow it."""
@@ -552,7 +592,11 @@ class _Download:
                 "Correct the URL.",
                 lasting=True,
             )
-        if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http" and not self.sha256:
+        if (
+            urlsplit(url).scheme == "https"
+            and urlsplit(target).scheme == "http"
+            and not self.sha256
+        ):
             raise _TryError(
                 f"the server answered {head.line!r}, a redirect from https to {shown_url(target)!r}, whose answer anybody "
                 "on the way can change",
@@ -564,7 +608,9 @@ class _Download:
     def range_headers(self, mirror: str) -> dict[str, str]:
         """Return the headers that ask for the rest of the file, none to ask for all of it."""
         known = self.state.get("source") == value_digest(mirror, 16)
-        etag, modified = (str(self.state.get(name) or "") if known else "" for name in ("etag", "modified"))
+        etag, modified = (
+            str(self.state.get(name) or "") if known else "" for name in ("etag", "modified")
+        )
         validator = etag if etag and not etag.startswith("W/") else modified
         # Without a digest to check the result against, halves are joined only where the server vouches for both.
         if not self.offset or mirror in self.no_ranges or not (validator or self.sha256):
@@ -584,7 +630,9 @@ class _Download:
         if head.status == 206 and ranged:
             if start != self.offset:
                 self.no_ranges.add(mirror)
-                raise _AgainError(f"the server sent another range than asked for ({head.headers.get('content-range')})")
+                raise _AgainError(
+                    f"the server sent another range than asked for ({head.headers.get('content-range')})"
+                )
             if total is None and head.length is not None:
                 total = start + head.length
             self.check_size(curl, head, total)
@@ -594,7 +642,9 @@ class _Download:
             self.check_size(curl, head, total)
             if self.offset:
                 # This is the whole file. Appended to a half it would be rubbish.
-                self.note(f"{shown_url(mirror)}: the server sends the whole file instead of its rest")
+                self.note(
+                    f"{shown_url(mirror)}: the server sends the whole file instead of its rest"
+                )
                 self.restart()
         else:
             self.refused(curl, head)
@@ -615,21 +665,28 @@ class _Download:
 
     def check_same(self, mirror: str, head: _Head, total: int | None) -> None:
         """Make sure, as far as the server tells, that the rest belongs to the half there is."""
-        now = {"etag": head.headers.get("etag", ""), "modified": head.headers.get("last-modified", "")}
+        now = {
+            "etag": head.headers.get("etag", ""),
+            "modified": head.headers.get("last-modified", ""),
+        }
         before = {name: str(self.state.get(name) or "") for name in now}
         if self.state.get("source") != value_digest(mirror, 16):
             self.doubtful = True
         else:
             for name in ("etag", "modified"):
                 if now[name] and before[name] and now[name] != before[name]:
-                    raise _AgainError(f"the file on the server has changed ({before[name]} became {now[name]})")
+                    raise _AgainError(
+                        f"the file on the server has changed ({before[name]} became {now[name]})"
+                    )
                 if now[name] and before[name]:
                     break
             else:
                 self.doubtful = True
         known = self.state.get("total")
         if known is not None and total is not None and total != known:
-            raise _AgainError(f"the file on the server has changed ({known:,} bytes became {total:,})")
+            raise _AgainError(
+                f"the file on the server has changed ({known:,} bytes became {total:,})"
+            )
 
     def remember(self, mirror: str, head: _Head, total: int | None) -> None:
         """Write down what the file in the making is, for a resumption."""
@@ -676,7 +733,9 @@ class _Download:
             remedy = "Correct the URL or the host's certificates." if status in HOPELESS else LATER
             return _TryError(f"{answered}{text}", remedy, lasting=status in HOPELESS)
         if self.total is not None and self.offset != self.total:
-            return _TryError(f"{answered}the connection ended at {self.offset:,} of {self.total:,} bytes", LATER)
+            return _TryError(
+                f"{answered}the connection ended at {self.offset:,} of {self.total:,} bytes", LATER
+            )
         return None
 
     def refused(self, curl: _Curl, head: _Head) -> NoReturn:
@@ -725,14 +784,25 @@ def download(
             except _TryError as failure:
                 failures.append((url, failure))
                 work.note(f"{shown_url(url)}: {failure}; giving this server up")
-        said = "; ".join(f"{shown_url(url)}: {failure}" for url, failure in failures) or "No URL was given"
+        said = (
+            "; ".join(f"{shown_url(url)}: {failure}" for url, failure in failures)
+            or "No URL was given"
+        )
         remedies = dict.fromkeys(failure.remedy for _url, failure in failures if failure.remedy)
-        kept = [f"{work.offset:,} bytes are kept in {target}: the next run goes on from there."] if work.offset else []
+        kept = (
+            [f"{work.offset:,} bytes are kept in {target}: the next run goes on from there."]
+            if work.offset
+            else []
+        )
         raise DeployError(work.hide(" ".join([f"{said}.", *remedies, *kept])))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        need = f"{work.total - work.offset:,} bytes more are needed" if work.total else "the file's size is not known"
+        need = (
+            f"{work.total - work.offset:,} bytes more are needed"
+            if work.total
+            else "the file's size is not known"
+        )
         raise DeployError(
             f"{lacks_room(target, str(error))}. It is full: {work.offset:,} bytes have arrived, {need}. Make room and run "
             "again: what has arrived is kept, and the download goes on from there."

@@ -49,7 +49,9 @@ def zip_to_tar() -> None:
     import zipfile
 
     source, output = zipfile.ZipFile(sys.stdin.buffer), sys.stdout.buffer
-    with tarfile.open(fileobj=output, mode="w|", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
+    with tarfile.open(
+        fileobj=output, mode="w|", format=tarfile.GNU_FORMAT, errors="surrogateescape"
+    ) as tar:
         for entry in source.infolist():
             name = entry.filename
             if not entry.flag_bits & 0x800:  # not marked as UTF-8, and often UTF-8 all the same
@@ -60,7 +62,9 @@ def zip_to_tar() -> None:
             if entry.flag_bits & 0x1:
                 sys.exit(f"the member {name!r} is encrypted. Pack it without a password")
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
-                sys.exit(f"the member {name!r} is neither file, folder nor link, but a device or the like")
+                sys.exit(
+                    f"the member {name!r} is neither file, folder nor link, but a device or the like"
+                )
             member = tarfile.TarInfo(name.replace("\\", "/"))
             member.mode = 0o755 if mode & stat.S_IXUSR else 0o644
             if member.name.endswith("/") or kind == stat.S_IFDIR:
@@ -68,11 +72,18 @@ def zip_to_tar() -> None:
                 tar.addfile(member)
                 continue
             if entry.compress_type not in (0, 8, 12, 14):
-                method = {9: "deflate64", 93: "zstd", 95: "xz", 98: "ppmd"}.get(entry.compress_type, entry.compress_type)
-                sys.exit(f"the member {name!r} is compressed by {method}, which is not read in a zip. Pack it with `zip -r`")
+                method = {9: "deflate64", 93: "zstd", 95: "xz", 98: "ppmd"}.get(
+                    entry.compress_type, entry.compress_type
+                )
+                sys.exit(
+                    f"the member {name!r} is compressed by {method}, which is not read in a zip. Pack it with `zip -r`"
+                )
             with source.open(entry) as content:
                 if kind == stat.S_IFLNK:
-                    member.type, member.linkname = tarfile.SYMTYPE, content.read(4096).decode(errors="surrogateescape")
+                    member.type, member.linkname = (
+                        tarfile.SYMTYPE,
+                        content.read(4096).decode(errors="surrogateescape"),
+                    )
                     tar.addfile(member)
                     continue
                 member.size = entry.file_size
@@ -119,9 +130,15 @@ MEANINGS = (
     (r"tar: (.*): Member name contains '\.\.'", "the name {0!r} leads out of the archive"),
     (r"tar: (.*): Cannot .*: File exists", "the member {0!r} is in it twice"),
     (r"tar: (.*): (?:Cannot mknod|Unknown file type)", SPECIAL),
-    (r"tar: (.*): Cannot hard link to ‘(.*)’", "the hard link {0!r} points to {1!r}, which is no file before it"),
+    (
+        r"tar: (.*): Cannot hard link to ‘(.*)’",
+        "the hard link {0!r} points to {1!r}, which is no file before it",
+    ),
     (r"tar: (.*): Cannot create symlink to ‘’", "the link {0!r} points nowhere"),
-    (r"tar: (.*): Cannot open: (?:Not a directory|No such file)", "the member {0!r} is below a file or link"),
+    (
+        r"tar: (.*): Cannot open: (?:Not a directory|No such file)",
+        "the member {0!r} is below a file or link",
+    ),
     (r".*File name too long", "it has a name that is too long for the file system"),
     (r"(the member .*)", "{0}"),
     (
@@ -129,7 +146,10 @@ MEANINGS = (
         "it takes too much memory, because it was compressed by zstd with a window of {0} bytes (--long, --ultra), and at "
         "most 134217728 are read. Compress it again, with --long=27 at most: zstd -dc --long=31 FILE | zstd -o NEW",
     ),
-    (r".*[Mm]emory", "it takes too much memory. Compress it again, with xz -9 or zstd --long=27 at most"),
+    (
+        r".*[Mm]emory",
+        "it takes too much memory. Compress it again, with xz -9 or zstd --long=27 at most",
+    ),
 )
 COMPARE = "Is it whole? Compare its checksum with the one at its source"
 
@@ -166,8 +186,12 @@ class Tool:
     def complaint(self) -> str:
         """Return its objection to the archive; empty when it ended well, without a word."""
         said = os.pread(self.errors.fileno(), 4000, 0).decode(errors="replace")
-        said = re.sub(r"^/usr/bin/", "", said, flags=re.M)  # of the program's name, which systemd makes a path
-        said = said.removesuffix("\ntar: Exiting with failure status due to previous errors\n").strip()
+        said = re.sub(
+            r"^/usr/bin/", "", said, flags=re.M
+        )  # of the program's name, which systemd makes a path
+        said = said.removesuffix(
+            "\ntar: Exiting with failure status due to previous errors\n"
+        ).strip()
         said = re.sub(r"(?s)^Traceback .*\n(?:\w+\.)*\w+: (?=[^\n]+$)", "", said)  # of zipfile
         for pattern, meaning in MEANINGS:
             if found := re.search(f"^{pattern}", said, re.M):
@@ -181,7 +205,13 @@ class Extraction:
     """One archive on its way into a folder, or one compressed file on its way into a file."""
 
     def __init__(self, archive: Path, target: Path, limits: Limits, name: str, user: str) -> None:
-        self.archive, self.target, self.limits, self.name, self.user = archive, target, limits, name, user
+        self.archive, self.target, self.limits, self.name, self.user = (
+            archive,
+            target,
+            limits,
+            name,
+            user,
+        )
         self.packed = archive.stat().st_size
         self.bytes = 0  # of the stream
         self.end = b""  # its last block
@@ -215,7 +245,9 @@ class Extraction:
         """Extract all of it, or raise DeployError."""
         with open(self.archive, "rb") as file:
             magic = os.pread(file.fileno(), 16, 0)
-            command = next((command for first, command in READERS.items() if magic.startswith(first)), [])
+            command = next(
+                (command for first, command in READERS.items() if magic.startswith(first)), []
+            )
             source: IO[bytes] = file
             if command:
                 reader = self.start("decompress", command, stdin=file, stdout=subprocess.PIPE)
@@ -223,7 +255,9 @@ class Extraction:
             block = source.read(BLOCK_BYTES)
             is_archive = UNZIP in command or is_tar(block)
             if not is_archive and not command:
-                kind, opens = next((other for first, other in OTHERS.items() if magic.startswith(first)), ("", ""))
+                kind, opens = next(
+                    (other for first, other in OTHERS.items() if magic.startswith(first)), ("", "")
+                )
                 formats = "tar, zip, gz, bz2, xz, zst, lzma and Z"
                 raise DeployError(
                     f"it is {kind}, which is not read. Open it (`{opens}`) and pack it again, as one of {formats}"
@@ -250,7 +284,12 @@ class Extraction:
         """Start tar in the target, a new folder of the app's account; return its input."""
         self.target.mkdir()
         chown_tree(self.target, self.user, self.user)
-        tar = self.start("extract", [*TAR, f"--directory={self.target}"], stdin=subprocess.PIPE, stdout=self.listing)
+        tar = self.start(
+            "extract",
+            [*TAR, f"--directory={self.target}"],
+            stdin=subprocess.PIPE,
+            stdout=self.listing,
+        )
         return cast("IO[bytes]", tar.stdin)
 
     def carry(self, data: bytes, source: IO[bytes], sink: IO[bytes]) -> None:
@@ -289,16 +328,22 @@ class Extraction:
     def note(self, name: str) -> None:
         """Note a name that tar lists."""
         if name.startswith("/"):
-            raise DeployError(f"the name {name!r} is absolute. Pack it again from inside (`tar -C <folder> -c .`)")
+            raise DeployError(
+                f"the name {name!r} is absolute. Pack it again from inside (`tar -C <folder> -c .`)"
+            )
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if len(parts) > self.limits.depth:
-            raise DeployError(f"it has more than {self.limits.depth} folders in each other, which is the limit")
+            raise DeployError(
+                f"it has more than {self.limits.depth} folders in each other, which is the limit"
+            )
         self.listed["/".join(parts)] += 1
         while parts and (path := "/".join(parts)) not in self.paths:
             self.paths.add(path)
             parts.pop()
         if len(self.paths) - 1 > self.limits.members:
-            raise DeployError(f"it has more than {self.limits.members:,} members, which is the limit")
+            raise DeployError(
+                f"it has more than {self.limits.members:,} members, which is the limit"
+            )
 
     def raise_failure(self) -> None:
         """Raise what went wrong, if anything did; of two tools the one that ended first is to blame."""
@@ -307,7 +352,9 @@ class Extraction:
         is_cut = isinstance(self.failure, BrokenPipeError)
         for tool in reversed(self.tools) if is_cut else self.tools:
             if reason := tool.complaint():
-                raise DeployError(lack_of_room(self.target.parent, is_full=says_full(reason)) or reason)
+                raise DeployError(
+                    lack_of_room(self.target.parent, is_full=says_full(reason)) or reason
+                )
         if self.failure:
             said = str(self.failure)
             raise DeployError(lack_of_room(self.target.parent, is_full=says_full(said)) or said)
@@ -347,7 +394,9 @@ class Extraction:
             if path not in found:
                 raise DeployError(f"the member {path!r} is below a file or link")
             if count > 1 and found[path] != stat.S_IFDIR:
-                raise DeployError(f"the member {path!r} is in it twice. Pack it anew, without `tar -r` or `-u`")
+                raise DeployError(
+                    f"the member {path!r} is in it twice. Pack it anew, without `tar -r` or `-u`"
+                )
 
     def stop(self) -> None:
         """End the tools, and remove what they have made."""
@@ -370,7 +419,9 @@ def is_tar(block: bytes) -> bool:
 def check_letters(name: str) -> None:
     """Refuse a name that cannot be shown in a line. It need not be UTF-8: programs read a name by its bytes."""
     if re.search(r"[\x00-\x1f\x7f]", name):
-        raise DeployError(f"the name {name!r} has control characters in it. Rename it, and pack it again")
+        raise DeployError(
+            f"the name {name!r} has control characters in it. Rename it, and pack it again"
+        )
 
 
 def check_link(path: str, target: str) -> None:
@@ -397,7 +448,13 @@ def lack_of_room(folder: Path, *, is_full: bool = False) -> str:
 
 
 def extract(
-    archive: Path, target: Path, limits: Limits, *, name: str, user: str, progress: Progress = lambda _bytes: None
+    archive: Path,
+    target: Path,
+    limits: Limits,
+    *,
+    name: str,
+    user: str,
+    progress: Progress = lambda _bytes: None,
 ) -> None:
     """Extract `archive` to `target`, which must not exist yet: a folder, or a file for a single compressed one.
 
@@ -406,7 +463,9 @@ def extract(
     raised; nothing is synced to the disk.
     """
     if os.path.lexists(target):
-        raise DeployError(f"{archive} cannot be unpacked to {target}: something is there already. Give a new name.")
+        raise DeployError(
+            f"{archive} cannot be unpacked to {target}: something is there already. Give a new name."
+        )
     extraction = Extraction(archive, target, limits, name, user)
     try:
         extraction.run(progress)

@@ -22,7 +22,14 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError
-from ansible.module_utils.api_endpoint.files import BUILDING, chown_tree, read_json, staged_dir, write_file, write_json
+from ansible.module_utils.api_endpoint.files import (
+    BUILDING,
+    chown_tree,
+    read_json,
+    staged_dir,
+    write_file,
+    write_json,
+)
 
 PART = ".part-"
 MARGIN = 64 * 1024 * 1024  # bytes that stay free on the disk of the data
@@ -51,7 +58,11 @@ class Artifact:
     @property
     def source(self) -> str:
         """Where it comes from, for a stamp and for messages."""
-        return self.src or self.path or (self.urls[0] if self.urls else f"the command {self.command!r}")
+        return (
+            self.src
+            or self.path
+            or (self.urls[0] if self.urls else f"the command {self.command!r}")
+        )
 
     def with_key(self, key: str) -> Artifact:
         """Return the same artifact with its key."""
@@ -80,7 +91,12 @@ def fingerprint(path: Path) -> str:
 
     def entry(name: str) -> list[Any]:
         found = os.lstat(name)
-        return [os.path.relpath(name, path), found.st_size, found.st_mtime_ns, stat.S_IFMT(found.st_mode)]
+        return [
+            os.path.relpath(name, path),
+            found.st_size,
+            found.st_mtime_ns,
+            stat.S_IFMT(found.st_mode),
+        ]
 
     if not path.is_dir():
         found = os.lstat(path)
@@ -96,7 +112,11 @@ def extent(path: Path) -> tuple[int, int]:
     """Return bytes and number of files of a file or folder."""
     if not path.is_dir():
         return path.stat().st_size, 1
-    sizes = [os.lstat(os.path.join(folder, name)).st_size for folder, _, files in os.walk(path) for name in files]
+    sizes = [
+        os.lstat(os.path.join(folder, name)).st_size
+        for folder, _, files in os.walk(path)
+        for name in files
+    ]
     return sum(sizes), len(sizes)
 
 
@@ -164,7 +184,10 @@ class Store:
                 os.chmod(folder / "artifact", int(mode, 8))
             known = {"key": key, "size": size, "files": files, **stamp}
             write_json(
-                folder / "artifact.json", {**known, "fingerprint": fingerprint(folder / "artifact")}, 0o640, self.group
+                folder / "artifact.json",
+                {**known, "fingerprint": fingerprint(folder / "artifact")},
+                0o640,
+                self.group,
             )
         self.replace(new, final)
 

@@ -32,7 +32,11 @@ def ask(path: str) -> str | None:
 def servers_of(text: str, backend: str) -> Servers:
     """Return the lines of a backend's servers, by their names."""
     rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
-    return {row["svname"]: row for row in rows if row["pxname"] == backend and row["svname"] not in ("BACKEND", "FRONTEND")}
+    return {
+        row["svname"]: row
+        for row in rows
+        if row["pxname"] == backend and row["svname"] not in ("BACKEND", "FRONTEND")
+    }
 
 
 def is_usable(server: dict[str, str]) -> bool:
@@ -52,7 +56,9 @@ def judged(servers: Servers, name: str, until: str, besides: list[str]) -> dict[
         return {"status": "", "usable": False, "may_drain": True, "requests": 0, "as_wanted": True}
     usable, requests = is_usable(server), int(server["scur"] or 0)
     by_hand = server["status"].startswith(("MAINT", "DRAIN"))
-    others = [row for other, row in servers.items() if is_usable(row) and other not in [name, *besides]]
+    others = [
+        row for other, row in servers.items() if is_usable(row) and other not in [name, *besides]
+    ]
     wanted = {
         "": True,
         "others": all(map(is_strong, others)),
@@ -74,7 +80,12 @@ def run_module(module: AnsibleModule) -> None:
     deadline = time.monotonic() + given["timeout"]
     while True:
         text = ask(given["socket"])
-        found = judged(servers_of(text or "", given["backend"]), given["server"], given["until"], given["besides"])
+        found = judged(
+            servers_of(text or "", given["backend"]),
+            given["server"],
+            given["until"],
+            given["besides"],
+        )
         if found["as_wanted"] or module.check_mode or time.monotonic() > deadline:
             break
         time.sleep(0.1)

@@ -34,12 +34,16 @@ def differing(parts: list[dict[str, Any]]) -> list[str]:
 
 def one_release(built: Found) -> str:
     """Return the id of the release that all hosts have built; raise an error when there are several."""
-    releases = {host: str(result["release"]) for host, result in built.items() if result.get("release")}
+    releases = {
+        host: str(result["release"]) for host, result in built.items() if result.get("release")
+    }
     if len(set(releases.values())) <= 1:
         return next(iter(releases.values()), "")
     names = differing([built[host].get("components") or {} for host in releases])
     virtualenv = (
-        " Their Pythons differ: hosts behind a balancer need the same Debian version." if "virtualenv" in names else ""
+        " Their Pythons differ: hosts behind a balancer need the same Debian version."
+        if "virtualenv" in names
+        else ""
     )
     data = (
         " Without sha256 each host took what its source had at that moment: give it."
@@ -61,14 +65,19 @@ def target(found: Found, wanted: str) -> str:
     """
     unread = [host for host, one in found.items() if "releases" not in one]
     if unread:
-        raise DeployError(f"Nothing was touched: the releases of {', '.join(unread)} could not be read.")
+        raise DeployError(
+            f"Nothing was touched: the releases of {', '.join(unread)} could not be read."
+        )
     unable = {
         release["id"]: f"on {host}: {release['unable']}"
         for host, one in found.items()
         for release in one["releases"]
         if release.get("unable") and release["id"] != one["live"]
     }
-    found = {host: {**one, "releases": [release["id"] for release in one["releases"]]} for host, one in found.items()}
+    found = {
+        host: {**one, "releases": [release["id"] for release in one["releases"]]}
+        for host, one in found.items()
+    }
     release = _common(found, wanted)
     if release in unable:
         raise DeployError(
@@ -91,7 +100,9 @@ def _common(found: Found, wanted: str) -> str:
         )
     candidates = {one["previous"] for one in found.values()}
     fitting = sorted(
-        release for release in candidates - {""} if all(release in (one["live"], one["previous"]) for one in found.values())
+        release
+        for release in candidates - {""}
+        if all(release in (one["live"], one["previous"]) for one in found.values())
     )
     if len(fitting) == 1:
         return fitting[0]
@@ -138,7 +149,12 @@ def line_of(status: dict[str, Any], dry: bool) -> tuple[str, str]:
         case "waiting":
             return before or "-", "not touched"
     now = after or before
-    return now or "-", "" if now == before or not before else f"{'would be; now' if dry else 'until now'} {before}"
+    return (
+        now or "-",
+        ""
+        if now == before or not before
+        else f"{'would be; now' if dry else 'until now'} {before}",
+    )
 
 
 def summary(found: Found, action: str = "site.yml", dry: bool = False) -> tuple[bool, str]:
@@ -146,17 +162,28 @@ def summary(found: Found, action: str = "site.yml", dry: bool = False) -> tuple[
     rows = [("host", "release", "")]
     rows += [(host, *line_of(status, dry)) for host, status in found.items()]
     text = aligned(rows)
-    failed = [host for host, status in found.items() if status["state"] not in ("done", "waiting", "unreachable")]
+    failed = [
+        host
+        for host, status in found.items()
+        if status["state"] not in ("done", "waiting", "unreachable")
+    ]
     waiting = [host for host, status in found.items() if status["state"] == "waiting"]
     unreachable = [host for host, status in found.items() if status["state"] == "unreachable"]
     if failed:
-        stopped = f"The first failure has stopped the run: {', '.join(waiting)} not touched. " if waiting else ""
+        stopped = (
+            f"The first failure has stopped the run: {', '.join(waiting)} not touched. "
+            if waiting
+            else ""
+        )
         others = (
             "Hosts that have the release already are left alone. Or go back everywhere: playbooks/rollback.yml."
             if len(found) > 1
             else ""
         )
-        text += f"{stopped}Correct what failed (see above), and run {action} again. {others}".rstrip() + "\n"
+        text += (
+            f"{stopped}Correct what failed (see above), and run {action} again. {others}".rstrip()
+            + "\n"
+        )
     if unreachable:
         text += (
             f"When {', '.join(unreachable)} can be reached again, run site.yml once more: a balancer uses it as soon as it "

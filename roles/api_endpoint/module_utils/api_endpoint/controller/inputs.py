@@ -13,7 +13,16 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.api_endpoint.urls import hide
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-TRUTHS = ("true", "yes", "on", "1", "false", "no", "off", "0")  # as text, which Ansible's filter `bool` knows too
+TRUTHS = (
+    "true",
+    "yes",
+    "on",
+    "1",
+    "false",
+    "no",
+    "off",
+    "0",
+)  # as text, which Ansible's filter `bool` knows too
 COMMAS = re.compile(r"[\w*][\w.:/*%-]*(\s*,\s*[\w*][\w.:/*%-]*)+")  # words with commas between them
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|\*")
 
@@ -23,7 +32,11 @@ Ranges = dict[str, tuple[int, int, str]]  # least and most of a number, and what
 
 def number(value: Any) -> int | None:
     """Return a whole number, also from text (as -e gives it); None when it is none."""
-    is_whole = isinstance(value, (int, str)) and not isinstance(value, bool) and WHOLE.fullmatch(str(value))
+    is_whole = (
+        isinstance(value, (int, str))
+        and not isinstance(value, bool)
+        and WHOLE.fullmatch(str(value))
+    )
     return int(value) if is_whole else None
 
 
@@ -41,7 +54,9 @@ def unknown_names(given: list[str], known: list[str]) -> list[str]:
     found = []
     for name in sorted(set(given) - set(known)):
         near = nearest(name, known)
-        hint = f"Did you mean {near}?" if near else "The role's README lists the variables there are."
+        hint = (
+            f"Did you mean {near}?" if near else "The role's README lists the variables there are."
+        )
         found.append(f"{name} is set, but the role has no such variable. {hint}")
     return found
 
@@ -51,7 +66,9 @@ def nearest(name: str, known: list[str]) -> str:
     return "".join(difflib.get_close_matches(name, known, n=1, cutoff=0.6))
 
 
-def typed(templar: Any, variables: dict[str, Any], options: dict[str, Any]) -> tuple[Settings, list[str]]:
+def typed(
+    templar: Any, variables: dict[str, Any], options: dict[str, Any]
+) -> tuple[Settings, list[str]]:
     """Return the role's variables, templated, and the problems with their types.
 
     A variable that cannot be templated because another one has the wrong type is left out.
@@ -70,7 +87,9 @@ def typed(templar: Any, variables: dict[str, Any], options: dict[str, Any]) -> t
     return settings, problems
 
 
-def wrong_types(given: Settings, options: dict[str, Any], within: str = "", is_listed: bool = False) -> list[str]:
+def wrong_types(
+    given: Settings, options: dict[str, Any], within: str = "", is_listed: bool = False
+) -> list[str]:
     """Return a problem for every value that has not the type of its option in an argument spec, however deep it lies.
 
     Tasks and templates use the values as they are given, so nothing is taken for something else here. Text is a number or a
@@ -95,7 +114,9 @@ def wrong_types(given: Settings, options: dict[str, Any], within: str = "", is_l
         if value is None:
             # The roles take an empty part of a dictionary as left out; elsewhere a default would not be applied.
             if not within or (is_listed and (option.get("required") or "default" in option)):
-                found.append(f"{label} is empty. {remedy(label, option, None)}, or leave the line out.")
+                found.append(
+                    f"{label} is empty. {remedy(label, option, None)}, or leave the line out."
+                )
         else:
             found += wrong_type(value, option, label)
     return found
@@ -109,12 +130,18 @@ def wrong_type(value: Any, option: dict[str, Any], label: str) -> list[str]:
     if "choices" in option:
         # YAML makes truths of some words, and Python writes them with a capital.
         word = str(value).lower() if str(value) in ("True", "False") else value
-        return [] if word in option["choices"] else [f"{label} is {value!r}. {remedy(label, option, value)}."]
+        return (
+            []
+            if word in option["choices"]
+            else [f"{label} is {value!r}. {remedy(label, option, value)}."]
+        )
     if not is_of(value, kind):
         wanted = {"list": "not a list", "dict": "not a dictionary"}.get(kind, "")
         if option.get("no_log"):
             return [f"{label} is {wanted or 'not text'}. {remedy(label, option, value)}."]
-        return [f"{label} is {value!r}{wanted and f', and {wanted}'}. {remedy(label, option, value)}."]
+        return [
+            f"{label} is {value!r}{wanted and f', and {wanted}'}. {remedy(label, option, value)}."
+        ]
     parts = option.get("options", {})
     if kind == "dict":
         return wrong_types(value, parts, f"{label}.")
@@ -125,7 +152,9 @@ def wrong_type(value: Any, option: dict[str, Any], label: str) -> list[str]:
         place = f"{label}[{index}]"
         inner = {"type": option.get("elements", "raw"), "no_log": option.get("no_log", False)}
         problems = wrong_type(element, inner, place)
-        found += problems or (wrong_types(element, parts, f"{place}.", is_listed=True) if parts else [])
+        found += problems or (
+            wrong_types(element, parts, f"{place}.", is_listed=True) if parts else []
+        )
     return found
 
 
@@ -136,7 +165,9 @@ def is_of(value: Any, kind: str) -> bool:
     if kind == "dict":
         return isinstance(value, dict)
     if kind == "bool":
-        return isinstance(value, bool) or (isinstance(value, (str, int)) and str(value).lower() in TRUTHS)
+        return isinstance(value, bool) or (
+            isinstance(value, (str, int)) and str(value).lower() in TRUTHS
+        )
     if kind == "int":
         return number(value) is not None
     # Text. A number with a point has lost its form by now: 1.10 is 1.1.
@@ -146,11 +177,29 @@ def is_of(value: Any, kind: str) -> bool:
 def remedy(label: str, option: dict[str, Any], value: Any) -> str:
     """Say how a value is to be written."""
     kind = option.get("type", "str")
-    if kind == "list" and isinstance(value, (str, int)) and not isinstance(value, bool) and not option.get("no_log"):
+    if (
+        kind == "list"
+        and isinstance(value, (str, int))
+        and not isinstance(value, bool)
+        and not option.get("no_log")
+    ):
         # Commas are taken for those between elements where nothing else can be meant.
-        parts = re.split(r"\s*,\s*", str(value)) if COMMAS.fullmatch(str(value)) else [str(value)] if value != "" else []
-        elements = [int(part) if option.get("elements") == "int" and number(part) is not None else part for part in parts]
-        wanted = value if isinstance(value, str) and value.startswith("[") else json.dumps(elements, ensure_ascii=False)
+        parts = (
+            re.split(r"\s*,\s*", str(value))
+            if COMMAS.fullmatch(str(value))
+            else [str(value)]
+            if value != ""
+            else []
+        )
+        elements = [
+            int(part) if option.get("elements") == "int" and number(part) is not None else part
+            for part in parts
+        ]
+        wanted = (
+            value
+            if isinstance(value, str) and value.startswith("[")
+            else json.dumps(elements, ensure_ascii=False)
+        )
         line = f"""; on the command line -e '{{"{label}": {wanted}}}'""" if "." not in label else ""
         return f"Give a list: {wanted}{line}"
     if "choices" in option:
@@ -183,7 +232,9 @@ def wrong_origins(settings: Settings, name: str) -> list[str]:
         if not ORIGIN.fullmatch(str(origin))
     ]
     if origins is not None and not origins:
-        found.append(f'{name} is []. Give "*", or the origins of the pages that may read the answers.')
+        found.append(
+            f'{name} is []. Give "*", or the origins of the pages that may read the answers.'
+        )
     return found
 
 

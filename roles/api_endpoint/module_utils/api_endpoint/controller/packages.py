@@ -15,15 +15,24 @@ from ansible.module_utils.api_endpoint.controller.processes import SHOW, process
 from ansible.module_utils.api_endpoint.urls import hide
 from ansible.plugins.action import ActionBase
 
-PLAIN = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # a name without a version, an architecture or a wildcard
+PLAIN = re.compile(
+    r"[a-z0-9][a-z0-9+.-]+"
+)  # a name without a version, an architecture or a wildcard
 POLICY = "/usr/sbin/policy-rc.d"
 LEFT = "packages may not start services"  # a line of the answer that is no package's
-LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock")
+LOCKS = (
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/lib/apt/lists/lock",
+    "/var/cache/apt/archives/lock",
+)
 INTERRUPTED = "dpkg was interrupted"
 WAIT_SECONDS = 900
 LOOK_SECONDS = 5
 SAY_SECONDS = 30
-LOCKED = re.compile(r"[Cc]ould not get lock|Unable to lock|Failed to lock|Unable to acquire the dpkg", re.MULTILINE)
+LOCKED = re.compile(
+    r"[Cc]ould not get lock|Unable to lock|Failed to lock|Unable to acquire the dpkg", re.MULTILINE
+)
 
 # The looks at who has apt's locks, and at what dpkg left half done.
 LOOK = (
@@ -89,8 +98,13 @@ def explained(result: dict[str, Any], date: str = "") -> dict[str, Any]:
     words = words_of(result)
     for pattern, sentence in CAUSES:
         if re.search(pattern, words):
-            said = "" if result.get("msg") == INTERRUPTED else f" apt says:\n{result.get('msg', '')}"
-            return {**result, "msg": f"{sentence.format(date=date or 'see `date`')} Then run this again.{said}"}
+            said = (
+                "" if result.get("msg") == INTERRUPTED else f" apt says:\n{result.get('msg', '')}"
+            )
+            return {
+                **result,
+                "msg": f"{sentence.format(date=date or 'see `date`')} Then run this again.{said}",
+            }
     return result
 
 
@@ -99,7 +113,9 @@ class PackagesAction(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
         self._host = (task_vars or {}).get("inventory_hostname", "")
@@ -116,7 +132,9 @@ class PackagesAction(ActionBase):
         changed = False
         if LEFT in lines:
             changed = True
-            removed = self._run("ansible.legacy.file", {"path": POLICY, "state": "absent"}, task_vars)
+            removed = self._run(
+                "ansible.legacy.file", {"path": POLICY, "state": "absent"}, task_vars
+            )
             if removed.get("failed"):
                 return removed
         if all(f"installed {name}" in lines for name in names):
@@ -124,7 +142,9 @@ class PackagesAction(ActionBase):
         installed = self._install(arguments, patience, task_vars)
         return {**installed, "changed": changed or installed.get("changed", False)}
 
-    def _install(self, arguments: dict[str, Any], patience: float, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+    def _install(
+        self, arguments: dict[str, Any], patience: float, task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
         """Have apt install them as soon as no other one is at work, which may come back in between."""
         deadline = time.monotonic() + patience
         while True:
@@ -133,10 +153,16 @@ class PackagesAction(ActionBase):
             result = self._run("ansible.legacy.apt", arguments, task_vars)
             if not result.get("failed"):
                 return result
-            if not LOCKED.search(words_of(result)) or self._task.check_mode or time.monotonic() >= deadline:
+            if (
+                not LOCKED.search(words_of(result))
+                or self._task.check_mode
+                or time.monotonic() >= deadline
+            ):
                 # Where not even apt's Python binding could be installed, the module does not say why.
                 asked = "date; LC_ALL=C apt-get update 2>&1 | grep '^[EW]:' | head -n 10"
-                date, _, words = str(self._low_level_execute_command(asked).get("stdout", "")).partition("\n")
+                date, _, words = str(
+                    self._low_level_execute_command(asked).get("stdout", "")
+                ).partition("\n")
                 told = str(result.get("msg", ""))
                 lines = [told, *(line for line in words.splitlines() if line not in told)]
                 return explained({**result, "msg": hide("\n".join(lines))}, date.strip())
@@ -149,16 +175,27 @@ class PackagesAction(ActionBase):
             others = processes(answer, "/var/")
             if not others:
                 # A dpkg that is at work has the same mark.
-                return explained({"failed": True, "msg": INTERRUPTED}) if INTERRUPTED in answer.splitlines() else {}
+                return (
+                    explained({"failed": True, "msg": INTERRUPTED})
+                    if INTERRUPTED in answer.splitlines()
+                    else {}
+                )
             named = ", ".join(map(str, others))
             if time.monotonic() >= deadline:
                 told = f"Packages were not installed: for {patience:.0f} s {named} had apt's lock {others[0].has}. "
-                return {"failed": True, "msg": told + "Run this again when that is done, or end it when it hangs."}
+                return {
+                    "failed": True,
+                    "msg": told + "Run this again when that is done, or end it when it hangs.",
+                }
             if not said or time.monotonic() - said >= SAY_SECONDS:
                 said = time.monotonic()
-                self._display.display(f"  {time.strftime('%H:%M:%S')} {self._host}: waiting for apt, which {named} is using")
+                self._display.display(
+                    f"  {time.strftime('%H:%M:%S')} {self._host}: waiting for apt, which {named} is using"
+                )
             time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
 
-    def _run(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+    def _run(
+        self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
         """Run a module on the host."""
         return self._execute_module(module_name=module, module_args=arguments, task_vars=task_vars)

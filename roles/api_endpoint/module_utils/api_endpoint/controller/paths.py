@@ -18,7 +18,11 @@ def local_path(given: str, variables: dict[str, Any], name: str) -> Path:
     """
     path = Path(os.path.expanduser(given))
     playbook = Path(variables.get("playbook_dir") or ".")
-    candidates = [path] if path.is_absolute() else [playbook / path, playbook.parent / path, Path.cwd() / path]
+    candidates = (
+        [path]
+        if path.is_absolute()
+        else [playbook / path, playbook.parent / path, Path.cwd() / path]
+    )
     for candidate in candidates:
         if given and candidate.exists():
             return candidate.resolve()

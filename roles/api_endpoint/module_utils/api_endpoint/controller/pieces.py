@@ -23,7 +23,10 @@ FIRST_BYTES = 4 * MIB
 LEAST_BYTES = MIB
 MOST_BYTES = 64 * MIB
 MOST_FILES = 2000  # in one piece
-SHORT_SECONDS, LONG_SECONDS = 4, 15  # pieces that took less or more are followed by larger or smaller ones
+SHORT_SECONDS, LONG_SECONDS = (
+    4,
+    15,
+)  # pieces that took less or more are followed by larger or smaller ones
 SAY_SECONDS = 10
 
 
@@ -84,7 +87,9 @@ class Pieces:
                     break
                 offset += len(data)
         rights = "0700" if os.access(source, os.X_OK) else "0600"
-        self.remote.run(f"chmod {rights} {place} && touch --no-create --date @{int(found.st_mtime)} {place}")
+        self.remote.run(
+            f"chmod {rights} {place} && touch --no-create --date @{int(found.st_mtime)} {place}"
+        )
 
     def send_folder(self, known: dict[str, tuple[int, int]]) -> None:
         """Send what a folder has; `known` has size and time of the files that are there."""
@@ -104,7 +109,9 @@ class Pieces:
             group = list(self.first(small))
             del small[: len(group)]
             with tempfile.NamedTemporaryFile(suffix=".tar") as packed:
-                with tarfile.open(packed.name, "w", format=tarfile.GNU_FORMAT, dereference=self.follow) as tar:
+                with tarfile.open(
+                    packed.name, "w", format=tarfile.GNU_FORMAT, dereference=self.follow
+                ) as tar:
                     for path in group:
                         tar.add(self.source / path, arcname=str(path), recursive=False)
                 self.place(

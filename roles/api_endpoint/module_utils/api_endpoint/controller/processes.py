@@ -35,7 +35,11 @@ class Process:
         """Name it for people."""
         command = self.command.strip() or "an unknown program"
         shown = command if len(command) <= LONGEST else command[: LONGEST - 2] + " …"
-        where = ", ".join(part for part in (f"process {self.pid}" if self.pid.strip("0") else "", self.service) if part)
+        where = ", ".join(
+            part
+            for part in (f"process {self.pid}" if self.pid.strip("0") else "", self.service)
+            if part
+        )
         return f"{shown} ({where})" if where else shown
 
     @property
@@ -78,7 +82,9 @@ def local_address(address: str) -> str:
         return ANY
     if own.is_unspecified:
         return ANY
-    words = [own.packed[begin : begin + 4][::-1].hex().upper() for begin in range(0, len(own.packed), 4)]
+    words = [
+        own.packed[begin : begin + 4][::-1].hex().upper() for begin in range(0, len(own.packed), 4)
+    ]
     return f"({''.join(words)}|0{{8}}|0{{32}})"
 
 
@@ -89,7 +95,9 @@ def is_listened_on(port: int, address: str = "") -> str:
 
 def listeners_look(port: int, address: str = "") -> str:
     """Return the command that shows who listens on a TCP port, one process for each socket; as root it sees them all."""
-    wanted = shlex.quote(f"^{local_address(address)}:{port:04X}$".replace("{8}", "0" * 7).replace("{32}", "0" * 31))
+    wanted = shlex.quote(
+        f"^{local_address(address)}:{port:04X}$".replace("{8}", "0" * 7).replace("{32}", "0" * 31)
+    )
     return (
         SHOW
         + f"awk -v wanted={wanted} '$4 == \"0A\" && $2 ~ wanted {{ print $10 }}' /proc/net/tcp /proc/net/tcp6 2>/dev/null | "
@@ -100,7 +108,11 @@ def listeners_look(port: int, address: str = "") -> str:
 
 def in_the_way(answer: str, port: int, unit: str) -> list[Process]:
     """Return the processes that have the port and are not of the unit to which it belongs, if it has one."""
-    return [process for process in processes(answer, f"port {port}\t") if not unit or process.unit != unit]
+    return [
+        process
+        for process in processes(answer, f"port {port}\t")
+        if not unit or process.unit != unit
+    ]
 
 
 def taken(name: str, value: object, others: list[Process]) -> str:

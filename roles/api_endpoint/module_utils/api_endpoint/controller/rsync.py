@@ -38,7 +38,11 @@ def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
             return None
 
     kind = connection.transport.rsplit(".", 1)[-1]
-    is_root = kind == "docker" or (option("remote_user") or "") == "root" or (kind == "local" and os.geteuid() == 0)
+    is_root = (
+        kind == "docker"
+        or (option("remote_user") or "") == "root"
+        or (kind == "local" and os.geteuid() == 0)
+    )
     method = connection.become if become and not is_root else None  # a plugin of Ansible's
     if method and (method.name.rsplit(".", 1)[-1] != "sudo" or method.get_option("become_pass")):
         raise NoWayError(f"rsync cannot type the password of {method.name}")
@@ -83,7 +87,9 @@ def send(
     command = ["rsync", "--partial", "--inplace", "--progress", "--times"]
     if source.is_dir():
         command += ["--recursive", "--copy-links" if follow else "--links", "--perms", "--delete"]
-        command += [f"--exclude={pattern}" for pattern in ALWAYS_EXCLUDED]  # which do not count in the digest
+        command += [
+            f"--exclude={pattern}" for pattern in ALWAYS_EXCLUDED
+        ]  # which do not count in the digest
     where = target
     if shell:
         program, _, rest = f"{remote} ".rpartition("rsync ")
@@ -92,7 +98,10 @@ def send(
         where = f"{host}:{target}"
     name = f"{source}/" if source.is_dir() else str(source)
     process = subprocess.Popen(
-        [*command, name, where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, name, where],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     said, words, last = b"", b"", time.monotonic()
     out, err = cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)

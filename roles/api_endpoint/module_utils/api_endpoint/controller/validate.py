@@ -13,7 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.api_endpoint.controller.inputs import Settings, number, out_of_range, wrong_networks, wrong_origins
+from ansible.module_utils.api_endpoint.controller.inputs import (
+    Settings,
+    number,
+    out_of_range,
+    wrong_networks,
+    wrong_origins,
+)
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import is_within
@@ -21,7 +27,14 @@ from ansible.module_utils.api_endpoint.interpreter import misplaced
 from ansible.module_utils.api_endpoint.release.requirements import choose, name_of, read
 from ansible.module_utils.api_endpoint.urls import BROKEN_URL, has_broken_password
 
-URLS = ("git_url", "pip_index_url", "pip_extra_index_urls", "pip_packages", "pip_constraints", "pip_options")
+URLS = (
+    "git_url",
+    "pip_index_url",
+    "pip_extra_index_urls",
+    "pip_packages",
+    "pip_constraints",
+    "pip_options",
+)
 OLDEST_GUNICORN = 23  # its major version; older ones take a worker by its name alone
 SUPPORTED = {"Debian": ("12", "13")}
 
@@ -32,7 +45,9 @@ RESERVED = {
 }  # fmt: skip
 SYSTEM_ACCOUNTS = {"adm", "daemon", "nginx", "nobody", "root", "sshd", "syslog"}
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
+HOST_NAME = re.compile(
+    r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I
+)
 WSGI = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.\w+)*(\(\))?")
 # What cannot be a disk of its own for model data.
 SYSTEM_FOLDERS = {
@@ -57,12 +72,20 @@ URL_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?")
 TRUE = (
     True,
     1,
-    *(word for true in ("true", "yes", "on", "y", "t", "1") for word in (true, true.capitalize(), true.upper())),
+    *(
+        word
+        for true in ("true", "yes", "on", "y", "t", "1")
+        for word in (true, true.capitalize(), true.upper())
+    ),
 )
 FALSE = (
     False,
     0,
-    *(word for no in ("false", "no", "off", "n", "f", "0") for word in (no, no.capitalize(), no.upper())),
+    *(
+        word
+        for no in ("false", "no", "off", "n", "f", "0")
+        for word in (no, no.capitalize(), no.upper())
+    ),
 )
 SHORTEST_SECRET = 8  # characters; Ansible blanks secrets out wherever they appear, so a short one would mangle all output
 # What a site decides by itself, and which variable it follows.
@@ -137,23 +160,37 @@ def ranges(settings: Settings) -> list[str]:
 def patterns(settings: Settings) -> list[str]:
     """Check every text that must have a certain form."""
     forms = {
-        "api_endpoint_name": (NAME, "lower-case letters, digits and hyphens, a letter first, at most 31"),
+        "api_endpoint_name": (
+            NAME,
+            "lower-case letters, digits and hyphens, a letter first, at most 31",
+        ),
         "api_endpoint_user": (
             NAME,
             "the name of an account: lower-case letters, digits and hyphens, a letter first, at most 31",
         ),
         "api_endpoint_wsgi": (WSGI, "module:callable, such as wsgi:app"),
         "api_endpoint_max_body_size": (SIZE, "bytes, or a number with k, m or g, such as 10m"),
-        "api_endpoint_temporary_size": (PART, "bytes, a number with K, M or G, or a part of the host's memory such as 25%"),
-        "api_endpoint_file_size_limit": (FILE_SIZE, "bytes, or a number with K, M, G or T, such as 20G"),
-        "api_endpoint_memory_limit": (MEMORY, "bytes, a number with K, M, G or T, a part such as 80%, or nothing"),
+        "api_endpoint_temporary_size": (
+            PART,
+            "bytes, a number with K, M or G, or a part of the host's memory such as 25%",
+        ),
+        "api_endpoint_file_size_limit": (
+            FILE_SIZE,
+            "bytes, or a number with K, M, G or T, such as 20G",
+        ),
+        "api_endpoint_memory_limit": (
+            MEMORY,
+            "bytes, a number with K, M, G or T, a part such as 80%, or nothing",
+        ),
     }
     found = []
     for name, (form, what) in forms.items():
         value = settings.get(name)
         if value is not None and not form.fullmatch(str(value)):
             found.append(f"{name} is {value!r}. Give {what}.")
-    if settings.get("api_endpoint_name") in RESERVED or str(settings.get("api_endpoint_name")).startswith("catch-all-"):
+    if settings.get("api_endpoint_name") in RESERVED or str(
+        settings.get("api_endpoint_name")
+    ).startswith("catch-all-"):
         found.append(
             f"api_endpoint_name is {settings['api_endpoint_name']!r}, which is the name of other folders in /var/lib and "
             "/var/log. Give a name of its own."
@@ -165,16 +202,24 @@ def patterns(settings: Settings) -> list[str]:
         )
     path = settings.get("api_endpoint_health_path")
     if path is not None and not re.fullmatch(r"/[!-~]*", str(path)):
-        found.append(f"api_endpoint_health_path is {path!r}. Give a path that begins with a slash, without spaces.")
+        found.append(
+            f"api_endpoint_health_path is {path!r}. Give a path that begins with a slash, without spaces."
+        )
     for status in settings.get("api_endpoint_health_status") or []:
         if not 100 <= (number(status) or 0) <= 599:
-            found.append(f"api_endpoint_health_status has {status!r}. Give HTTP statuses, such as 200.")
+            found.append(
+                f"api_endpoint_health_status has {status!r}. Give HTTP statuses, such as 200."
+            )
     for name in settings.get("api_endpoint_environment") or {}:
         if not VARIABLE.fullmatch(str(name)):
-            found.append(f"api_endpoint_environment has the name {name!r}. Use letters, digits and underscores.")
+            found.append(
+                f"api_endpoint_environment has the name {name!r}. Use letters, digits and underscores."
+            )
     for name, value in (settings.get("api_endpoint_environment") or {}).items():
         if not isinstance(value, (str, int, float)) or "\n" in str(value):
-            found.append(f"api_endpoint_environment[{name!r}] is {value!r}. Give one line of text, or a number in quotes.")
+            found.append(
+                f"api_endpoint_environment[{name!r}] is {value!r}. Give one line of text, or a number in quotes."
+            )
     return found
 
 
@@ -190,13 +235,17 @@ def requests(settings: Settings) -> list[str]:
                 "percent-encoded, such as /api?text=caf%C3%A9."
             )
         if not METHOD.fullmatch(str(request.get("method") or "GET")):
-            found.append(f"{label}.method is {request['method']!r}. Give an HTTP method, such as POST.")
+            found.append(
+                f"{label}.method is {request['method']!r}. Give an HTTP method, such as POST."
+            )
         for status in request.get("status") or []:
             if not 100 <= (number(status) or 0) <= 599:
                 found.append(f"{label}.status has {status!r}. Give HTTP statuses, such as 200.")
         for name, value in (request.get("headers") or {}).items():
             if not HEADER_NAME.fullmatch(str(name)) or not HEADER_VALUE.fullmatch(str(value)):
-                found.append(f"{label}.headers has {name!r}: {value!r}. Give a header's name and one line of ASCII text.")
+                found.append(
+                    f"{label}.headers has {name!r}: {value!r}. Give a header's name and one line of ASCII text."
+                )
     return found
 
 
@@ -214,12 +263,20 @@ def browsers(settings: Settings) -> list[str]:
         if not METHOD.fullmatch(str(method)):
             found.append(f"api_endpoint_methods has {method!r}. Give HTTP methods, such as POST.")
     if methods is not None and "GET" not in [str(method).upper() for method in methods]:
-        found.append(f"api_endpoint_methods is {methods!r}. Let GET be one of them: the health request is one.")
+        found.append(
+            f"api_endpoint_methods is {methods!r}. Let GET be one of them: the health request is one."
+        )
     for header in settings.get("api_endpoint_request_headers") or []:
-        if not HEADER_NAME.fullmatch(str(header)) or not re.fullmatch(r"[A-Za-z0-9-]+", str(header)):
-            found.append(f"api_endpoint_request_headers has {header!r}. Give names of headers, such as X-Token.")
+        if not HEADER_NAME.fullmatch(str(header)) or not re.fullmatch(
+            r"[A-Za-z0-9-]+", str(header)
+        ):
+            found.append(
+                f"api_endpoint_request_headers has {header!r}. Give names of headers, such as X-Token."
+            )
         elif str(header).lower() in OWN_HEADERS:
-            found.append(f"api_endpoint_request_headers has {header!r}, {OWN_HEADERS[str(header).lower()]}.")
+            found.append(
+                f"api_endpoint_request_headers has {header!r}, {OWN_HEADERS[str(header).lower()]}."
+            )
     return found + wrong_networks(settings, "api_endpoint_trusted_proxies")
 
 
@@ -235,7 +292,9 @@ def cache(settings: Settings) -> list[str]:
     found = []
     paths = given.get("paths")
     if paths is not None and not paths:
-        found.append("api_endpoint_cache.paths is []. Give paths, or turn the cache off with api_endpoint_cache: {}.")
+        found.append(
+            "api_endpoint_cache.paths is []. Give paths, or turn the cache off with api_endpoint_cache: {}."
+        )
     for path in paths or []:
         if not path or not URL_PATH.fullmatch(str(path)):
             found.append(
@@ -246,14 +305,19 @@ def cache(settings: Settings) -> list[str]:
     if ttl is not None and not 1 <= (number(ttl) or 0) <= 31_536_000:
         found.append(f"api_endpoint_cache.ttl is {ttl!r}. Give seconds from 1 to 31,536,000.")
     if given.get("size") is not None and not SIZE.fullmatch(str(given["size"])):
-        found.append(f"api_endpoint_cache.size is {given['size']!r}. Give bytes, or a number with k, m or g, such as 64m.")
+        found.append(
+            f"api_endpoint_cache.size is {given['size']!r}. Give bytes, or a number with k, m or g, such as 64m."
+        )
     elif given.get("size") is not None and in_bytes(str(given["size"])) < LEAST_CACHE:
         found.append(
             f"api_endpoint_cache.size is {given['size']!r}. Give 8m at least: nginx counts answers in pages of memory."
         )
     if given.get("stale") not in (None, *TRUE, *FALSE):
         found.append(f"api_endpoint_cache.stale is {given['stale']!r}. Give true or false.")
-    passed = [*(settings.get("__api_endpoint_usual_headers") or []), *(settings.get("api_endpoint_request_headers") or [])]
+    passed = [
+        *(settings.get("__api_endpoint_usual_headers") or []),
+        *(settings.get("api_endpoint_request_headers") or []),
+    ]
     if settings.get("api_endpoint_forward_user_agent") in TRUE:
         passed += ["User-Agent", "Api-User-Agent"]
     for header in given.get("key") or []:
@@ -277,21 +341,29 @@ def service(settings: Settings) -> list[str]:
     # No message may show a value.
     for name, value in (settings.get("api_endpoint_secrets") or {}).items():
         if not VARIABLE.fullmatch(str(name)):
-            found.append(f"api_endpoint_secrets has the name {name!r}. Use letters, digits and underscores.")
+            found.append(
+                f"api_endpoint_secrets has the name {name!r}. Use letters, digits and underscores."
+            )
         elif not isinstance(value, str) or len(value) < SHORTEST_SECRET or "\0" in value:
             found.append(
                 f"api_endpoint_secrets[{name!r}] is no text of {SHORTEST_SECRET} characters or more. Give it in quotes; "
                 "what is shorter can be guessed, and belongs into api_endpoint_environment."
             )
         if name in environment:
-            found.append(f"api_endpoint_secrets and api_endpoint_environment both have {name!r}. Leave it out of one.")
+            found.append(
+                f"api_endpoint_secrets and api_endpoint_environment both have {name!r}. Leave it out of one."
+            )
     for device in settings.get("api_endpoint_devices") or []:
         if not DEVICE.fullmatch(str(device)):
-            found.append(f"api_endpoint_devices has {device!r}. Give devices such as /dev/nvidia0, or char-nvidia-uvm.")
+            found.append(
+                f"api_endpoint_devices has {device!r}. Give devices such as /dev/nvidia0, or char-nvidia-uvm."
+            )
     for name, value in (settings.get("api_endpoint_service_settings") or {}).items():
         values = value if isinstance(value, list) else [value]
         if not DIRECTIVE.fullmatch(str(name)):
-            found.append(f"api_endpoint_service_settings has the name {name!r}. Give systemd's, such as LimitNOFILE.")
+            found.append(
+                f"api_endpoint_service_settings has the name {name!r}. Give systemd's, such as LimitNOFILE."
+            )
         elif not all(isinstance(one, (str, int, float)) and "\n" not in str(one) for one in values):
             found.append(
                 f"api_endpoint_service_settings[{name!r}] is {value!r}. Give one line of text, a number, or a list."
@@ -312,7 +384,9 @@ def release(settings: Settings, rollback: bool) -> list[str]:
     """Check the release to go back to."""
     given = str(settings.get("api_endpoint_release") or "")
     if given and not rollback:
-        return [f"api_endpoint_release is {given!r}. Only playbooks/rollback.yml takes it: run that, or leave it out."]
+        return [
+            f"api_endpoint_release is {given!r}. Only playbooks/rollback.yml takes it: run that, or leave it out."
+        ]
     if not given or RELEASE.fullmatch(given):
         return []
     return [
@@ -328,11 +402,15 @@ def cluster(settings: Settings) -> list[str]:
     for batch in batches if isinstance(batches, list) else [] if batches is None else [batches]:
         part = re.fullmatch(r"([1-9]\d{0,3})(%?)", str(batch))
         if isinstance(batch, bool) or not part or (part[2] and int(part[1]) > 100):
-            found.append(f"api_endpoint_serial has {batch!r}. Give numbers of hosts, or parts such as 25%, in quotes.")
+            found.append(
+                f"api_endpoint_serial has {batch!r}. Give numbers of hosts, or parts such as 25%, in quotes."
+            )
     if batches == []:
         found.append("api_endpoint_serial is []. Give numbers of hosts, or parts such as 25%.")
     path = str(settings.get("api_endpoint_health_path") or "/")
-    if settings.get("api_endpoint_balancers") and not re.fullmatch(r"[A-Za-z0-9/._~%?&=+,:@!-]*", path):
+    if settings.get("api_endpoint_balancers") and not re.fullmatch(
+        r"[A-Za-z0-9/._~%?&=+,:@!-]*", path
+    ):
         found.append(
             f"api_endpoint_health_path is {path!r}, which the balancers are to ask for. Give a path of letters, digits and "
             "/._~%?&=+,:@!- alone."
@@ -366,7 +444,11 @@ def metrics(settings: Settings) -> list[str]:
     address, _, port = listen.rpartition(":")
     try:
         own = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
-        is_good = (own.version == 6) == address.startswith("[") and port.isdecimal() and 1 <= int(port) <= 65535
+        is_good = (
+            (own.version == 6) == address.startswith("[")
+            and port.isdecimal()
+            and 1 <= int(port) <= 65535
+        )
     except ValueError:
         is_good = False
     if not is_good:
@@ -376,7 +458,9 @@ def metrics(settings: Settings) -> list[str]:
             "[::1]:9113.",
         ]
     if int(port) == number(settings.get("api_endpoint_port")):
-        found.append(f"api_endpoint_metrics_listen is {listen!r}, and nginx has that port. Give another one.")
+        found.append(
+            f"api_endpoint_metrics_listen is {listen!r}, and nginx has that port. Give another one."
+        )
     if not own.is_loopback and not clients:
         found.append(
             f"api_endpoint_metrics_listen is {listen!r}, and api_endpoint_metrics_clients is empty: nobody else could ask. "
@@ -387,7 +471,10 @@ def metrics(settings: Settings) -> list[str]:
 
 def host_paths(settings: Settings) -> list[str]:
     """Check the paths on the host."""
-    given = [(name, settings.get(name)) for name in ("api_endpoint_root", "api_endpoint_data_dir", "api_endpoint_python")]
+    given = [
+        (name, settings.get(name))
+        for name in ("api_endpoint_root", "api_endpoint_data_dir", "api_endpoint_python")
+    ]
     mounts = settings.get("api_endpoint_release_mounts") or []
     given += [("api_endpoint_release_mounts", mount) for mount in mounts]
     found = []
@@ -395,7 +482,12 @@ def host_paths(settings: Settings) -> list[str]:
         if value is None:
             continue
         text = str(value)
-        if not PATH.fullmatch(text) or text != os.path.normpath(text) or text.count("/") < 1 or text == "/":
+        if (
+            not PATH.fullmatch(text)
+            or text != os.path.normpath(text)
+            or text.count("/") < 1
+            or text == "/"
+        ):
             found.append(
                 f"{name} is {text!r}. Give an absolute path on the host, of letters, digits and ._+@-, "
                 "without .. and without a slash at its end."
@@ -405,7 +497,9 @@ def host_paths(settings: Settings) -> list[str]:
     for mount in [] if found else mounts:
         for name in ("api_endpoint_root", "api_endpoint_data_dir"):
             inner = str(settings.get(name))
-            if inner == str(mount) or is_within(Path(str(mount)), os.path.relpath(inner, str(mount))):
+            if inner == str(mount) or is_within(
+                Path(str(mount)), os.path.relpath(inner, str(mount))
+            ):
                 found.append(
                     f"api_endpoint_release_mounts has {mount!r}, which would hide {name} ({inner}) from the app. "
                     f"Move {name} elsewhere, or mount the release elsewhere."
@@ -421,11 +515,19 @@ def artifacts(settings: Settings, playbook_dir: str) -> list[str]:
         label = f"api_endpoint_artifacts[{index}]"
         dest = str(artifact.get("dest") or "")
         if not dest or not is_within(Path("/release"), dest):
-            found.append(f"{label}.dest is {dest!r}, which leaves the release. Give a path below the app's folder.")
+            found.append(
+                f"{label}.dest is {dest!r}, which leaves the release. Give a path below the app's folder."
+            )
         dest = os.path.normpath(dest)
         for other, owner in taken.items():
-            if dest == other or f"{other}/".startswith(f"{dest}/") or f"{dest}/".startswith(f"{other}/"):
-                found.append(f"{label}.dest is {dest!r}, where {owner} is already. Give each a place of its own.")
+            if (
+                dest == other
+                or f"{other}/".startswith(f"{dest}/")
+                or f"{dest}/".startswith(f"{other}/")
+            ):
+                found.append(
+                    f"{label}.dest is {dest!r}, where {owner} is already. Give each a place of its own."
+                )
         for wanted in artifact.get("inputs") or []:
             if os.path.normpath(str(wanted)) not in taken:
                 found.append(
@@ -460,7 +562,9 @@ def source(artifact: dict[str, Any], label: str, playbook_dir: str) -> list[str]
             "src (on the laptop), url, path (on the host) or command."
         )
     if sha256 and not SHA256.fullmatch(str(sha256)):
-        found.append(f"{label}.sha256 is {sha256!r}. Give the 64 hexadecimal digits alone that sha256sum prints.")
+        found.append(
+            f"{label}.sha256 is {sha256!r}. Give the 64 hexadecimal digits alone that sha256sum prints."
+        )
     if artifact.get("mode") and not MODE.fullmatch(str(artifact["mode"])):
         found.append(
             f"{label}.mode is {artifact['mode']!r}. Give rights in octal and in quotes that only the owner may write, "
@@ -469,7 +573,9 @@ def source(artifact: dict[str, Any], label: str, playbook_dir: str) -> list[str]
     if sources == ["url"]:
         found += download(artifact, label)
     if sources == ["src"]:
-        found += on_laptop(str(artifact["src"]), playbook_dir, f"{label}.src", Path.exists, "a file or folder")
+        found += on_laptop(
+            str(artifact["src"]), playbook_dir, f"{label}.src", Path.exists, "a file or folder"
+        )
     if sources == ["path"] and not PATH.fullmatch(str(artifact["path"])):
         found.append(f"{label}.path is {artifact['path']!r}. Give an absolute path on the host.")
     return found
@@ -481,7 +587,9 @@ def download(artifact: dict[str, Any], label: str) -> list[str]:
     url = artifact["url"]
     for mirror in url if isinstance(url, list) else [url]:
         if not re.match(r"https?://[^/\s]+/", str(mirror)):
-            found.append(f"{label}.url is {mirror!r}. Give an http or https URL, or a list of them.")
+            found.append(
+                f"{label}.url is {mirror!r}. Give an http or https URL, or a list of them."
+            )
     if not artifact.get("sha256") and not artifact.get("allow_unverified"):
         found.append(
             f"{label}.url is {url!r}, without a sha256: a damaged download could not be told from a good "
@@ -489,11 +597,15 @@ def download(artifact: dict[str, Any], label: str) -> list[str]:
         )
     for name, value in (artifact.get("headers") or {}).items():
         if not HEADER_NAME.fullmatch(str(name)) or not HEADER_VALUE.fullmatch(str(value)):
-            found.append(f"{label}.headers has {name!r}. Give a header's name and one line of ASCII text.")
+            found.append(
+                f"{label}.headers has {name!r}. Give a header's name and one line of ASCII text."
+            )
     return found
 
 
-def on_laptop(given: str, playbook_dir: str, name: str, is_kind: Callable[[Path], bool], kind: str) -> list[str]:
+def on_laptop(
+    given: str, playbook_dir: str, name: str, is_kind: Callable[[Path], bool], kind: str
+) -> list[str]:
     """Check that a path of the laptop exists and is of the right kind."""
     try:
         path = local_path(given, {"playbook_dir": playbook_dir}, name)
@@ -506,10 +618,14 @@ def code(settings: Settings, playbook_dir: str) -> list[str]:
     """Check where the code comes from, and that the WSGI module is in it when it lies on the laptop."""
     subdir = str(settings.get("api_endpoint_app_subdir") or "")
     if subdir and not is_within(Path("/code"), subdir):
-        return [f"api_endpoint_app_subdir is {subdir!r}. Give a folder within the code, relative to its top."]
+        return [
+            f"api_endpoint_app_subdir is {subdir!r}. Give a folder within the code, relative to its top."
+        ]
     url = str(settings.get("api_endpoint_git_url") or "")
     if re.match(r"(git\+)?ssh://[^/@]*:[^/@]*@", url):
-        return ["api_endpoint_git_url has a password, which SSH takes from no URL. Give api_endpoint_git_key."]
+        return [
+            "api_endpoint_git_url has a password, which SSH takes from no URL. Give api_endpoint_git_key."
+        ]
     if url:
         return []
     given = str(settings.get("api_endpoint_app_dir") or "")
@@ -519,7 +635,11 @@ def code(settings: Settings, playbook_dir: str) -> list[str]:
     folder = local_path(given, {"playbook_dir": playbook_dir}, "api_endpoint_app_dir") / subdir
     wsgi = str(settings.get("api_endpoint_wsgi") or "wsgi:app")
     module = wsgi.partition(":")[0].replace(".", "/")
-    if WSGI.fullmatch(wsgi) and not (folder / f"{module}.py").is_file() and not (folder / module / "__init__.py").is_file():
+    if (
+        WSGI.fullmatch(wsgi)
+        and not (folder / f"{module}.py").is_file()
+        and not (folder / module / "__init__.py").is_file()
+    ):
         found.append(
             f"api_endpoint_app_dir is {given!r}, and {folder} has no {module}.py. Correct api_endpoint_app_dir, "
             "api_endpoint_app_subdir (the folder within) or api_endpoint_wsgi (module:callable)."
@@ -535,7 +655,9 @@ def required(settings: Settings, source: Path, subdir: str) -> list[str]:
     except (DeployError, OSError) as error:
         return [str(error)]
     packages = [str(text) for text in settings.get("api_endpoint_pip_packages") or []]
-    return choose(plan, settings.get("api_endpoint_pip_exclude") or [], packages, "gunicorn").problems
+    return choose(
+        plan, settings.get("api_endpoint_pip_exclude") or [], packages, "gunicorn"
+    ).problems
 
 
 def server(settings: Settings) -> list[str]:
@@ -547,7 +669,9 @@ def server(settings: Settings) -> list[str]:
     ]
     own = [text for text in texts if name_of(text) == "gunicorn"]
     if not own or name_of(texts[0]) != "gunicorn":
-        found.append(f"api_endpoint_gunicorn is {texts[0]!r}. Give a requirement for gunicorn, such as gunicorn==27.0.1.")
+        found.append(
+            f"api_endpoint_gunicorn is {texts[0]!r}. Give a requirement for gunicorn, such as gunicorn==27.0.1."
+        )
     for text in own:
         pinned = re.search(r"===?\s*(\d+)", text)
         if pinned and int(pinned[1]) < OLDEST_GUNICORN:
@@ -585,9 +709,17 @@ def volume(settings: Settings) -> list[str]:
         found.append(
             f"api_endpoint_volume.device is {device!r}. Give auto, or a disk such as /dev/sdb (`lsblk` lists them)."
         )
-    if not PATH.fullmatch(mount) or mount != os.path.normpath(mount) or mount.split("/")[1] in SYSTEM_FOLDERS:
-        found.append(f"api_endpoint_volume.mount is {mount!r}. Give a folder for the volume alone, such as /srv/{name}.")
-    if given.get("label") and not re.fullmatch(rf"[A-Za-z0-9._-]{{1,{longest}}}", str(given["label"])):
+    if (
+        not PATH.fullmatch(mount)
+        or mount != os.path.normpath(mount)
+        or mount.split("/")[1] in SYSTEM_FOLDERS
+    ):
+        found.append(
+            f"api_endpoint_volume.mount is {mount!r}. Give a folder for the volume alone, such as /srv/{name}."
+        )
+    if given.get("label") and not re.fullmatch(
+        rf"[A-Za-z0-9._-]{{1,{longest}}}", str(given["label"])
+    ):
         found.append(
             f"api_endpoint_volume.label is {given['label']!r}. Give at most {longest} letters, digits, dots, hyphens and "
             "underscores."
@@ -623,11 +755,15 @@ def passwords(settings: Settings) -> list[str]:
     return [
         f"api_endpoint_{name} {BROKEN_URL}"
         for name, urls in given.items()
-        if any(has_broken_password(str(url)) for url in (urls if isinstance(urls, list) else [urls]))
+        if any(
+            has_broken_password(str(url)) for url in (urls if isinstance(urls, list) else [urls])
+        )
     ]
 
 
-def problems(settings: Settings, facts: dict[str, Any], playbook_dir: str, rollback: bool = False) -> list[str]:
+def problems(
+    settings: Settings, facts: dict[str, Any], playbook_dir: str, rollback: bool = False
+) -> list[str]:
     """Return every problem there is with the settings and the host's facts."""
     if found := passwords(settings):
         return found  # the other messages would show them

@@ -54,10 +54,22 @@ def diagnose(observed: EndpointState) -> tuple[list[Finding], list[tuple[str, st
     for title, check in CHECKS:
         try:
             found = list(check(observed))
-            outcome = "found" if any(finding.kind != NOTE for finding in found) else "noted" if found else "well"
+            outcome = (
+                "found"
+                if any(finding.kind != NOTE for finding in found)
+                else "noted"
+                if found
+                else "well"
+            )
         except Exception as error:
             # A host in a bad way: one look that fails must not hide what the others see.
-            found = [Finding(NOTE, f"It could not be looked at: {title}.", [f"{type(error).__name__}: {error}"])]
+            found = [
+                Finding(
+                    NOTE,
+                    f"It could not be looked at: {title}.",
+                    [f"{type(error).__name__}: {error}"],
+                )
+            ]
             outcome = "could not be looked at"
         findings += found
         looked.append((title, outcome))

@@ -19,7 +19,9 @@ LENGTH = 300  # characters of such a line
 ADDRESS, SECRET = "[address]", "[secret]"
 # IPv4 addresses, also as they stand in names of hosts (192-0-2-1), and all that might be one of IPv6.
 IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:([.-])\d{1,3})(?:\1\d{1,3}){2}(?![\d])")
-IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:]*(?:\d+\.\d+\.\d+\.\d+)?(?:%\w+)?")
+IPV6 = re.compile(
+    r"(?<![\w:.])[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:]*(?:\d+\.\d+\.\d+\.\d+)?(?:%\w+)?"
+)
 # What stands after such a word is nobody's business, whoever wrote it there; nor are passwords in URLs, and what was asked.
 WORDS = re.compile(
     r"(?i)(\b[\w-]*(?:password|passwd|secret|token|api[_-]?key|authorization|cookie)[\w-]*[\"']?\s*[=:]\s*[\"']?)"
@@ -29,7 +31,9 @@ BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}")
 USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 REFERRER = re.compile(r'(?<=referrer: ")[^"]*')
 QUERY = re.compile(r"(?<=[\w/])\?[^\s\"']+=[^\s\"']*")
-SHORTEST = 4  # characters of a secret's value; blanking out shorter ones would leave nothing to read
+SHORTEST = (
+    4  # characters of a secret's value; blanking out shorter ones would leave nothing to read
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,12 @@ class Redactor:
     """Blanks out addresses, and the values of secrets."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        parts = {part for secret in secrets for part in (secret, *secret.splitlines()) if len(part.strip()) >= SHORTEST}
+        parts = {
+            part
+            for secret in secrets
+            for part in (secret, *secret.splitlines())
+            if len(part.strip()) >= SHORTEST
+        }
         forms = {form for part in parts for form in (part, quote(part, safe=""), repr(part)[1:-1])}
         # The longest first: one may be a part of another.
         self.secrets = sorted(forms, key=len, reverse=True)
@@ -75,7 +84,9 @@ class Redactor:
 
     def finding(self, finding: Finding) -> Finding:
         """Return a finding without them, and with as much evidence as one can read."""
-        lines = [line.rstrip() for text in finding.evidence for line in self.text(text).splitlines()]
+        lines = [
+            line.rstrip() for text in finding.evidence for line in self.text(text).splitlines()
+        ]
         return replace(
             finding,
             what=self.text(finding.what),
@@ -102,7 +113,11 @@ def _blank(found: re.Match[str]) -> str:
 def last_traceback(text: str) -> list[str]:
     """Return the lines of the last traceback in a log; none when there is none."""
     lines = text.splitlines()
-    starts = [number for number, line in enumerate(lines) if line.lstrip().startswith("Traceback (most recent call last)")]
+    starts = [
+        number
+        for number, line in enumerate(lines)
+        if line.lstrip().startswith("Traceback (most recent call last)")
+    ]
     if not starts:
         return []
     found = [lines[starts[-1]]]

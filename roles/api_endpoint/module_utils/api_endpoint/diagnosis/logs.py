@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.table import printable
-from ansible.module_utils.api_endpoint.traffic.access_log import Budget, backwards, files_of, open_log
+from ansible.module_utils.api_endpoint.traffic.access_log import (
+    Budget,
+    backwards,
+    files_of,
+    open_log,
+)
 from ansible.module_utils.basic import AnsibleModule
 
 MOST = 16 * 1024 * 1024  # bytes of a log that are read at most
@@ -50,7 +55,9 @@ def journal(name: str, lines: int) -> list[str]:
         "--no-hostname",
         "--quiet",
     ]
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout.splitlines()
+    return subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False
+    ).stdout.splitlines()
 
 
 def run_module(module: AnsibleModule) -> None:
@@ -61,6 +68,7 @@ def run_module(module: AnsibleModule) -> None:
     sections = {log: end_of(Path(log), lines) for log in module.params["logs"]}
     sections[f"journal of {name}@*.service"] = journal(name, lines)
     text = "".join(
-        "\n".join([f"--- {title}", *map(shown, found or ["(nothing)"])]) + "\n" for title, found in sections.items()
+        "\n".join([f"--- {title}", *map(shown, found or ["(nothing)"])]) + "\n"
+        for title, found in sections.items()
     )
     module.exit_json(changed=False, text=text)

@@ -78,7 +78,9 @@ class EndpointState:
     def look(self) -> None:
         """Ask the app and nginx, both at once: each may take its time-out."""
         with ThreadPoolExecutor() as pool:
-            for asked in [pool.submit(getattr, self, name) for name in ("over_socket", "through_nginx")]:
+            for asked in [
+                pool.submit(getattr, self, name) for name in ("over_socket", "through_nginx")
+            ]:
                 asked.result()
 
     # --- which version
@@ -100,7 +102,11 @@ class EndpointState:
         if (live := self.endpoint.live_slot) in filled:
             return live
         running = [slot for slot in filled if self.endpoint.is_active(slot)]
-        enabled = [slot for slot in filled if properties(self.endpoint.unit_of(slot)).get("UnitFileState") == "enabled"]
+        enabled = [
+            slot
+            for slot in filled
+            if properties(self.endpoint.unit_of(slot)).get("UnitFileState") == "enabled"
+        ]
         return next(iter([*running, *enabled, *filled]), "")
 
     @property
@@ -183,13 +189,20 @@ class EndpointState:
     def over_socket(self) -> Answer:
         """The answer of the app itself."""
         socket = self.endpoint.socket_of(self.slot)
-        return ask(self.health["path"], self.given["server_name"], unix_socket=socket, timeout=self.health["timeout"])
+        return ask(
+            self.health["path"],
+            self.given["server_name"],
+            unix_socket=socket,
+            timeout=self.health["timeout"],
+        )
 
     @cached_property
     def through_nginx(self) -> Answer:
         """The answer that clients get."""
         name, port = self.given["server_name"], self.given["port"]
-        return health_through_nginx(self.endpoint, self.health, name, port, self.health["timeout"] + 1)
+        return health_through_nginx(
+            self.endpoint, self.health, name, port, self.health["timeout"] + 1
+        )
 
     @property
     def is_healthy(self) -> bool:
@@ -214,7 +227,11 @@ class EndpointState:
     @property
     def until_restart(self) -> str:
         """What to add to the finding of something that a start needs, and a version that runs has already."""
-        return " The live version runs on without it, and its next start will fail." if self.is_active else ""
+        return (
+            " The live version runs on without it, and its next start will fail."
+            if self.is_active
+            else ""
+        )
 
     @property
     def has_account(self) -> bool:
@@ -259,16 +276,31 @@ class EndpointState:
         settings, command = sandbox_of(unit, self.slot)
         name = f"{self.name}-diagnosis-{os.getpid()}"
         call = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={name}"]
-        call += [f"--property={line}" for line in [*settings, f"RuntimeMaxSec={limit}", "TimeoutStopSec=2"]]
+        call += [
+            f"--property={line}"
+            for line in [*settings, f"RuntimeMaxSec={limit}", "TimeoutStopSec=2"]
+        ]
         started_at = time.monotonic()
         rc, output = run_command(*call, *command, option, timeout=limit + 5)
         if rc != 0 and not output:  # systemd itself failed
-            _rc, output = run_command("journalctl", f"--unit={name}", "--lines=3", "--output=cat", "--no-pager")
+            _rc, output = run_command(
+                "journalctl", f"--unit={name}", "--lines=3", "--output=cat", "--no-pager"
+            )
         return (124 if rc != 0 and time.monotonic() - started_at >= limit else rc), output
 
 
 # What of a unit makes no sense for a process that only loads the app and ends.
-LEFT_OUT = ("Exec", "Restart", "RuntimeDirectory", "Timeout", "Type=", "NotifyAccess", "KillMode", "Watchdog", "RuntimeMax")
+LEFT_OUT = (
+    "Exec",
+    "Restart",
+    "RuntimeDirectory",
+    "Timeout",
+    "Type=",
+    "NotifyAccess",
+    "KillMode",
+    "Watchdog",
+    "RuntimeMax",
+)
 
 
 def sandbox_of(unit: str, slot: str) -> tuple[list[str], list[str]]:

@@ -15,7 +15,13 @@ from ansible.module_utils.api_endpoint.http import healthy
 from ansible.module_utils.api_endpoint.release.health import health_of, health_through_nginx
 from ansible.module_utils.api_endpoint.release.history import History
 from ansible.module_utils.api_endpoint.release.slots import Endpoint
-from ansible.module_utils.api_endpoint.traffic.access_log import ACCESS_LOG, Budget, is_health, percentile, recent
+from ansible.module_utils.api_endpoint.traffic.access_log import (
+    ACCESS_LOG,
+    Budget,
+    is_health,
+    percentile,
+    recent,
+)
 from ansible.module_utils.basic import AnsibleModule
 
 
@@ -50,7 +56,11 @@ def state(endpoint: Endpoint, release: str, given: dict[str, Any]) -> dict[str, 
     answer = health_through_nginx(endpoint, asked, given["server_name"], given["port"], timeout)
     is_healthy = healthy(answer, asked["status"])
     # Absent when the folder is on a volume that is not there.
-    disks = [path for path in (endpoint.root, given["data_dir"], ACCESS_LOG.parent) if os.path.exists(path)]
+    disks = [
+        path
+        for path in (endpoint.root, given["data_dir"], ACCESS_LOG.parent)
+        if os.path.exists(path)
+    ]
     return {
         "live_since": History(endpoint.root).entries.get(release, {}).get("live", ""),
         "healthy": is_healthy,

@@ -26,10 +26,16 @@ def ensure(accounts: dict[str, list[str]], check_mode: bool) -> list[str]:
         if missing:
             lines.setdefault(account, []).extend(f"m {account} {group}" for group in missing)
     if lines and not check_mode:
-        command = ["systemd-sysusers", "--inline", *(line for some in lines.values() for line in some)]
+        command = [
+            "systemd-sysusers",
+            "--inline",
+            *(line for some in lines.values() for line in some),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise DeployError(f"The accounts {', '.join(lines)} could not be made: {done.stderr.strip()}")
+            raise DeployError(
+                f"The accounts {', '.join(lines)} could not be made: {done.stderr.strip()}"
+            )
     return list(lines)
 
 

@@ -57,7 +57,10 @@ def look_at(paths: list[str]) -> str:
 
 
 def look_for_unused(
-    paths: list[str], needs: str = "", loaded_as: list[str] | None = None, read_by: list[str] | None = None
+    paths: list[str],
+    needs: str = "",
+    loaded_as: list[str] | None = None,
+    read_by: list[str] | None = None,
 ) -> str:
     """Return the command that prints a line for each reason why files on the host are not in use."""
     steps = [THERE.format(path=shlex.quote(needs))] if needs else []

@@ -38,7 +38,9 @@ def ensure(folder: dict[str, Any], check_mode: bool) -> bool:
         except KeyError as error:
             if check_mode:  # a dry run: the account is not made yet
                 return True
-            raise DeployError(f"{path} should belong to {folder['owner']}:{folder['group']}: {error.args[0]}.") from error
+            raise DeployError(
+                f"{path} should belong to {folder['owner']}:{folder['group']}: {error.args[0]}."
+            ) from error
         differs = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (*wanted, mode)
         if differs and not check_mode:
             os.fchown(handle, *wanted)

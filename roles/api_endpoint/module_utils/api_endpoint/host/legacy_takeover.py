@@ -69,7 +69,9 @@ def left(endpoint: Endpoint, unit: str, moved: dict[Path, Path]) -> list[str]:
     ]
 
 
-def take_over(endpoint: Endpoint, unit: str, moved: dict[Path, Path], patience: float) -> dict[str, Any]:
+def take_over(
+    endpoint: Endpoint, unit: str, moved: dict[Path, Path], patience: float
+) -> dict[str, Any]:
     """Stop the old service, and put links where its things were."""
     wait_for_the_last_answers(patience)
     must("stop", unit)
@@ -78,7 +80,8 @@ def take_over(endpoint: Endpoint, unit: str, moved: dict[Path, Path], patience: 
             set_aside(path, kept)
         replace_symlink(path, endpoint.links[path])
     api_endpoint_folders.ensure(
-        {"path": f"/etc/{endpoint.name}", "owner": "root", "group": "root", "mode": "0755"}, check_mode=False
+        {"path": f"/etc/{endpoint.name}", "owner": "root", "group": "root", "mode": "0755"},
+        check_mode=False,
     )
     must("disable", unit)
     return {}
@@ -99,7 +102,10 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     return {
         "changed": True,
         "left": left(endpoint, unit, moved),
-        "diff": {"before": f"{unit}: enabled\n{before}", "after": f"{unit}: stopped, disabled\n{after}"},
+        "diff": {
+            "before": f"{unit}: enabled\n{before}",
+            "after": f"{unit}: stopped, disabled\n{after}",
+        },
     }
 
 

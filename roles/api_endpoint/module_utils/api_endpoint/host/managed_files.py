@@ -26,7 +26,9 @@ def found_at(path: Path) -> tuple[str | None, str]:
     if stat.S_ISDIR(found.st_mode):
         raise DeployError(f"{path} is a folder. A file belongs there: move away what has its name.")
     rights = f"{found.st_uid}:{found.st_gid} {stat.S_IMODE(found.st_mode):04o}"
-    return (path.read_text(encoding="utf-8", errors="replace") if stat.S_ISREG(found.st_mode) else None), rights
+    return (
+        path.read_text(encoding="utf-8", errors="replace") if stat.S_ISREG(found.st_mode) else None
+    ), rights
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
@@ -54,7 +56,9 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
 def find_unused(module: AnsibleModule) -> list[str]:
     """Return why the files are not in use, a line for each reason."""
     given = module.params
-    command = look_for_unused(list(given["files"]), given["needs"] or "", given["loaded_as"], given["read_by"])
+    command = look_for_unused(
+        list(given["files"]), given["needs"] or "", given["loaded_as"], given["read_by"]
+    )
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     return done.stdout.splitlines()
 

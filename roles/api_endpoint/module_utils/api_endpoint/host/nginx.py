@@ -14,7 +14,12 @@ from pathlib import Path
 
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError
-from ansible.module_utils.api_endpoint.files import read_json, replace_symlink, write_file, write_json
+from ansible.module_utils.api_endpoint.files import (
+    read_json,
+    replace_symlink,
+    write_file,
+    write_json,
+)
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE, digests_of, stand_in
 from ansible.module_utils.api_endpoint.http import loaded_configuration, programs_on
 from ansible.module_utils.api_endpoint.systemd import systemctl
@@ -23,9 +28,13 @@ from ansible.module_utils.basic import AnsibleModule
 FOREIGN = ".before-api-endpoint"  # ending of the file in which content from before the role is kept
 EDITED = ".edited-by-hand"  # ending of the file in which the last edit by hand is kept
 # What `nginx -t` makes: caches, sockets, logs. Up to the last part of the path.
-MADE = re.compile(r"^(\s*(?:proxy_cache_path\s+|listen\s+unix:|error_log\s+))/(?:\S*/)?", re.MULTILINE)
+MADE = re.compile(
+    r"^(\s*(?:proxy_cache_path\s+|listen\s+unix:|error_log\s+))/(?:\S*/)?", re.MULTILINE
+)
 ERROR_LOG = Path("/var/log/nginx/error.log")
-LOAD_SECONDS = 20  # that nginx may take to load a configuration; when it cannot bind, it tries for 2.5
+LOAD_SECONDS = (
+    20  # that nginx may take to load a configuration; when it cannot bind, it tries for 2.5
+)
 LISTEN = re.compile(r"^\s*listen\s+(?:\[::\]:)?(\d+)", re.MULTILINE)  # a port on all addresses
 CATCH_ALL = "catch-all-"  # with a port: the site that answers unknown names on it
 ACCOUNT = re.compile(r"^user\s+\S+;", re.MULTILINE)  # whose nginx's workers are
@@ -79,7 +88,10 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "nginx")
         shutil.copytree(folder, copy, symlinks=True)
-        beside = {name: content and MADE.sub(rf"\1{temporary}/", content) for name, content in wanted.items()}
+        beside = {
+            name: content and MADE.sub(rf"\1{temporary}/", content)
+            for name, content in wanted.items()
+        }
         # `nginx -t` gives the folders of uploads to the account that it reads, under workers that may have another one;
         # and in a dry run that account may not be there.
         account = ACCOUNT.search(current(folder / "nginx.conf") or "")
@@ -87,7 +99,10 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
             beside["nginx.conf"] = ACCOUNT.sub(account[0], str(beside["nginx.conf"]))
         apply(copy, beside, links)
         done = subprocess.run(
-            ["nginx", "-t", "-q", "-c", str(copy / "nginx.conf")], capture_output=True, text=True, check=False
+            ["nginx", "-t", "-q", "-c", str(copy / "nginx.conf")],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             words = done.stderr.strip().replace(str(copy), str(folder))
@@ -108,7 +123,9 @@ def left_by_a_port(folder: Path, wanted: dict[str, str | None]) -> list[str]:
     left = []
     for path in sorted(folder.glob(f"sites-enabled/{CATCH_ALL}*")):
         port = path.name.removeprefix(CATCH_ALL)
-        is_used = any(re.search(rf"^\s*listen\s+(?:\S*:)?{port}\b", text, re.MULTILINE) for text in texts)
+        is_used = any(
+            re.search(rf"^\s*listen\s+(?:\S*:)?{port}\b", text, re.MULTILINE) for text in texts
+        )
         if f"sites-enabled/{path.name}" not in wanted and not is_used:
             left += [f"sites-enabled/{path.name}", f"sites-available/{path.name}"]
     return left
@@ -116,7 +133,9 @@ def left_by_a_port(folder: Path, wanted: dict[str, str | None]) -> list[str]:
 
 def refuse_taken_ports(wanted: dict[str, str | None]) -> None:
     """Raise DeployError when another program has a port of the wanted configuration: nginx would not start again."""
-    for port in sorted({int(port) for text in wanted.values() for port in LISTEN.findall(text or "")}):
+    for port in sorted(
+        {int(port) for text in wanted.values() for port in LISTEN.findall(text or "")}
+    ):
         if others := [program for program in programs_on(port) if not program.startswith("nginx ")]:
             raise DeployError(
                 f"Port {port} is taken by {', '.join(others)}, so nginx was left as it is. Stop that program, or give the "
@@ -156,8 +175,13 @@ def load(loaded: Path, socket: Path) -> None:
     else:
         if done.returncode == 0:
             return
-    ports = sorted({int(port) for port in re.findall(r"bind\(\) to \S*:(\d+) failed", "\n".join(reasons))})
-    users = [f"Port {port} is taken by {', '.join(programs_on(port)) or 'an unknown program'}." for port in ports]
+    ports = sorted(
+        {int(port) for port in re.findall(r"bind\(\) to \S*:(\d+) failed", "\n".join(reasons))}
+    )
+    users = [
+        f"Port {port} is taken by {', '.join(programs_on(port)) or 'an unknown program'}."
+        for port in ports
+    ]
     raise DeployError(
         "\n".join(
             [
@@ -178,7 +202,11 @@ def emergencies(begin: int) -> list[str]:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError as error:
         return [f"({ERROR_LOG} is not readable: {error})"]
-    return list(dict.fromkeys(line.partition("[emerg] ")[2].partition(": ")[2] for line in lines if "[emerg]" in line))
+    return list(
+        dict.fromkeys(
+            line.partition("[emerg] ")[2].partition(": ")[2] for line in lines if "[emerg]" in line
+        )
+    )
 
 
 def ensure(module: AnsibleModule) -> dict[str, object]:
@@ -204,7 +232,9 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
         for name in changes:
             if kept[name]:
                 keep(folder, name, kept[name])
-                module.warn(f"{folder / name} was not the role's own; it is kept as {folder / kept[name]}.")
+                module.warn(
+                    f"{folder / name} was not the role's own; it is kept as {folder / kept[name]}."
+                )
         # Its name first: cut off after it, the next run sees that nginx has not loaded what is on the disk.
         apply(folder, new_name(module.params["loaded"]) | changes, links)
     digests = digests_of(module.params["files"], links)

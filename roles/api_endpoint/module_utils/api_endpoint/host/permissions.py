@@ -18,7 +18,13 @@ from ansible.module_utils.api_endpoint.host.folders import ensure as ensure_fold
 from ansible.module_utils.basic import AnsibleModule
 
 SHOWN = 100  # paths that are returned at most
-BROKEN = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODEV, errno.ENXIO}  # what a disk says that fails or is gone
+BROKEN = {
+    errno.EIO,
+    errno.EBADMSG,
+    errno.EUCLEAN,
+    errno.ENODEV,
+    errno.ENXIO,
+}  # what a disk says that fails or is gone
 
 
 class Tree:
@@ -27,7 +33,9 @@ class Tree:
     def __init__(self, given: dict[str, Any], check_mode: bool) -> None:
         self.paths: list[str] = given["paths"]
         self.check_mode = check_mode
-        self.folders, self.files, self.never = (int(given[name], 8) for name in ("folders", "files", "never"))
+        self.folders, self.files, self.never = (
+            int(given[name], 8) for name in ("folders", "files", "never")
+        )
         self.leave: list[str] = given["leave"]
         try:
             self.owner = pwd.getpwnam(given["owner"]).pw_uid
@@ -101,7 +109,9 @@ class Tree:
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
     """Repair every tree."""
-    repaired = [path for given in module.params["trees"] for path in Tree(given, module.check_mode).repair()]
+    repaired = [
+        path for given in module.params["trees"] for path in Tree(given, module.check_mode).repair()
+    ]
     return {"changed": bool(repaired), "repaired": repaired[:SHOWN]}
 
 
@@ -110,7 +120,11 @@ def run_module(module: AnsibleModule) -> None:
     os.umask(0o022)
     try:
         made = accounts.ensure(module.params["accounts"], module.check_mode)
-        made += [folder["path"] for folder in module.params["folders"] if ensure_folder(folder, module.check_mode)]
+        made += [
+            folder["path"]
+            for folder in module.params["folders"]
+            if ensure_folder(folder, module.check_mode)
+        ]
         result = ensure(module)
     except (DeployError, OSError) as error:
         module.fail_json(msg=describe_error(error))

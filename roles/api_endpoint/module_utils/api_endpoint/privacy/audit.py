@@ -19,9 +19,20 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.http import ask
 from ansible.module_utils.api_endpoint.privacy.corpus import Marks, requests, send_all
-from ansible.module_utils.api_endpoint.privacy.scope import PATH, Policy, places, search_folders, searched, views
+from ansible.module_utils.api_endpoint.privacy.scope import (
+    PATH,
+    Policy,
+    places,
+    search_folders,
+    searched,
+    views,
+)
 from ansible.module_utils.api_endpoint.privacy.search import Find, Search, SearchError, text_mark
-from ansible.module_utils.api_endpoint.privacy.source_address import SourceAddresses, connect, source_addresses
+from ansible.module_utils.api_endpoint.privacy.source_address import (
+    SourceAddresses,
+    connect,
+    source_addresses,
+)
 from ansible.module_utils.api_endpoint.release.slots import SLOTS
 from ansible.module_utils.api_endpoint.systemd import systemctl
 
@@ -54,7 +65,10 @@ class Audit:
         rng = random.SystemRandom()
         marks = Marks.new(rng)
         canary = f"canary-{secrets.token_hex(12)}"
-        with planted(canary, self.given["name"]) as canaries, source_addresses(rng, self.given["port"]) as self.sources:
+        with (
+            planted(canary, self.given["name"]) as canaries,
+            source_addresses(rng, self.given["port"]) as self.sources,
+        ):
             self._send(marks, rng.getrandbits(32))
             time.sleep(SETTLE_SECONDS)
             subprocess.run(["journalctl", "--sync"], check=False, capture_output=True)
@@ -65,7 +79,9 @@ class Audit:
         given = self.given
         for family, source in (("IPv4", self.sources.ipv4), ("IPv6", self.sources.ipv6)):
             if source:
-                made = requests(marks, given["server_name"], given["requests"], seed, (given["path"],))
+                made = requests(
+                    marks, given["server_name"], given["requests"], seed, (given["path"],)
+                )
                 self.sent[family] = send_all(
                     made,
                     lambda address=source: connect(address, given["port"], 3),
@@ -81,8 +97,12 @@ class Audit:
         folders = places(given["root"], given["data_dir"], given["log_dir"])
         self.files = search_folders(self.search, folders, self.since)
         private = search_folders(self.search, views(main_processes(given["name"])), self.since)
-        self.files["private temporary folders of the service, nginx and rsyslog"] = sum(private.values())
-        self.search.deleted((int(name) for name in os.listdir("/proc") if name.isdigit()), self.since)
+        self.files["private temporary folders of the service, nginx and rsyslog"] = sum(
+            private.values()
+        )
+        self.search.deleted(
+            (int(name) for name in os.listdir("/proc") if name.isdigit()), self.since
+        )
         try:
             self.search.journal(self.since)
         except SearchError as error:
@@ -96,13 +116,20 @@ class Audit:
         self.leaks = policy.leaks(find for find in result.found if find.kind != "canary")
         met = {find.place for find in result.found if find.kind == "canary"}
         self.doubts += [
-            f"the search missed what was put into {place} for it to find" for place in canaries if place not in met
+            f"the search missed what was put into {place} for it to find"
+            for place in canaries
+            if place not in met
         ]
         log = given["access_log"]
         if not any(find.kind == PATH and find.place.startswith(log) for find in result.found):
             self.doubts.append(f"none of the requests is in {log}, where they should be logged")
         self.doubts += [f"it could not be searched: {what}" for what in result.failed]
-        answered = sum(count for sent in self.sent.values() for (_kind, end), count in sent.items() if end.isdigit())
+        answered = sum(
+            count
+            for sent in self.sent.values()
+            for (_kind, end), count in sent.items()
+            if end.isdigit()
+        )
         if answered < sum(sum(sent.values()) for sent in self.sent.values()) / 2:
             self.doubts.append("less than half of the requests were answered")
 
@@ -177,8 +204,15 @@ def outcomes(sent: Counter[tuple[str, str]]) -> str:
 
 def main_processes(name: str) -> list[int]:
     """Return the main processes of those who handle requests."""
-    units = [*(f"{name}@{slot}.service" for slot in SLOTS), "nginx.service", "haproxy.service", "rsyslog.service"]
-    shown = (systemctl("show", "--property=MainPID", "--value", unit).stdout.strip() for unit in units)
+    units = [
+        *(f"{name}@{slot}.service" for slot in SLOTS),
+        "nginx.service",
+        "haproxy.service",
+        "rsyslog.service",
+    ]
+    shown = (
+        systemctl("show", "--property=MainPID", "--value", unit).stdout.strip() for unit in units
+    )
     return [int(pid) for pid in shown if pid.isdigit() and pid != "0"]
 
 
@@ -191,7 +225,10 @@ def planted(canary: str, name: str) -> Iterator[list[str]]:
     stem = folder / f"privacy-audit-{secrets.token_hex(4)}"
     plain, packed = stem.with_suffix(".log"), stem.with_suffix(".log.gz")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-        journal.sendto(f"SYSLOG_IDENTIFIER=api-endpoint-privacy-audit\nMESSAGE={canary}\nPRIORITY=7\n".encode(), JOURNAL)
+        journal.sendto(
+            f"SYSLOG_IDENTIFIER=api-endpoint-privacy-audit\nMESSAGE={canary}\nPRIORITY=7\n".encode(),
+            JOURNAL,
+        )
     try:
         for path, content in ((plain, canary.encode()), (packed, gzip.compress(canary.encode()))):
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -220,11 +257,19 @@ def audit(given: dict[str, Any], is_dry_run: bool) -> dict[str, Any]:
     except OSError as error:
         return {"msg": f"The audit could not be done: {error}"}
     if done.leaks or done.doubts:
-        found = [{"kind": find.kind, "place": find.place, "excerpt": find.excerpt} for find in done.leaks]
+        found = [
+            {"kind": find.kind, "place": find.place, "excerpt": find.excerpt} for find in done.leaks
+        ]
         return {"msg": f"{done.report}{done.remedy}", "found": found}
     sent: dict[str, dict[str, dict[str, int]]] = {}
     for family, counted in done.sent.items():
         for (kind, outcome), count in counted.items():
             sent.setdefault(family, {}).setdefault(kind, {})[outcome] = count
     result = done.search.result
-    return {"report": done.report, "sent": sent, "files": done.files, "bytes": result.bytes, "entries": result.entries}
+    return {
+        "report": done.report,
+        "sent": sent,
+        "files": done.files,
+        "bytes": result.bytes,
+        "entries": result.entries,
+    }

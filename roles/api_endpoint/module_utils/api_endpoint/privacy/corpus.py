@@ -122,7 +122,13 @@ class RequestFactory:
     def address_header(self, name: str) -> tuple[str, str]:
         """Return a header that carries an address."""
         if name == "Forwarded":
-            node = self.rng.choice((f"for={self.marks.ipv4}", f'for="[{self.ipv6()}]:4711"', f'For="{self.marks.ipv4}:99"'))
+            node = self.rng.choice(
+                (
+                    f"for={self.marks.ipv4}",
+                    f'for="[{self.ipv6()}]:4711"',
+                    f'For="{self.marks.ipv4}:99"',
+                )
+            )
             return name, f"{node};proto=http;by=10.0.0.1"
         if name == "Via":
             return name, f"1.1 {self.marks.ipv4} (squid), 1.0 [{self.ipv6()}]"
@@ -135,7 +141,9 @@ class RequestFactory:
             return name, "Basic " + base64.b64encode(f"{agent}:x".encode()).decode()
         if name.startswith("Sec-CH-UA"):
             return name, f'"{agent}";v="{self.rng.randint(1, 200)}", "Not;A=Brand";v="8"'
-        return name, self.rng.choice((agent, agent, f"Mozilla/5.0 (X11; Linux) {agent}", agent.upper(), f"{agent} \xfc\xfe"))
+        return name, self.rng.choice(
+            (agent, agent, f"Mozilla/5.0 (X11; Linux) {agent}", agent.upper(), f"{agent} \xfc\xfe")
+        )
 
     def spelt(self, name: str) -> str:
         """Return a header's name as some client spells it."""
@@ -154,12 +162,22 @@ class RequestFactory:
         """Return marked headers, mutated."""
         some = self.rng.sample(ADDRESS_HEADERS, self.rng.randint(4, 12))
         pairs = [self.address_header(name) for name in some]
-        pairs += [self.agent_header(name) for name in self.rng.sample(AGENT_HEADERS, self.rng.randint(1, 5))]
-        pairs.append(self.agent_header(self.rng.choice(("User-Agent", "User-Agent", "user-agent", "USER-AGENT"))))
+        pairs += [
+            self.agent_header(name)
+            for name in self.rng.sample(AGENT_HEADERS, self.rng.randint(1, 5))
+        ]
+        pairs.append(
+            self.agent_header(
+                self.rng.choice(("User-Agent", "User-Agent", "user-agent", "USER-AGENT"))
+            )
+        )
         # Some come twice, but for one that nginx refuses then.
         several = [pair for pair in pairs if pair[0] != "Authorization"]
         pairs += self.rng.sample(several, self.rng.choice((0, 0, 1, 3)))
-        lines = [f"{self.spelt(name)}:{self.rng.choice((' ', ' ', '', chr(9)))}{value}" for name, value in pairs]
+        lines = [
+            f"{self.spelt(name)}:{self.rng.choice((' ', ' ', '', chr(9)))}{value}"
+            for name, value in pairs
+        ]
         if referrer:
             lines.append(f"Referer: {self.referrer()}")
         self.rng.shuffle(lines)
@@ -180,7 +198,9 @@ class RequestFactory:
         """Return a marked query string."""
         marks = self.marks
         four = self.rng.choice((marks.query_ipv4, marks.query_ipv4.replace(".", "%2e")))
-        six = self.rng.choice((marks.query_ipv6, marks.query_ipv6.replace(":", "%3A"), f"[{marks.query_ipv6}]"))
+        six = self.rng.choice(
+            (marks.query_ipv6, marks.query_ipv6.replace(":", "%3A"), f"[{marks.query_ipv6}]")
+        )
         return f"?q={marks.query}&four={four}&six={six}&n={self.rng.getrandbits(32):x}"
 
     def path(self) -> str:
@@ -191,7 +211,9 @@ class RequestFactory:
         """Return a path that no app has, so that no method does any harm."""
         return f"/{self.marks.path}/{self.rng.getrandbits(32):x}"
 
-    def build(self, line: str, *more: str, host: str | None = "", body: bytes = b"", end: str = "\r\n") -> bytes:
+    def build(
+        self, line: str, *more: str, host: str | None = "", body: bytes = b"", end: str = "\r\n"
+    ) -> bytes:
         """Return a request; `more` are headers that it has besides the marked ones, `host` None leaves that out."""
         lines = [line]
         if host is not None:
@@ -247,7 +269,19 @@ def _unknown(factory: RequestFactory) -> bytes:
 @kind("wrong method")
 def _method(factory: RequestFactory) -> bytes:
     method = factory.rng.choice(
-        ("TRACE", "TRACK", "PROPFIND", "DELETE", "PUT", "PATCH", "QUERY", "get", "G-T", "X" * 60, "DEBUG")
+        (
+            "TRACE",
+            "TRACK",
+            "PROPFIND",
+            "DELETE",
+            "PUT",
+            "PATCH",
+            "QUERY",
+            "get",
+            "G-T",
+            "X" * 60,
+            "DEBUG",
+        )
     )
     return factory.build(f"{method} {factory.nowhere()}{factory.query()} HTTP/1.1")
 
@@ -270,7 +304,10 @@ def _wrong_host(factory: RequestFactory) -> bytes:
             "localhost",
         )
     )
-    return factory.build(f"{factory.rng.choice(('GET', 'POST'))} {factory.nowhere()}{factory.query()} HTTP/1.1", host=host)
+    return factory.build(
+        f"{factory.rng.choice(('GET', 'POST'))} {factory.nowhere()}{factory.query()} HTTP/1.1",
+        host=host,
+    )
 
 
 # --- nginx and HAProxy complain, and may quote the client
@@ -278,13 +315,17 @@ def _wrong_host(factory: RequestFactory) -> bytes:
 
 @kind("a header as request line")
 def _no_line(factory: RequestFactory) -> bytes:
-    name, value = factory.rng.choice((factory.agent_header("User-Agent"), factory.address_header("X-Forwarded-For")))
+    name, value = factory.rng.choice(
+        (factory.agent_header("User-Agent"), factory.address_header("X-Forwarded-For"))
+    )
     return factory.build(f"{name}: {value}")
 
 
 @kind("oversized URL")
 def _url(factory: RequestFactory) -> bytes:
-    return factory.build(f"GET {factory.nowhere()}{factory.query()}&x={'x' * factory.rng.randint(8_000, 60_000)} HTTP/1.1")
+    return factory.build(
+        f"GET {factory.nowhere()}{factory.query()}&x={'x' * factory.rng.randint(8_000, 60_000)} HTTP/1.1"
+    )
 
 
 @kind("oversized header")
@@ -298,19 +339,28 @@ def _header(factory: RequestFactory) -> bytes:
 def _body(factory: RequestFactory) -> bytes:
     length = factory.rng.randint(50_000_000, 2_000_000_000)
     return factory.build(
-        f"POST {factory.nowhere()}{factory.query()} HTTP/1.1", f"Content-Length: {length}", body=b"x" * 5000
+        f"POST {factory.nowhere()}{factory.query()} HTTP/1.1",
+        f"Content-Length: {length}",
+        body=b"x" * 5000,
     )
 
 
 @kind("aborted within the body", "abort")
 def _aborted_body(factory: RequestFactory) -> bytes:
     return factory.build(
-        f"POST {factory.nowhere()}{factory.query()} HTTP/1.1", "Content-Length: 100000", body=factory.junk(50_000)
+        f"POST {factory.nowhere()}{factory.query()} HTTP/1.1",
+        "Content-Length: 100000",
+        body=factory.junk(50_000),
     )
 
 
 def requests(
-    marks: Marks, host: str, count: int, seed: int, paths: tuple[str, ...] = ("/",), kinds: Mapping[str, Kind] = KINDS
+    marks: Marks,
+    host: str,
+    count: int,
+    seed: int,
+    paths: tuple[str, ...] = ("/",),
+    kinds: Mapping[str, Kind] = KINDS,
 ) -> Iterator[Request]:
     """Return so many requests, of all these kinds in turn, always the same ones for a seed."""
     factory = RequestFactory(marks, host, seed, paths)
@@ -379,7 +429,12 @@ def _outcome(client: socket.socket, deadline: float) -> str:
 
 
 def send_all(
-    given: Iterable[Request], connect: Callable[[], socket.socket], *, rate: float, seconds: float, workers: int = 4
+    given: Iterable[Request],
+    connect: Callable[[], socket.socket],
+    *,
+    rate: float,
+    seconds: float,
+    workers: int = 4,
 ) -> Counter[tuple[str, str]]:
     """Send requests, at most `rate` a second and until `seconds` have gone by; count kinds with their outcomes."""
     counted: Counter[tuple[str, str]] = Counter()

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.privacy.corpus import Marks
-from ansible.module_utils.api_endpoint.privacy.search import Find, Mark, Search, address_mark, text_mark
+from ansible.module_utils.api_endpoint.privacy.search import (
+    Find,
+    Mark,
+    Search,
+    address_mark,
+    text_mark,
+)
 
 AGENT = "user agent"
 ADDRESS = "address in a header"
@@ -61,7 +67,11 @@ class Policy:
             return kept
         # Errors may quote what was asked. Addresses are blanked out there, but for those that a client itself has disguised.
         is_address = find.kind in (QUERY_ADDRESS, REFERRER_ADDRESS) and find.plain
-        return kept and find.place.startswith((f"{NGINX_LOGS}/error.log", f"{self.log_dir}/error.log")) and not is_address
+        return (
+            kept
+            and find.place.startswith((f"{NGINX_LOGS}/error.log", f"{self.log_dir}/error.log"))
+            and not is_address
+        )
 
     def leaks(self, found: Iterable[Find]) -> list[Find]:
         """Return the finds that should not be."""

@@ -24,7 +24,10 @@ CONTEXT = 60  # bytes of an excerpt before and after what was found
 MOST = 3  # finds of a kind in a place that are kept with an excerpt; more are counted
 
 # How the separator within an address may be written: as it is, escaped for a URL, as nginx escapes, as other logs do.
-ENCODED = {".": ("%2e", r"\x2e", r"\056", r"\u002e", "%252e"), ":": ("%3a", r"\x3a", r"\072", r"\u003a", "%253a")}
+ENCODED = {
+    ".": ("%2e", r"\x2e", r"\056", r"\u002e", "%252e"),
+    ":": ("%3a", r"\x3a", r"\072", r"\u003a", "%253a"),
+}
 
 # The first bytes of packed files.
 PACKED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
@@ -94,7 +97,9 @@ class Searched:
     bytes: int = 0  # of the files, unpacked
     entries: int = 0  # of the journal
     found: list[Find] = field(default_factory=list)  # the first ones of each kind in each place
-    counted: Counter[tuple[str, str]] = field(default_factory=Counter)  # all of them, by kind and place
+    counted: Counter[tuple[str, str]] = field(
+        default_factory=Counter
+    )  # all of them, by kind and place
     failed: list[str] = field(default_factory=list)  # what could not be searched, and why
 
 
@@ -111,7 +116,9 @@ class Search:
         self.deadline = deadline  # by time.monotonic()
         self.result = Searched()
         # What lies this close to a chunk's end is looked at again together with the next one.
-        self._overlap = max((len(form.text) for mark in self.marks for form in mark.forms), default=0) + 1
+        self._overlap = (
+            max((len(form.text) for mark in self.marks for form in mark.forms), default=0) + 1
+        )
         self._seen: set[tuple[int, int]] = set()
         self._kept: Counter[tuple[str, str, bool]] = Counter()
 
@@ -173,7 +180,9 @@ class Search:
                     about = entry.stat(follow_symlinks=False)
                     if stat.S_ISDIR(about.st_mode):
                         folders.append(entry.path)
-                    elif stat.S_ISREG(about.st_mode) and max(about.st_mtime, about.st_ctime) >= since:
+                    elif (
+                        stat.S_ISREG(about.st_mode) and max(about.st_mtime, about.st_ctime) >= since
+                    ):
                         self.file(entry.path)
 
     def file(self, path: str, place: str = "") -> None:
@@ -214,9 +223,14 @@ class Search:
                         path = f"{folder}/{name}"
                         target = os.readlink(path)
                         # Memory that has a name is no file.
-                        if target.endswith(" (deleted)") and not target.startswith(("/memfd:", "/dev/zero")):
+                        if target.endswith(" (deleted)") and not target.startswith(
+                            ("/memfd:", "/dev/zero")
+                        ):
                             about = os.stat(path)
-                            if stat.S_ISREG(about.st_mode) and max(about.st_mtime, about.st_ctime) >= since:
+                            if (
+                                stat.S_ISREG(about.st_mode)
+                                and max(about.st_mtime, about.st_ctime) >= since
+                            ):
                                 self.file(path, place=f"{target}, open in process {process}")
 
     # --- the journal
@@ -230,7 +244,9 @@ class Search:
                 self.stream(cast(BinaryIO, counting), "journal")
                 said = cast(BinaryIO, process.stderr).read().decode(errors="replace").strip()
             if process.returncode != 0:
-                raise SearchError(f"journal: journalctl ended with status {process.returncode}: {said}")
+                raise SearchError(
+                    f"journal: journalctl ended with status {process.returncode}: {said}"
+                )
         except OSError as error:
             raise SearchError(f"journal: {error}") from error
         self.result.entries += counting.entries
@@ -260,11 +276,17 @@ def _is_digit(text: bytes, at: int) -> bool:
 @contextmanager
 def unpacked(file: BinaryIO, kind: str) -> Iterator[BinaryIO]:
     """Return the stream of what is in a packed file; Debian's Python has no zstd of its own."""
-    openers: dict[str, Callable[[BinaryIO], object]] = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
+    openers: dict[str, Callable[[BinaryIO], object]] = {
+        "gzip": gzip.open,
+        "xz": lzma.open,
+        "bzip2": bz2.open,
+    }
     if kind in openers:
         yield cast(BinaryIO, openers[kind](file))
         return
-    with subprocess.Popen(["zstd", "-dcq"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        ["zstd", "-dcq"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         yield cast(BinaryIO, process.stdout)
         said = cast(BinaryIO, process.stderr).read().decode(errors="replace").strip()
     if process.returncode != 0:

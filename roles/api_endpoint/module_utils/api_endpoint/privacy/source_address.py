@@ -32,7 +32,9 @@ class SourceAddresses:
 
 def _ip(commands: str) -> None:
     """Have iproute2 do something; by standard input, because process lists and audit logs show arguments."""
-    done = subprocess.run(["ip", "-6", "-batch", "-"], input=commands, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["ip", "-6", "-batch", "-"], input=commands, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise OSError(done.stderr.strip() or "ip failed")
 

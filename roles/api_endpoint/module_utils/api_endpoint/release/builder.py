@@ -19,7 +19,14 @@ from urllib.parse import quote
 
 from ansible.module_utils.api_endpoint.digests import value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
-from ansible.module_utils.api_endpoint.files import chown_tree, escapes, is_within, read_json, staged_dir, write_json
+from ansible.module_utils.api_endpoint.files import (
+    chown_tree,
+    escapes,
+    is_within,
+    read_json,
+    staged_dir,
+    write_json,
+)
 from ansible.module_utils.api_endpoint.interpreter import cannot_start, refuse_part
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.history import audit
@@ -33,7 +40,9 @@ if TYPE_CHECKING:
 COMPONENTS = ("code", "virtualenv", "artifacts", "settings", "writable_paths", "secrets")
 OWN_MODULES = ("api_endpoint_worker", "api_endpoint_forks")  # those that gunicorn.conf.py imports
 # Code that puts one file in the place of another; names that are methods of other things too are left out.
-REPLACES = re.compile(r"\b(?:os\.replace|os\.rename|shutil\.move|atomic_write|NamedTemporaryFile)\b")
+REPLACES = re.compile(
+    r"\b(?:os\.replace|os\.rename|shutil\.move|atomic_write|NamedTemporaryFile)\b"
+)
 RESERVED = ("release.json", "rollout.json", "gunicorn.conf.py", "service.conf", "p3env")
 
 
@@ -72,12 +81,16 @@ class Builder:
             if name == "virtualenv":
                 refuse_part(cannot_start(self.root / "venvs" / known[name]))
             if name == "settings":
-                components[name] = {file: (self.live / file).read_text(encoding="utf-8") for file in known[name]}
+                components[name] = {
+                    file: (self.live / file).read_text(encoding="utf-8") for file in known[name]
+                }
         return components
 
     def record(self) -> dict[str, Any]:
         """Return what identifies the release: everything that goes in, settings by digest."""
-        settings = {name: value_digest(content) for name, content in self.components["settings"].items()}
+        settings = {
+            name: value_digest(content) for name, content in self.components["settings"].items()
+        }
         return {**self.components, "settings": settings, "data_dir": str(self.data)}
 
     def write(self, folder: Path, record: dict[str, Any]) -> None:
@@ -91,7 +104,9 @@ class Builder:
         shutil.copytree(code, folder, symlinks=True, dirs_exist_ok=True)
         for name in RESERVED:
             if (folder / name).exists():
-                self.module.warn(f"The app's own {name} is not used: that file is written from the role's variables.")
+                self.module.warn(
+                    f"The app's own {name} is not used: that file is written from the role's variables."
+                )
                 remove(folder / name)
         for artifact in self.components["artifacts"]:
             self.link(folder, artifact["dest"], self.place_of(artifact))
@@ -110,7 +125,9 @@ class Builder:
         """Warn when the app may write a single file, and its code replaces files: the folder around it is read-only."""
         files = [path for path in self.components["writable_paths"] if not (folder / path).is_dir()]
         for source in sorted(folder.rglob("*.py")) if files else ():
-            if source.is_file() and (found := REPLACES.search(source.read_text(encoding="utf-8", errors="replace"))):
+            if source.is_file() and (
+                found := REPLACES.search(source.read_text(encoding="utf-8", errors="replace"))
+            ):
                 self.module.warn(
                     f"{source.relative_to(folder)} has {found[0]}, and api_endpoint_writable_paths the file {files[0]}. The "
                     "app can write into that file, and can put no other in its place. If it does, let it keep the file in a "
@@ -143,11 +160,15 @@ class Builder:
             root=self.root,
             user=self.user,
             folder=folder,
-            environment=environment_of(self.root / "state" / "home", virtualenv, plan["environment"]),
+            environment=environment_of(
+                self.root / "state" / "home", virtualenv, plan["environment"]
+            ),
             writable=(str(folder), str(self.root / "state")),
             mounts=tuple(plan["mounts"]),
             timeout=plan["command_timeout"],
-            secrets=place(self.root, self.components["secrets"]) if self.components["secrets"] else None,
+            secrets=place(self.root, self.components["secrets"])
+            if self.components["secrets"]
+            else None,
         )
         for command in commands:
             run_command(command, sandbox)
@@ -213,7 +234,11 @@ class Builder:
         differs = [name for name in components if components[name] != known.get(name)]
         final = self.root / "releases" / release
         changed = not final.is_dir()
-        if "settings" in self.module.params["components"] and self.secrets and not self.module.check_mode:
+        if (
+            "settings" in self.module.params["components"]
+            and self.secrets
+            and not self.module.check_mode
+        ):
             keep(self.root, self.components["secrets"], self.secrets)
         if changed and not self.module.check_mode:
             record = {
@@ -244,10 +269,17 @@ class Builder:
     def failed(self, release: str, error: Exception) -> str:
         """Note that a release could not be built, and say so."""
         live = self.live_record.get("id", "")
-        words = {"release": release, "result": "failed", "previous": live or "none", "step": "build"}
+        words = {
+            "release": release,
+            "result": "failed",
+            "previous": live or "none",
+            "step": "build",
+        }
         with contextlib.suppress(OSError):  # the disk may be full, which is what the message says
             audit(self.module.params["audit_log"], self.module.params["name"], "rollout", words)
-        serving = f"Release {live} goes on serving." if live else "No release is live on this host yet."
+        serving = (
+            f"Release {live} goes on serving." if live else "No release is live on this host yet."
+        )
         reason = describe_error(error, self.root)
         return f'Release {release} was not brought live. It failed at the step "build": {reason}\n{serving}'
 

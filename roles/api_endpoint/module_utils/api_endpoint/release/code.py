@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible.module_utils.api_endpoint.digests import tree_digest, value_digest, walk
-from ansible.module_utils.api_endpoint.errors import DeployError, describe_error, lacks_room, says_full
+from ansible.module_utils.api_endpoint.errors import (
+    DeployError,
+    describe_error,
+    lacks_room,
+    says_full,
+)
 from ansible.module_utils.api_endpoint.files import chown_tree, escapes, staged_dir, work_folder
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.placeholders import LFS, first_bytes, pointers
@@ -44,7 +49,11 @@ def unpack(archive: str, target: Path) -> None:
     )
     if done.returncode != 0:
         said = done.stderr.strip()
-        raise DeployError(lacks_room(target, said) if says_full(said) else f"The code could not be unpacked: {said}")
+        raise DeployError(
+            lacks_room(target, said)
+            if says_full(said)
+            else f"The code could not be unpacked: {said}"
+        )
 
 
 class Git:
@@ -52,7 +61,9 @@ class Git:
 
     remedy = "Check api_endpoint_git_url, and for a private repository api_endpoint_git_key or the token in the URL."
 
-    def __init__(self, folder: Path, url: str, key: str | None, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self, folder: Path, url: str, key: str | None, credentials: Credentials | None = None
+    ) -> None:
         self.folder = folder
         self.url, taken = take(url)
         self.key = key
@@ -105,14 +116,21 @@ class Git:
             with contextlib.suppress(DeployError):
                 self.run("-C", str(self.folder), "fetch", "--quiet", self.url, commit)
         if not self.has(commit):
-            raise DeployError(f"{self.url} has no branch, tag or commit {version!r}. Correct api_endpoint_git_version.")
+            raise DeployError(
+                f"{self.url} has no branch, tag or commit {version!r}. Correct api_endpoint_git_version."
+            )
         return self.run("-C", str(self.folder), "rev-parse", f"{commit}^{{commit}}")
 
     def remote_commit(self, version: str) -> str:
         """Ask the remote which commit a branch or tag stands for now; empty for a version that is itself a commit."""
         lines = (line.partition("\t") for line in self.run("ls-remote", self.url).splitlines())
         refs = {ref: commit for commit, _tab, ref in lines}
-        for ref in (f"refs/heads/{version}", f"refs/tags/{version}^{{}}", f"refs/tags/{version}", version):
+        for ref in (
+            f"refs/heads/{version}",
+            f"refs/tags/{version}^{{}}",
+            f"refs/tags/{version}",
+            version,
+        ):
             if ref in refs:
                 return refs[ref]
         return ""
@@ -120,11 +138,15 @@ class Git:
     def has(self, commit: str) -> bool:
         """Tell whether a commit is here."""
         done = subprocess.run(
-            ["git", "-C", str(self.folder), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True, check=False
+            ["git", "-C", str(self.folder), "cat-file", "-e", f"{commit}^{{commit}}"],
+            capture_output=True,
+            check=False,
         )
         return done.returncode == 0
 
-    def export(self, commit: str, target: Path, needs: Callable[[str], bool], at: str = "") -> list[Part]:
+    def export(
+        self, commit: str, target: Path, needs: Callable[[str], bool], at: str = ""
+    ) -> list[Part]:
         """Write the files of a commit to `target`, with those of its submodules below; return what came from where.
 
         `needs` tells whether a submodule's path, from the first repository, is one that the app cannot do without.
@@ -141,7 +163,9 @@ class Git:
                 git.commit(revision)
             except DeployError as error:
                 if needs(whole):
-                    raise DeployError(f"The submodule {whole} cannot be fetched: {error}") from error
+                    raise DeployError(
+                        f"The submodule {whole} cannot be fetched: {error}"
+                    ) from error
                 continue
             place.mkdir(exist_ok=True)
             parts += git.export(revision, place, needs, whole)
@@ -149,14 +173,23 @@ class Git:
 
     def submodules(self, commit: str) -> list[tuple[str, str, str]]:
         """Return path, commit and URL of each submodule of a commit; the URL is empty where it is not known."""
-        entries = [entry.partition("\t") for entry in self.run("-C", str(self.folder), "ls-tree", "-rz", commit).split("\0")]
-        links = {path: about.split()[2] for about, _tab, path in entries if about.startswith("160000 ")}
+        entries = [
+            entry.partition("\t")
+            for entry in self.run("-C", str(self.folder), "ls-tree", "-rz", commit).split("\0")
+        ]
+        links = {
+            path: about.split()[2] for about, _tab, path in entries if about.startswith("160000 ")
+        }
         if not links:
             return []
         known: dict[str, dict[str, str]] = {}
         with contextlib.suppress(DeployError):  # there is no .gitmodules
-            listed = self.run("-C", str(self.folder), "config", "--blob", f"{commit}:.gitmodules", "--list", "-z")
-            for name, _line, value in (entry.partition("\n") for entry in listed.split("\0") if entry):
+            listed = self.run(
+                "-C", str(self.folder), "config", "--blob", f"{commit}:.gitmodules", "--list", "-z"
+            )
+            for name, _line, value in (
+                entry.partition("\n") for entry in listed.split("\0") if entry
+            ):
                 section, _dot, key = name.rpartition(".")
                 known.setdefault(section, {})[key] = value
         urls = {entry.get("path", ""): entry.get("url", "") for entry in known.values()}
@@ -165,14 +198,23 @@ class Git:
     def submodule(self, url: str, place: Path) -> Git:
         """Return the repository of a submodule, which gets the key, the user and the password of this one."""
         if not url:
-            raise DeployError("`.gitmodules` does not say from where. Add it by `git submodule add`.")
+            raise DeployError(
+                "`.gitmodules` does not say from where. Add it by `git submodule add`."
+            )
         if place.is_symlink() or escapes(place.parent, place):
             raise DeployError("its folder is a link.")
         whole = relative_url(self.url, url) if url.startswith(("./", "../")) else url
         # A repository from elsewhere does not reach into the host's files, and a path of the laptop leads nowhere there.
         if whole.startswith(("/", "file:")) and not self.is_local:
-            raise DeployError(f"`.gitmodules` has the path {url}, which the host does not have. Give a URL there.")
-        found = Git(self.folder.with_name(f"{value_digest(whole, 16)}.git"), whole, self.key, self.credentials)
+            raise DeployError(
+                f"`.gitmodules` has the path {url}, which the host does not have. Give a URL there."
+            )
+        found = Git(
+            self.folder.with_name(f"{value_digest(whole, 16)}.git"),
+            whole,
+            self.key,
+            self.credentials,
+        )
         found.remedy = (
             "Its URL in .gitmodules is a path, which must be there on the host: give the URL of a server. Or leave it out "
             "(api_endpoint_app_exclude)."
@@ -237,7 +279,12 @@ def from_git(module: AnsibleModule) -> dict[str, object]:
     given = module.params
     if module.check_mode and not (shutil.which("git") and Path(given["root"]).is_dir()):
         return {"changed": True, "revision": ""}
-    git = Git(Path(given["root"], "git", "code.git"), given["git_url"], given["git_key"], given["git_credentials"])
+    git = Git(
+        Path(given["root"], "git", "code.git"),
+        given["git_url"],
+        given["git_key"],
+        given["git_credentials"],
+    )
     commit = git.commit(given["git_version"])
     subdir, exclude = given["subdir"], given["exclude"]
     with work_folder(given["root"], "code") as work:
@@ -247,7 +294,9 @@ def from_git(module: AnsibleModule) -> dict[str, object]:
         parts = git.export(commit, source, lambda path: is_needed(path, subdir, exclude))
         if shutil.which("git-lfs"):
             pull_lfs(parts, source / subdir, exclude)
-        for warning in check_content(source, subdir, exclude, LFS_REMEDY, "Its repository is empty."):
+        for warning in check_content(
+            source, subdir, exclude, LFS_REMEDY, "Its repository is empty."
+        ):
             module.warn(warning)
         lay_out(source, target, subdir, given["requirements_file"], given["wsgi"], exclude)
         digest, changed = store(module, target)
@@ -266,7 +315,10 @@ def pull_lfs(parts: list[Part], app: Path, exclude: list[str]) -> None:
     for name, what, _command in pointers(app, walk(app, exclude) if app.is_dir() else ()):
         if what == LFS:
             path = app / name
-            part = max((one for one in parts if path.is_relative_to(one.folder)), key=lambda one: len(one.folder.parts))
+            part = max(
+                (one for one in parts if path.is_relative_to(one.folder)),
+                key=lambda one: len(one.folder.parts),
+            )
             wanted.setdefault(part, []).append(str(path.relative_to(part.folder)))
     for part, paths in wanted.items():
         part.git.pull_lfs(part.commit, part.folder, paths)
@@ -283,7 +335,9 @@ def from_archive(module: AnsibleModule) -> dict[str, object]:
         unpack(given["archive"], work)
         digest, changed = store(module, work)
     if digest != given["digest"]:
-        raise DeployError(f"The code changed on its way: expected {given['digest']}, found {digest}. Run again.")
+        raise DeployError(
+            f"The code changed on its way: expected {given['digest']}, found {digest}. Run again."
+        )
     return {"changed": changed, "digest": digest}
 
 

@@ -22,7 +22,9 @@ def health_of(endpoint: Endpoint, release: str) -> dict[str, Any]:
     return dict(plan.get("health", {}))
 
 
-def health_through_nginx(endpoint: Endpoint, request: dict[str, Any], server_name: str, port: int, timeout: float) -> Answer:
+def health_through_nginx(
+    endpoint: Endpoint, request: dict[str, Any], server_name: str, port: int, timeout: float
+) -> Answer:
     """Send one health request as clients do."""
     return ask_through_port(
         request["path"], server_name, proof_socket=endpoint.proof_socket, port=port, timeout=timeout
@@ -44,7 +46,10 @@ def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, An
             break
         time.sleep(0.5)
     nginx = subprocess.run(
-        ["tail", "-n", "10", "/var/log/nginx/error.log"], capture_output=True, text=True, check=False
+        ["tail", "-n", "10", "/var/log/nginx/error.log"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     raise DeployError(
         f"GET {asked['path']} through nginx on port {given['port']}: {answer}; "

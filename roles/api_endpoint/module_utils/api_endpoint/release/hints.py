@@ -41,7 +41,9 @@ class Hint:
 
     def __str__(self) -> str:
         """Return it as a sentence."""
-        remedy = f" Set {self.setting}." if self.setting else f" {self.advice}." if self.advice else ""
+        remedy = (
+            f" Set {self.setting}." if self.setting else f" {self.advice}." if self.advice else ""
+        )
         return f"{self.what} ({self.line}).{remedy}" if self.what else self.line
 
 
@@ -127,9 +129,13 @@ RULES = (
 )  # fmt: skip
 
 # What the role's own part of gunicorn writes (files/api_endpoint_forks.py and api_endpoint_worker.py).
-FORK = re.compile(r"(Loaded in each worker|Refused to fork with api_endpoint_preload: true), since .*")
+FORK = re.compile(
+    r"(Loaded in each worker|Refused to fork with api_endpoint_preload: true), since .*"
+)
 # What systemd writes; Debian's releases word it differently.
-LEFT_OUT = re.compile(r"Unknown key(?: name)? '(\w+)' in section|Failed to parse (\w+)=.*, ignoring")
+LEFT_OUT = re.compile(
+    r"Unknown key(?: name)? '(\w+)' in section|Failed to parse (\w+)=.*, ignoring"
+)
 LOST = re.compile(r"Dropped a log line: (.*)|(--- Logging error)")
 
 
@@ -171,8 +177,14 @@ def lost_lines(lines: list[str]) -> Iterator[Hint]:
     reasons = Counter(match[1] or "logging error" for line in lines if (match := LOST.search(line)))
     for reason, count in reasons.items():
         is_rotated = "Read-only" in reason
-        advice = "A log that the app rotates needs a folder in api_endpoint_writable_paths" if is_rotated else ""
-        yield Hint(f"{count} log line{'s were' if count > 1 else ' was'} lost", reason, advice=advice)
+        advice = (
+            "A log that the app rotates needs a folder in api_endpoint_writable_paths"
+            if is_rotated
+            else ""
+        )
+        yield Hint(
+            f"{count} log line{'s were' if count > 1 else ' was'} lost", reason, advice=advice
+        )
 
 
 def left_out(journal: str, settings: str) -> list[str]:
@@ -182,7 +194,9 @@ def left_out(journal: str, settings: str) -> list[str]:
         match = LEFT_OUT.search(line)
         name = match and (match[1] or match[2])
         if name and re.search(rf"(?m)^{name}=", settings):
-            found[name] = f"systemd leaves out {name} ({line}). Correct it in api_endpoint_service_settings."
+            found[name] = (
+                f"systemd leaves out {name} ({line}). Correct it in api_endpoint_service_settings."
+            )
     return list(found.values())
 
 
@@ -190,7 +204,15 @@ def read_journal(unit: str, since: float) -> str:
     """Return what the journal has of a unit since a time (epoch)."""
     subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
     journal = subprocess.run(
-        ["journalctl", "--unit", unit, f"--since=@{int(since)}", f"--lines={JOURNAL_LINES}", "--output=cat", "--no-pager"],
+        [
+            "journalctl",
+            "--unit",
+            unit,
+            f"--since=@{int(since)}",
+            f"--lines={JOURNAL_LINES}",
+            "--output=cat",
+            "--no-pager",
+        ],
         capture_output=True,
         text=True,
         errors="replace",

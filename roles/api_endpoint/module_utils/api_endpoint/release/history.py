@@ -17,20 +17,27 @@ from ansible.module_utils.api_endpoint.lock import Lock
 
 RELEASE = re.compile(r"[0-9a-f]{12}")
 ENTRY = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
-FORGOTTEN = 7 * 86400  # seconds after which the half of a download that nobody went on with is removed
+FORGOTTEN = (
+    7 * 86400
+)  # seconds after which the half of a download that nobody went on with is removed
 
 
 def now() -> str:
     """Return the time in UTC, to the millisecond; such times sort as text."""
     seconds = time.time()
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}Z"
+    return (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        + f".{int(seconds * 1000) % 1000:03d}Z"
+    )
 
 
 def audit(log: str, name: str, action: str, words: dict[str, str]) -> None:
     """Write a line into the log of deployments: when, what, and who holds the lock of the endpoint `name`."""
     holder = Lock(name).holder()
     words = {**words, "by": holder.get("who", "unknown"), "from": holder.get("computer", "unknown")}
-    line = " ".join([now(), action, *(f"{key}={str(value).replace(' ', '_')}" for key, value in words.items())])
+    line = " ".join(
+        [now(), action, *(f"{key}={str(value).replace(' ', '_')}" for key, value in words.items())]
+    )
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
     with os.fdopen(handle, "a", encoding="utf-8") as file:
         os.fchown(handle, 0, grp.getgrnam("adm").gr_gid)
@@ -69,7 +76,11 @@ class History:
     def releases(self) -> list[str]:
         """Return the ids of the releases on the disk."""
         folder = self.root / "releases"
-        return sorted(path.name for path in folder.iterdir() if RELEASE.fullmatch(path.name)) if folder.is_dir() else []
+        return (
+            sorted(path.name for path in folder.iterdir() if RELEASE.fullmatch(path.name))
+            if folder.is_dir()
+            else []
+        )
 
     def went_live(self, release: str, before: str, *, by_rollback: bool) -> None:
         """Note that a release went live, and which one was live before."""
@@ -84,13 +95,19 @@ class History:
     def has_failed(self, release: str, step: str, reason: str) -> None:
         """Note that a release did not go live; one that was good before stays good."""
         first_line = reason.splitlines()[0] if reason else ""
-        self.entries.setdefault(release, {})["failed"] = {"at": now(), "step": step, "reason": first_line[:300]}
+        self.entries.setdefault(release, {})["failed"] = {
+            "at": now(),
+            "step": step,
+            "reason": first_line[:300],
+        }
         self.save()
 
     def save(self) -> None:
         """Write what is known of the releases that are on the disk."""
         there = set(self.releases())
-        self.entries = {release: entry for release, entry in self.entries.items() if release in there}
+        self.entries = {
+            release: entry for release, entry in self.entries.items() if release in there
+        }
         write_json(self.path, self.entries, 0o640)
 
     def state(self, release: str, live: str) -> str:
@@ -104,8 +121,12 @@ class History:
 
     def good(self) -> list[str]:
         """Return the releases that were live at some time and are on the disk, the last deployed first."""
-        there = [release for release in self.releases() if "deployed" in self.entries.get(release, {})]
-        return sorted(there, key=lambda release: str(self.entries[release]["deployed"]), reverse=True)
+        there = [
+            release for release in self.releases() if "deployed" in self.entries.get(release, {})
+        ]
+        return sorted(
+            there, key=lambda release: str(self.entries[release]["deployed"]), reverse=True
+        )
 
     def previous(self, live: str) -> str:
         """Return the good release that the live one was deployed over, or else an older one; empty when there is none."""
@@ -119,7 +140,9 @@ class History:
         """Return the live release, the one before it, the last `keep` good ones, and `also`."""
         return {live, self.previous(live), also, *self.good()[:keep]} - {""}
 
-    def collect(self, data_dir: str | Path, kept: set[str], data_is_busy: bool = False) -> list[str]:
+    def collect(
+        self, data_dir: str | Path, kept: set[str], data_is_busy: bool = False
+    ) -> list[str]:
         """Remove releases that are not kept, and what no kept one refers to; return the ids that went.
 
         Data is left alone while it is busy, that is, while more of it is being brought.
@@ -148,7 +171,12 @@ class History:
         releases, never = self.releases(), []
         for release in releases:
             record = read_json(self.root / "releases" / release / "release.json") or {}
-            if since and release != live and release not in self.entries and str(record.get("built", "")) > since:
+            if (
+                since
+                and release != live
+                and release not in self.entries
+                and str(record.get("built", "")) > since
+            ):
                 never.append(release)
         paths = [self.root / "releases" / release for release in never]
         needed = set(releases) - set(never)
@@ -156,7 +184,10 @@ class History:
 
     def _unneeded(self, data: Path, kept: set[str], data_is_busy: bool) -> list[Path] | None:
         """Return half-built entries, and those to which no kept release refers; None when a release does not say."""
-        parts = [(read_json(self.root / "releases" / release / "release.json") or {}).get("components") for release in kept]
+        parts = [
+            (read_json(self.root / "releases" / release / "release.json") or {}).get("components")
+            for release in kept
+        ]
         if None in parts:
             return None  # nothing is safe to remove
         codes = {part["code"] for part in parts if part}
@@ -168,7 +199,11 @@ class History:
         unneeded += [path for path in entries(self.root / "secrets") if path.name not in secrets]
         stores = [self.root / name for name in ("code", "releases", "venvs", "state/app")]
         if not data_is_busy:
-            unneeded += [path for path in entries(data) if path.name not in artifacts and (path / "artifact.json").exists()]
+            unneeded += [
+                path
+                for path in entries(data)
+                if path.name not in artifacts and (path / "artifact.json").exists()
+            ]
             stores.append(data)
             unneeded += (self.root / "work").glob("*")
         for store in stores:
@@ -178,7 +213,9 @@ class History:
 
 def entries(store: Path) -> list[Path]:
     """Return the entries of a store: what has a digest for its name."""
-    return [path for path in store.iterdir() if ENTRY.fullmatch(path.name)] if store.is_dir() else []
+    return (
+        [path for path in store.iterdir() if ENTRY.fullmatch(path.name)] if store.is_dir() else []
+    )
 
 
 def discard(path: Path) -> None:

@@ -22,7 +22,11 @@ def rows(endpoint: Endpoint, history: History) -> list[dict[str, Any]]:
         entry = history.entries.get(release, {})
         failed = entry.get("failed")
         cannot = unable(endpoint.root, release)
-        note = f"failed {minutes(failed['at'])} at {failed['step']}: {failed['reason']}" if failed else ""
+        note = (
+            f"failed {minutes(failed['at'])} at {failed['step']}: {failed['reason']}"
+            if failed
+            else ""
+        )
         found.append(
             {
                 "id": release,
@@ -64,4 +68,10 @@ def run_module(module: AnsibleModule) -> None:
         live = endpoint.release_of(endpoint.live_slot)
     except (DeployError, OSError) as error:
         module.fail_json(msg=describe_error(error))
-    module.exit_json(changed=False, releases=found, live=live, previous=history.previous(live), table=table(found))
+    module.exit_json(
+        changed=False,
+        releases=found,
+        live=live,
+        previous=history.previous(live),
+        table=table(found),
+    )

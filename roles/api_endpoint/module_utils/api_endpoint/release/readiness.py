@@ -75,7 +75,10 @@ class Request:
     @classmethod
     def from_plan(cls, given: dict[str, Any]) -> Request:
         """Make one of an entry of api_endpoint_smoke_requests."""
-        body, headers = given.get("body"), {str(name): str(value) for name, value in (given.get("headers") or {}).items()}
+        body, headers = (
+            given.get("body"),
+            {str(name): str(value) for name, value in (given.get("headers") or {}).items()},
+        )
         if body is None:
             content = None
         elif isinstance(body, str):
@@ -96,9 +99,15 @@ class Request:
     def mismatch(self, answer: Answer) -> str:
         """Say what is wrong with an answer; empty when nothing is."""
         if answer.status is None or not healthy(answer, self.status):
-            return f"{answer}; expected: status {' or '.join(map(str, self.status))}{self._dropped()}"
+            return (
+                f"{answer}; expected: status {' or '.join(map(str, self.status))}{self._dropped()}"
+            )
         # JSON may have letters beyond ASCII as \\uXXXX.
-        plain = re.sub(r"(?:\\u[0-9a-fA-F]{4})+", lambda escaped: str(json.loads(f'"{escaped[0]}"')), answer.text)
+        plain = re.sub(
+            r"(?:\\u[0-9a-fA-F]{4})+",
+            lambda escaped: str(json.loads(f'"{escaped[0]}"')),
+            answer.text,
+        )
         if self.text not in answer.text and self.text not in plain:
             return f"{answer}; expected: a text with {self.text!r}{self._dropped()}"
         return ""
@@ -106,7 +115,11 @@ class Request:
     def _dropped(self) -> str:
         """Say which headers nginx may not have passed on."""
         own = [name for name in self.headers if name.lower() not in USUAL]
-        return f" (nginx passes on {', '.join(own)} only if api_endpoint_request_headers has it)" if own else ""
+        return (
+            f" (nginx passes on {', '.join(own)} only if api_endpoint_request_headers has it)"
+            if own
+            else ""
+        )
 
 
 def explain(log: str, answer: Answer) -> str:
@@ -116,15 +129,27 @@ def explain(log: str, answer: Answer) -> str:
             return meaning
     if answer.status not in (502, 504):
         return ""
-    logged = re.findall(r"(?m)\[(?:error|crit|alert|emerg)\] [^:]*: (?:\*\d+ )?(.*?)(?:, client: .*)?$", log)
-    found = [f"{line}. That means: {meaning}" for line in logged for sign, meaning in CAUSES.items() if sign in line]
+    logged = re.findall(
+        r"(?m)\[(?:error|crit|alert|emerg)\] [^:]*: (?:\*\d+ )?(.*?)(?:, client: .*)?$", log
+    )
+    found = [
+        f"{line}. That means: {meaning}"
+        for line in logged
+        for sign, meaning in CAUSES.items()
+        if sign in line
+    ]
     return f"nginx's reason: {(found or logged)[-1]}" if logged else ""
 
 
 def _state(pid: int) -> str:
     """Return the state of a process: R, S, T ...; empty when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        return (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()[0]
+        )
     except (OSError, IndexError):
         return ""
 
@@ -165,7 +190,9 @@ class ReadinessCheck:
         self.socket = socket
         self.workers = workers
         self.died = died  # says how the version stopped by itself; empty while it runs
-        self.nginx = nginx  # the socket by which nginx leads to the version; empty when there is none
+        self.nginx = (
+            nginx  # the socket by which nginx leads to the version; empty when there is none
+        )
         self.nginx_log = nginx_log
         self.smoke = [Request.from_plan(given) for given in plan.get("smoke", [])]
 
@@ -179,7 +206,10 @@ class ReadinessCheck:
         return "through nginx" if self.nginx else "over its socket"
 
     def ask(
-        self, request: Request, timeout: float | None = None, when_sent: Callable[[socket.socket], None] | None = None
+        self,
+        request: Request,
+        timeout: float | None = None,
+        when_sent: Callable[[socket.socket], None] | None = None,
     ) -> Answer:
         """Send one request to the version, as the public will."""
         begin = self.nginx_log.stat().st_size if self.nginx_log.is_file() else 0
@@ -195,7 +225,11 @@ class ReadinessCheck:
         )
         if not self.nginx or answer.status is None or answer.status < 400:
             return answer
-        log = self.nginx_log.read_bytes()[begin:].decode(errors="replace") if self.nginx_log.is_file() else ""
+        log = (
+            self.nginx_log.read_bytes()[begin:].decode(errors="replace")
+            if self.nginx_log.is_file()
+            else ""
+        )
         return replace(answer, cause=explain(log, answer))
 
     def ask_worker(self, pid: int, workers: list[int], request: Request) -> Answer:
@@ -207,7 +241,9 @@ class ReadinessCheck:
         def taken(connection: socket.socket) -> None:
             # Through nginx, the connection to the version comes some time after the request was sent.
             deadline = time.monotonic() + patience
-            while not (select.select([connection], [], [], 0.01)[0] or accepted(self.socket, pid) - before):
+            while not (
+                select.select([connection], [], [], 0.01)[0] or accepted(self.socket, pid) - before
+            ):
                 if time.monotonic() > deadline:
                     raise TimeoutError("timed out")
             resume(others)
@@ -276,7 +312,9 @@ class ReadinessCheck:
             if died := self.died():
                 raise ReleaseRejectedError("health", died)
             if time.monotonic() > deadline:
-                raise ReleaseRejectedError("health", f"GET {health['path']} put to worker {pid} {self.way}: {answer}")
+                raise ReleaseRejectedError(
+                    "health", f"GET {health['path']} put to worker {pid} {self.way}: {answer}"
+                )
             time.sleep(POLL)
         for request in self.smoke:
             answer = self.ask_worker(pid, workers, request)
@@ -284,9 +322,14 @@ class ReadinessCheck:
             if mismatch and not _state(pid):
                 return False
             if mismatch:
-                limit = f" within api_endpoint_health_timeout = {health['timeout']} s" if answer.status is None else ""
+                limit = (
+                    f" within api_endpoint_health_timeout = {health['timeout']} s"
+                    if answer.status is None
+                    else ""
+                )
                 raise ReleaseRejectedError(
-                    "smoke", f"{request.method} {request.path} put to worker {pid} {self.way}: {mismatch}{limit}"
+                    "smoke",
+                    f"{request.method} {request.path} put to worker {pid} {self.way}: {mismatch}{limit}",
                 )
         return True
 
@@ -297,5 +340,6 @@ class ReadinessCheck:
             raise ReleaseRejectedError("switch", died)
         if not healthy(answer, self.plan["health"]["status"]):
             raise ReleaseRejectedError(
-                "switch", f"GET {self.plan['health']['path']} {self.way}, just before the switch: {answer}"
+                "switch",
+                f"GET {self.plan['health']['path']} {self.way}, just before the switch: {answer}",
             )

@@ -44,11 +44,15 @@ LOOKALIKES = {
 }
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?")
 NAMED_URL = re.compile(NAMED.pattern + r"\s*@\s*(.+)")
-BY_NAME = re.compile(NAMED.pattern + r"\s*\(?\s*((===?|[~!<>]=|[<>])\s*[^\s,;<>=~()]+\s*,?\s*)*\)?")  # with versions
+BY_NAME = re.compile(
+    NAMED.pattern + r"\s*\(?\s*((===?|[~!<>]=|[<>])\s*[^\s,;<>=~()]+\s*,?\s*)*\)?"
+)  # with versions
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9.+-]+:(?!\s)")  # of two letters at least: C: is a disk
 SCP = re.compile(r"(?:git\+)?(?:ssh://)?[\w.-]+@[\w.-]+:(?!/|\d+/)")  # user@host:path
 ARCHIVE = re.compile(r"(?i)\.(whl|zip|tgz|tbz|txz|tar(\.(gz|bz2|xz|lzma))?)$")
-SETUP_NAME = re.compile(r"""(?m)^\s*(?:.*\bsetup\(\s*)?name\s*=\s*["']?([A-Za-z0-9][A-Za-z0-9._-]*)["']?\s*(?:[,)]|$)""")
+SETUP_NAME = re.compile(
+    r"""(?m)^\s*(?:.*\bsetup\(\s*)?name\s*=\s*["']?([A-Za-z0-9][A-Za-z0-9._-]*)["']?\s*(?:[,)]|$)"""
+)
 FILE_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*?)-(\d[^-]*)(-.*)?$")
 PATH = re.compile(r"[./~\\]|[A-Za-z]:[\\/]|[^\s=<>!~;]*[\\/]")
 VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")  # as pip knows them
@@ -85,10 +89,15 @@ COMMANDS = {
 }
 # Tables of tools that say, beside a project's own dependencies, where packages are or which there are more.
 SOURCES: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "uv": lambda uv: bool({"sources", "index", "index-url", "extra-index-url", "find-links", "no-index"} & set(uv)),
+    "uv": lambda uv: bool(
+        {"sources", "index", "index-url", "extra-index-url", "find-links", "no-index"} & set(uv)
+    ),
     "Poetry": lambda poetry: (
         "source" in poetry
-        or any({"path", "git", "url", "file", "source"} & set(_table(it)) for it in poetry.get("dependencies", {}).values())
+        or any(
+            {"path", "git", "url", "file", "source"} & set(_table(it))
+            for it in poetry.get("dependencies", {}).values()
+        )
     ),
     "PDM": lambda pdm: "source" in pdm,
     "Pixi": lambda pixi: (
@@ -97,7 +106,13 @@ SOURCES: dict[str, Callable[[dict[str, Any]], bool]] = {
     ),
 }
 LOCKS = tuple(name for name in COMMANDS if "lock" in name)
-PRODUCTION = ("prod", "main", "deploy", "base", "default")  # in names of files, of which one is likely to be for a host
+PRODUCTION = (
+    "prod",
+    "main",
+    "deploy",
+    "base",
+    "default",
+)  # in names of files, of which one is likely to be for a host
 
 
 @dataclass
@@ -167,7 +182,9 @@ def decode(content: bytes) -> str:
         if content.startswith(mark):
             return content.decode(encoding, errors="replace")
     if content[1:2] == b"\0" or content[:1] == b"\0":
-        return content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le", errors="replace")
+        return content.decode(
+            "utf-16-be" if content[:1] == b"\0" else "utf-16-le", errors="replace"
+        )
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -210,7 +227,9 @@ def applies(marker: str) -> bool:
     }  # fmt: skip
     try:
         return any(
-            Marker(marker).evaluate({**host, "python_version": python, "python_full_version": f"{python}.0"} | machine)
+            Marker(marker).evaluate(
+                {**host, "python_version": python, "python_full_version": f"{python}.0"} | machine
+            )
             for python in PYTHONS
             for machine in ({"platform_machine": name} for name in MACHINES)
         )
@@ -239,7 +258,9 @@ class _Options(optparse.OptionParser):
             self.add_option(name, action="callback", callback=self._pass)
 
     @staticmethod
-    def _pass(_option: optparse.Option, name: str, value: str | None, parser: optparse.OptionParser) -> None:
+    def _pass(
+        _option: optparse.Option, name: str, value: str | None, parser: optparse.OptionParser
+    ) -> None:
         if parser.values is not None:
             parser.values.passed.append(name if value is None else f"{name} {shlex.quote(value)}")
 
@@ -263,7 +284,9 @@ class _Reader:
         self.exclude = exclude
         self.plan = Plan()
         self.seen: set[tuple[str, bool]] = set()
-        self.placed: list[tuple[Requirement, set[str]]] = []  # packages of the app, with what they have from no index
+        self.placed: list[
+            tuple[Requirement, set[str]]
+        ] = []  # packages of the app, with what they have from no index
 
     def file(self, name: str, by: str, is_constraint: bool = False) -> None:
         """Read a requirements file and those that it includes."""
@@ -287,13 +310,17 @@ class _Reader:
     def line(self, line: str, file: str, where: str, is_constraint: bool) -> None:
         """Read one line."""
         begin = re.search(r"(^|\s)-(?=\S)", line)
-        before, rest = (line[: begin.start()].strip(), line[begin.start() :].strip()) if begin else (line, "")
+        before, rest = (
+            (line[: begin.start()].strip(), line[begin.start() :].strip()) if begin else (line, "")
+        )
         into = self.plan.constraints if is_constraint else self.plan.requirements
         try:
             found, _left = _Options().parse_args(words(rest))
         except ValueError:
             # Of a newer pip, or a slip: pip itself says what it is.
-            (into if before else self.plan.options).append(Requirement(line, where, name_of(before)))
+            (into if before else self.plan.options).append(
+                Requirement(line, where, name_of(before))
+            )
             return
         if before:
             # Ubuntu's pip freeze makes up a package of the system's own modules.
@@ -364,9 +391,14 @@ class _Reader:
         stored = self.stored(path)
         return Requirement(f"--find-links {shlex.quote(f'{LOCAL}/{stored}')}", where, local=stored)
 
-    def requirement(self, text: str, rest: str, file: str, where: str, is_editable: bool = False) -> list[Requirement]:
+    def requirement(
+        self, text: str, rest: str, file: str, where: str, is_editable: bool = False
+    ) -> list[Requirement]:
         """Return what a line asks for; nothing for a file or folder that no host is to have."""
-        text = PROJECT.sub(lambda _: f"file://{quote(str(self.source))}/", re.sub(r"^([\"'])(.*)\1$", r"\2", text).strip())
+        text = PROJECT.sub(
+            lambda _: f"file://{quote(str(self.source))}/",
+            re.sub(r"^([\"'])(.*)\1$", r"\2", text).strip(),
+        )
         found = self.remote(text, rest, where)
         named = NAMED_URL.fullmatch(text)
         target, marker = _split_marker(named[3] if named else text)
@@ -376,15 +408,15 @@ class _Reader:
             # Its parts are no names.
             return [Requirement("", where, problem=f"{where}: the URL {BROKEN_URL}")]
         if any(SCP.match(part) for part in (text, target)):
-            found.problem = (
-                f"{where}: {hide(text)!r} is git's notation, which pip does not read. Write git+ssh://USER@HOST/PATH."
-            )
+            found.problem = f"{where}: {hide(text)!r} is git's notation, which pip does not read. Write git+ssh://USER@HOST/PATH."
         elif scheme.endswith("file:") or is_path:
             if not applies(marker):
                 return []
             self.carry(found, target, marker, rest, file, named)
         elif CONDA.fullmatch(text):
-            found.problem = f"{where}: {text!r} is conda's notation, which pip does not read. {FREEZE}."
+            found.problem = (
+                f"{where}: {text!r} is conda's notation, which pip does not read. {FREEZE}."
+            )
         elif scheme and LAPTOP.match(urlsplit(target).hostname or ""):
             found.problem = f"{where}: {hide(target)!r} is a server on the laptop, which the host does not reach. {CARRY}."
         elif re.match(r"(hg|svn|bzr)\+", scheme) and take(target)[1]:
@@ -404,8 +436,18 @@ class _Reader:
         if not named and SCHEME.match(text):
             target, _marker = _split_marker(text)
             egg = re.search(r"[#&]egg=([A-Za-z0-9._-]+)(\[[^\]]*\])?", unquote(target))
-            last = unquote(urlsplit(target).path).rstrip("/").rpartition("/")[2].partition("@")[0].removesuffix(".git")
-            name, extras = (egg[1], egg[2]) if egg else (_name_of_file(last)[0] or (last if "+" in target else ""), "")
+            last = (
+                unquote(urlsplit(target).path)
+                .rstrip("/")
+                .rpartition("/")[2]
+                .partition("@")[0]
+                .removesuffix(".git")
+            )
+            name, extras = (
+                (egg[1], egg[2])
+                if egg
+                else (_name_of_file(last)[0] or (last if "+" in target else ""), "")
+            )
         elif _is_path(text) and not named:
             path = re.sub(r"\[[^\]]*\]$", "", _split_marker(text)[0]).replace("\\", "/")
             name, extras = _name_of_file(path.rpartition("/")[2])[0], ""
@@ -415,7 +457,15 @@ class _Reader:
         listed = [extra.strip() for extra in (extras or "").strip("[]").split(",") if extra.strip()]
         return Requirement(whole, where, canonical(name), listed)
 
-    def carry(self, found: Requirement, target: str, marker: str, rest: str, file: str, named: re.Match[str] | None) -> None:
+    def carry(
+        self,
+        found: Requirement,
+        target: str,
+        marker: str,
+        rest: str,
+        file: str,
+        named: re.Match[str] | None,
+    ) -> None:
         """Make a requirement that names a local file or folder mean the one that is carried along, or say what to do."""
         before, hashmark, fragment = target.partition("#")
         match = re.fullmatch(r"(.*?)(\[[^\]]*\])?", before.strip())
@@ -513,7 +563,9 @@ def _project_name(folder: Path) -> str | None:
 def _table(given: Any) -> dict[str, Any]:
     """Return a dependency of Poetry's, of which several are for several platforms, as one table."""
     tables = given if isinstance(given, list) else [given]
-    return {key: value for table in tables if isinstance(table, dict) for key, value in table.items()}
+    return {
+        key: value for table in tables if isinstance(table, dict) for key, value in table.items()
+    }
 
 
 def _toml(content: bytes) -> dict[str, Any]:
@@ -541,7 +593,9 @@ def _first_of(source: Path, subdir: str, names: tuple[str, ...]) -> str:
     return next((path for path in places if (source / path).is_file()), "")
 
 
-def read(source: Path, subdir: str = "", wanted: str = "", exclude: list[str] | None = None) -> Plan:
+def read(
+    source: Path, subdir: str = "", wanted: str = "", exclude: list[str] | None = None
+) -> Plan:
     """Return what an app requires.
 
     `wanted` is the requirements file, where the user names it; `exclude` holds patterns of files that are no code.
@@ -549,7 +603,9 @@ def read(source: Path, subdir: str = "", wanted: str = "", exclude: list[str] | 
     """
     reader = _Reader(source, subdir, exclude or [])
     first = wanted or _first_of(source, subdir, ("requirements.txt",))
-    other = first or _first_of(source, subdir, LOCKS) or _first_of(source, subdir, ("pyproject.toml",))
+    other = (
+        first or _first_of(source, subdir, LOCKS) or _first_of(source, subdir, ("pyproject.toml",))
+    )
     name = os.path.basename(other)
     if name == "pyproject.toml":
         reader.plan.missing = _project(reader, other)
@@ -571,7 +627,10 @@ def _placed(folder: Path) -> set[str]:
         return set()
     found = _toml((folder / "pyproject.toml").read_bytes())
     tool, required = found.get("tool", {}), found.get("project", {}).get("dependencies", [])
-    sources = {**tool.get("poetry", {}).get("dependencies", {}), **tool.get("uv", {}).get("sources", {})}
+    sources = {
+        **tool.get("poetry", {}).get("dependencies", {}),
+        **tool.get("uv", {}).get("sources", {}),
+    }
     elsewhere = {"path", "workspace", "git", "url", "file"}
     names = {canonical(name) for name, source in sources.items() if elsewhere & set(_table(source))}
     return names & {name_of(str(text)) for text in required if not NAMED_URL.match(str(text))}
@@ -598,7 +657,12 @@ def _refuse_own_names(reader: _Reader) -> None:
         if (name := _own_name(reader.source / place))
     }
     for line in reader.plan.requirements:
-        if line.name in own and not line.local and not line.problem and not NAMED_URL.match(line.text):
+        if (
+            line.name in own
+            and not line.local
+            and not line.problem
+            and not NAMED_URL.match(line.text)
+        ):
             place = own[line.name]
             line.problem = (
                 f"{line.where}: {hide(line.text)!r} is the app's own package, which no index has; one of that name would be "
@@ -631,7 +695,9 @@ def _project(reader: _Reader, file: str) -> str:
     """Read what pyproject.toml lists; return why nothing of it can be used, `LEAD` alone where it is of other things."""
     found = _toml((reader.source / file).read_bytes())
     tool, project = found.get("tool", {}), found.get("project", {})
-    if other := next((known for known, has in SOURCES.items() if has(tool.get(known.lower(), {}))), ""):
+    if other := next(
+        (known for known, has in SOURCES.items() if has(tool.get(known.lower(), {}))), ""
+    ):
         command = COMMANDS[f"{other.lower()}.lock"]
         return f"{LEAD} {file} says where packages are in a way of {other}'s own: `{command}` writes one with them."
     if "dependencies" in project:
@@ -666,7 +732,9 @@ def _near(source: Path, subdir: str) -> list[str]:
         for path in glob.glob(str(place / pattern))
     ]
     rank = {path: [word in os.path.basename(path).lower() for word in PRODUCTION] for path in found}
-    return sorted(dict.fromkeys(found), key=lambda path: ([not is_it for is_it in rank[path]], path))
+    return sorted(
+        dict.fromkeys(found), key=lambda path: ([not is_it for is_it in rank[path]], path)
+    )
 
 
 @dataclass
@@ -679,7 +747,9 @@ class Choice:
     server: str = ""  # the requirement for gunicorn
     excluded: list[Requirement] = field(default_factory=list)
     replaced: list[Requirement] = field(default_factory=list)  # what the variables replace
-    servers: list[Requirement] = field(default_factory=list)  # the app's own requirements for gunicorn
+    servers: list[Requirement] = field(
+        default_factory=list
+    )  # the app's own requirements for gunicorn
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -715,7 +785,9 @@ def choose(plan: Plan, exclude: list[str], packages: list[str], gunicorn: str) -
             found.replaced.append(line)
         elif line.text not in {other.text for other in found.requirements}:
             found.requirements.append(line)
-    found.constraints = [line for line in plan.constraints if line.name not in {"gunicorn", *unwanted}]
+    found.constraints = [
+        line for line in plan.constraints if line.name not in {"gunicorn", *unwanted}
+    ]
     own = [text for text in packages if name_of(text) == "gunicorn"]
     found.added = [text for text in packages if text not in own]
     found.server = _with_extras(own[-1] if own else gunicorn, found.servers)
@@ -741,10 +813,15 @@ def _without_hash(plan: Plan, choice: Choice) -> list[str]:
     """Return a problem for each line without a hash in a file with hashes, which pip refuses."""
     if not plan.has_hashes:
         return []
-    hashed = {line.name for line in (*choice.requirements, *choice.constraints) if HASH.search(line.text)}
+    hashed = {
+        line.name for line in (*choice.requirements, *choice.constraints) if HASH.search(line.text)
+    }
     return [
         f"{line.where}: {hide(line.text)!r} has no hash, and other lines have: pip demands all or none. "
         "Have the tool that wrote the file add it, or move the line into api_endpoint_pip_packages."
         for line in choice.requirements
-        if line.name not in hashed and not line.local and not HASH.search(line.text) and applies(_split_marker(line.text)[1])
+        if line.name not in hashed
+        and not line.local
+        and not HASH.search(line.text)
+        and applies(_split_marker(line.text)[1])
     ]

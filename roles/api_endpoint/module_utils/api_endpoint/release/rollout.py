@@ -20,10 +20,23 @@ from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
 from ansible.module_utils.api_endpoint.release.health import ask_through_nginx
 from ansible.module_utils.api_endpoint.release.hints import find_hints, left_out, read_journal
-from ansible.module_utils.api_endpoint.release.history import RELEASE, History, audit, discard, unable, went_by
+from ansible.module_utils.api_endpoint.release.history import (
+    RELEASE,
+    History,
+    audit,
+    discard,
+    unable,
+    went_by,
+)
 from ansible.module_utils.api_endpoint.release.readiness import ReadinessCheck, ReleaseRejectedError
 from ansible.module_utils.api_endpoint.release.secrets import place, setting
-from ansible.module_utils.api_endpoint.release.slots import SLOTS, Endpoint, available_memory, memory_of, queued
+from ansible.module_utils.api_endpoint.release.slots import (
+    SLOTS,
+    Endpoint,
+    available_memory,
+    memory_of,
+    queued,
+)
 from ansible.module_utils.api_endpoint.sandbox import Sandbox, environment_of, run_command
 from ansible.module_utils.api_endpoint.systemd import main_process, must, systemctl
 from ansible.module_utils.basic import AnsibleModule
@@ -36,8 +49,14 @@ UNKNOWN: dict[str, Any] = {
 }  # fmt: skip
 STOP_MARGIN_SECONDS = 10  # beyond its graceful time-out, after which systemd kills what is left (TimeoutStopSec: 5 more)
 LONGEST_ANSWER_SECONDS = 600.0  # a request that was held may take so long until it is cut off
-COMMANDS = ("virtualenv", "build", "warm-up")  # tasks of commands that this module, or one before it, waits for
-MARGIN = 64 * 1024 * 1024  # bytes of memory that a second version may take beyond what the first one does
+COMMANDS = (
+    "virtualenv",
+    "build",
+    "warm-up",
+)  # tasks of commands that this module, or one before it, waits for
+MARGIN = (
+    64 * 1024 * 1024
+)  # bytes of memory that a second version may take beyond what the first one does
 
 
 class Rollout:
@@ -117,7 +136,11 @@ class Rollout:
     def refuse_unable(self) -> None:
         """Raise DeployError when the release to go back to cannot start on this host any more, and name those that can."""
         if self.release != self.previous and (why := unable(self.endpoint.root, self.release)):
-            others = [name for name in self.history.good() if name != self.previous and not unable(self.endpoint.root, name)]
+            others = [
+                name
+                for name in self.history.good()
+                if name != self.previous and not unable(self.endpoint.root, name)
+            ]
             raise DeployError(went_by(self.release, why, others))
 
     def unknown(self) -> str:
@@ -126,7 +149,10 @@ class Rollout:
 
     def overview(self) -> str:
         """Say which releases there are, with their state."""
-        there = [f"{name} ({self.history.state(name, self.previous)})" for name in self.history.releases()]
+        there = [
+            f"{name} ({self.history.state(name, self.previous)})"
+            for name in self.history.releases()
+        ]
         return f"There are: {', '.join(there) or 'none'}."
 
     # --- bringing a release live
@@ -172,7 +198,8 @@ class Rollout:
         plan = read_json(self.folder(release) / "rollout.json")
         if plan is None and release == self.release:
             raise ReleaseRejectedError(
-                "start", "it has no rollout.json; it was made before there was one. Deploy its code again"
+                "start",
+                "it has no rollout.json; it was made before there was one. Deploy its code again",
             )
         return {**UNKNOWN, **(plan or {})}
 
@@ -206,7 +233,9 @@ class Rollout:
 
     def old_runs(self) -> bool:
         """Tell whether a service of the old template runs."""
-        return bool(self.old_unit) and systemctl("is-active", "--quiet", self.old_unit).returncode == 0
+        return (
+            bool(self.old_unit) and systemctl("is-active", "--quiet", self.old_unit).returncode == 0
+        )
 
     def prepare(self) -> None:
         """Put the release into the idle slot."""
@@ -216,7 +245,9 @@ class Rollout:
         replace_symlink(self.endpoint.link_of(self.slot), self.endpoint.socket_of(self.slot))
         # The unit makes it again for a version that takes uwsgi; the last one in this slot may have been of another kind.
         shutil.rmtree(self.endpoint.uwsgi_link_of(self.slot).parent, ignore_errors=True)
-        replace_symlink(self.endpoint.root / "slots" / self.slot / "release", f"../../releases/{self.release}")
+        replace_symlink(
+            self.endpoint.root / "slots" / self.slot / "release", f"../../releases/{self.release}"
+        )
         self.write_drop_in(self.slot, self.release)
 
     def write_drop_in(self, slot: str, release: str) -> None:
@@ -255,13 +286,22 @@ class Rollout:
 
     def how_it_stopped(self, slot: str) -> str:
         """Say how a slot's unit stopped by itself since it was started; empty while it runs or starts."""
-        state = self.endpoint.properties(slot, "ActiveState", "SubState", "NRestarts", "Result", "ExecMainStatus", "Job")
+        state = self.endpoint.properties(
+            slot, "ActiveState", "SubState", "NRestarts", "Result", "ExecMainStatus", "Job"
+        )
         has_restarted = state.get("NRestarts", "") not in ("", "0")
-        if state.get("ActiveState") == "failed" or state.get("SubState") == "auto-restart" or has_restarted:
+        if (
+            state.get("ActiveState") == "failed"
+            or state.get("SubState") == "auto-restart"
+            or has_restarted
+        ):
             if state.get("Result") == "exit-code":
                 return f"it stopped with status {state.get('ExecMainStatus')}"
             return f"it stopped (result: {state.get('Result')})"
-        never_started = state.get("ActiveState") == "inactive" and state.get("Job", "0") in ("", "0")
+        never_started = state.get("ActiveState") == "inactive" and state.get("Job", "0") in (
+            "",
+            "0",
+        )
         if never_started and time.time() - self.started > 3:
             return f"systemd did not start it (result: {state.get('Result')})"
         return ""
@@ -307,7 +347,10 @@ class Rollout:
         graceful = plan.get("graceful_timeout", UNKNOWN["graceful_timeout"])
         systemctl("stop", "--no-block", unit)
         deadline = time.monotonic() + graceful + STOP_MARGIN_SECONDS
-        while self.endpoint.properties(slot, "ActiveState").get("ActiveState") not in ("inactive", "failed"):
+        while self.endpoint.properties(slot, "ActiveState").get("ActiveState") not in (
+            "inactive",
+            "failed",
+        ):
             if time.monotonic() > deadline:
                 systemctl("kill", "--signal=KILL", unit)
                 must("stop", unit)
@@ -324,7 +367,10 @@ class Rollout:
 
     def is_holding(self) -> bool:
         """Tell whether the socket on which requests wait is open."""
-        return systemctl("is-active", "--quiet", f"{self.endpoint.holding_unit}.socket").returncode == 0
+        return (
+            systemctl("is-active", "--quiet", f"{self.endpoint.holding_unit}.socket").returncode
+            == 0
+        )
 
     def stop_the_old_one(self, live_plan: dict[str, Any]) -> None:
         """Hold requests, and stop the live version. The old template's service has nowhere to hold them."""
@@ -354,7 +400,9 @@ class Rollout:
 
     def is_fallback_left(self) -> bool:
         """Tell whether the fallback of an earlier run waits, runs, or has failed."""
-        state = systemctl("show", "--property=ActiveState", "--value", self.endpoint.fallback_unit).stdout.strip()
+        state = systemctl(
+            "show", "--property=ActiveState", "--value", self.endpoint.fallback_unit
+        ).stdout.strip()
         return state != "inactive"
 
     def cancel_fallback(self) -> None:
@@ -388,7 +436,9 @@ class Rollout:
             service = f"{self.endpoint.holding_unit}.service"
             deadline = time.monotonic() + LONGEST_ANSWER_SECONDS
             while time.monotonic() < deadline:
-                state = systemctl("show", "--property=ActiveState", "--value", service).stdout.strip()
+                state = systemctl(
+                    "show", "--property=ActiveState", "--value", service
+                ).stdout.strip()
                 if state in ("inactive", "failed") and not queued(self.endpoint.holding_socket):
                     break
                 time.sleep(0.2)
@@ -402,7 +452,9 @@ class Rollout:
         """Return what the new version's log tells of the fork, of threads and of the sandbox, with what helps."""
         written = ""
         with contextlib.suppress(OSError):  # the app may have put something else in the log's place
-            written = self.endpoint.written_since(self.slot, str(self.given["error_log"]), self.offset, self.started)
+            written = self.endpoint.written_since(
+                self.slot, str(self.given["error_log"]), self.offset, self.started
+            )
         with contextlib.suppress(OSError):  # without a journal
             journal = read_journal(
                 self.endpoint.unit_of(self.slot), self.prepared
@@ -424,7 +476,9 @@ class Rollout:
         words = ""
         if self.started:
             words = "".join(f"\n{note}" for note in self.notes()) + "\n"
-            words += self.endpoint.log_tail(self.slot, str(self.given["error_log"]), self.offset, self.started)
+            words += self.endpoint.log_tail(
+                self.slot, str(self.given["error_log"]), self.offset, self.started
+            )
         self.attempt(lambda: self.stop_and_disable(self.slot))
         serving = self.restore_live()
         self.attempt(lambda: self.history.has_failed(self.release, step, reason))
@@ -508,7 +562,9 @@ class Rollout:
             try:
                 self.start(slot, plan)
             except ReleaseRejectedError as error:
-                words = self.endpoint.log_tail(slot, str(self.given["error_log"]), self.offset, self.started)
+                words = self.endpoint.log_tail(
+                    slot, str(self.given["error_log"]), self.offset, self.started
+                )
                 raise DeployError(
                     f'Release {self.release} is live and does not run. It failed at the step "{error.step}": '
                     f"{error}.\n{words}"
@@ -525,7 +581,9 @@ class Rollout:
     def leftover_commands(self) -> list[str]:
         """Return the units of commands that run though their run, which waited for them, does not."""
         units = [f"{self.endpoint.name}-{task}.service" for task in COMMANDS]
-        shown = systemctl("list-units", "--plain", "--no-legend", "--state=active,activating", *units).stdout
+        shown = systemctl(
+            "list-units", "--plain", "--no-legend", "--state=active,activating", *units
+        ).stdout
         return [line.split()[0] for line in shown.splitlines() if line.strip()]
 
     def end_leftover_commands(self) -> None:
@@ -537,16 +595,25 @@ class Rollout:
         """Return what interrupted runs left on the disk; nothing where another run may be at work on it."""
         if self.given["rollback"] or (self.check_mode and Lock(self.endpoint.name).holder()):
             return []
-        return self.history.unfinished(self.given["data_dir"], self.release, data_is_busy=self.data_is_busy())
+        return self.history.unfinished(
+            self.given["data_dir"], self.release, data_is_busy=self.data_is_busy()
+        )
 
     def links(self) -> dict[Path, str]:
         """Return the links that lead people to what is live, but for those where the old service has things of its own."""
         links = self.endpoint.links
-        return {link: links[link] for link in links if not (self.old_unit and link.exists() and not link.is_symlink())}
+        return {
+            link: links[link]
+            for link in links
+            if not (self.old_unit and link.exists() and not link.is_symlink())
+        }
 
     def links_differ(self) -> bool:
         """Tell whether one of the links is missing or leads elsewhere."""
-        return any(not link.is_symlink() or os.readlink(link) != target for link, target in self.links().items())
+        return any(
+            not link.is_symlink() or os.readlink(link) != target
+            for link, target in self.links().items()
+        )
 
     def write_links(self) -> None:
         """Make the links."""
@@ -569,7 +636,12 @@ class Rollout:
     def audit(self, result: str, **more: str) -> None:
         """Write a line into the log of deployments."""
         action = "rollback" if self.given["rollback"] else "rollout"
-        words = {"release": self.release, "result": result, "previous": self.previous or "none", **more}
+        words = {
+            "release": self.release,
+            "result": result,
+            "previous": self.previous or "none",
+            **more,
+        }
         audit(self.given["audit_log"], self.endpoint.name, action, words)
 
 
@@ -582,7 +654,11 @@ def bring(module: AnsibleModule) -> dict[str, Any]:
         module.params["release"] = built.get("release", "")
     os.umask(0o022)
     if module.params["build_only"]:
-        return {**built, "previous": Rollout(module).previous, "components": built.get("diff", {}).get("after", {})}
+        return {
+            **built,
+            "previous": Rollout(module).previous,
+            "components": built.get("diff", {}).get("after", {}),
+        }
     told = Rollout(module).run() if module.check_mode else detached(Rollout(module).run)
     differences = [result["diff"] for result in (built, told) if "diff" in result]
     if told.get("proof") == "over its socket" and not module.params["old_unit"]:

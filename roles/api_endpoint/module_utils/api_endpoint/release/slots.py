@@ -46,7 +46,11 @@ def accepted(socket_path: str, pid: int) -> set[str]:
         [_read(f"/proc/{pid}/net/unix")] if _network(pid) != _network(os.getpid()) else []
     )
     lines = [line.split() for text in shown for line in text.decode(errors="replace").splitlines()]
-    return {line[6] for line in lines if line[7:] == [socket_path] and line[5] == CONNECTED and line[6] != "0"}
+    return {
+        line[6]
+        for line in lines
+        if line[7:] == [socket_path] and line[5] == CONNECTED and line[6] != "0"
+    }
 
 
 def _network(pid: int) -> str:
@@ -59,9 +63,16 @@ def _network(pid: int) -> str:
 
 def listening(socket_path: str, pid: int) -> set[str]:
     """Return the listening sockets of a path in a process's network, as they are called among a process's open files."""
-    lines = (line.split() for line in _read(f"/proc/{pid}/net/unix").decode(errors="replace").splitlines())
+    lines = (
+        line.split()
+        for line in _read(f"/proc/{pid}/net/unix").decode(errors="replace").splitlines()
+    )
     accepting = "00010000"  # the flag of a socket that listens
-    return {f"socket:[{line[6]}]" for line in lines if line[7:] == [socket_path] and line[3] == accepting}
+    return {
+        f"socket:[{line[6]}]"
+        for line in lines
+        if line[7:] == [socket_path] and line[3] == accepting
+    }
 
 
 def _open_files(pid: int) -> set[str] | None:
@@ -128,7 +139,11 @@ class Endpoint:
         """
         if self.live_slot:
             return self.live_slot
-        states = {slot: self.properties(slot, "ActiveState", "UnitFileState") for slot in SLOTS if self.release_of(slot)}
+        states = {
+            slot: self.properties(slot, "ActiveState", "UnitFileState")
+            for slot in SLOTS
+            if self.release_of(slot)
+        }
         enabled = [slot for slot in states if states[slot].get("UnitFileState") == "enabled"]
         active = [slot for slot in enabled if states[slot].get("ActiveState") == "active"]
         return next(iter([*active, *enabled]), "")
@@ -167,7 +182,10 @@ class Endpoint:
 
     def lacks_uwsgi_link(self, slot: str) -> bool:
         """Tell whether a version takes uwsgi without its link: it was started by the unit of an earlier role."""
-        return Path(self.socket_of(slot)).with_name("uwsgi").exists() and not self.uwsgi_link_of(slot).is_symlink()
+        return (
+            Path(self.socket_of(slot)).with_name("uwsgi").exists()
+            and not self.uwsgi_link_of(slot).is_symlink()
+        )
 
     @property
     def holding_unit(self) -> str:
@@ -238,7 +256,9 @@ class Endpoint:
 
         def is_worker(pid: int) -> bool:
             files = _open_files(pid)
-            return _read(f"/proc/{pid}/cmdline") == command if files is None else bool(sockets & files)
+            return (
+                _read(f"/proc/{pid}/cmdline") == command if files is None else bool(sockets & files)
+            )
 
         children = _read(f"/proc/{main}/task/{main}/children").split() if main else []
         return sorted(int(pid) for pid in children if is_worker(int(pid)))
@@ -255,7 +275,12 @@ class Endpoint:
 
     def started_at(self, slot: str) -> float:
         """Return when a slot was started last (epoch); 0 when it never was since the host's start."""
-        started = int(self.properties(slot, "InactiveExitTimestampMonotonic").get("InactiveExitTimestampMonotonic") or 0)
+        started = int(
+            self.properties(slot, "InactiveExitTimestampMonotonic").get(
+                "InactiveExitTimestampMonotonic"
+            )
+            or 0
+        )
         return time.time() - time.monotonic() + started / 1e6 if started else 0
 
     def written_since(self, slot: str, error_log: str, offset: int, since: float) -> str:
@@ -273,9 +298,13 @@ class Endpoint:
             file.seek(max(0, begin - LOOK_BACK))
             others |= _writers(file.read(begin - file.tell()).decode(errors="replace").splitlines())
             file.seek(max(begin, end - LOOK_BACK))
-            return "\n".join(lines_since(file.read().decode(errors="replace").splitlines(), since, others))
+            return "\n".join(
+                lines_since(file.read().decode(errors="replace").splitlines(), since, others)
+            )
 
-    def log_tail(self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = 40) -> str:
+    def log_tail(
+        self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = 40
+    ) -> str:
         """Return the last lines that a slot has logged since a time (epoch), its last start when none is given.
 
         gunicorn's error log is read from `offset` on.
@@ -326,7 +355,11 @@ def _writers(written: list[str], before: float = math.inf) -> set[int]:
 def _stamp(line: str) -> tuple[float, int] | None:
     """Return the time (epoch) and the process id at the begin of a line, 0 for none; None when it has no time."""
     found = re.match(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4})\] (?:\[(\d+)\])?", line)
-    return (datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S %z").timestamp(), int(found[2] or 0)) if found else None
+    return (
+        (datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S %z").timestamp(), int(found[2] or 0))
+        if found
+        else None
+    )
 
 
 def _read(path: str) -> bytes:

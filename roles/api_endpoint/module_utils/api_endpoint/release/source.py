@@ -24,12 +24,16 @@ LEAVE_OUT = "Or leave out what the app does not need (api_endpoint_app_exclude).
 def submodules(folder: Path) -> list[str]:
     """Return the paths of the submodules that a folder's `.gitmodules` lists."""
     try:
-        return SUBMODULE.findall((folder / ".gitmodules").read_text(encoding="utf-8", errors="surrogateescape"))
+        return SUBMODULE.findall(
+            (folder / ".gitmodules").read_text(encoding="utf-8", errors="surrogateescape")
+        )
     except FileNotFoundError:
         return []
 
 
-def check_content(source: Path, subdir: str, exclude: list[str], pull: str, update: str) -> list[str]:
+def check_content(
+    source: Path, subdir: str, exclude: list[str], pull: str, update: str
+) -> list[str]:
     """Raise DeployError for files of an app that only stand for others, and for submodules of its that are empty.
 
     `pull` and `update` say what to do about the one and the other. Return warnings: data of DVC that is not there.
@@ -40,14 +44,26 @@ def check_content(source: Path, subdir: str, exclude: list[str], pull: str, upda
     paths = list(walk(app, exclude))
     refuse(pointers(app, paths), f"{pull} {LEAVE_OUT}")
     folder = app
-    while not (folder / ".gitmodules").is_file() and not (folder / ".git").exists() and folder != folder.parent:
+    while (
+        not (folder / ".gitmodules").is_file()
+        and not (folder / ".git").exists()
+        and folder != folder.parent
+    ):
         folder = folder.parent
     for name in submodules(folder):
         inside = os.path.relpath(folder / name, app)
         # One that is left out has nothing that `walk` finds, and is not empty.
-        if not inside.startswith("..") and not any((folder / name).glob("*")) and not excludes(inside, exclude):
+        if (
+            not inside.startswith("..")
+            and not any((folder / name).glob("*"))
+            and not excludes(inside, exclude)
+        ):
             raise DeployError(f"The submodule {name} is empty. {update} {LEAVE_OUT}")
-    missing = [path for path in paths if path.suffix == ".dvc" and path.stem and not (app / path).with_suffix("").exists()]
+    missing = [
+        path
+        for path in paths
+        if path.suffix == ".dvc" and path.stem and not (app / path).with_suffix("").exists()
+    ]
     return [
         f"{path} stands for data of DVC that is not in the code. If the app reads it, list it in api_endpoint_artifacts."
         for path in missing
@@ -61,7 +77,9 @@ def excludes(path: str, exclude: list[str]) -> bool:
     return any(is_excluded(part, patterns) for part in (Path(path), *Path(path).parents))
 
 
-def lay_out(source: Path, target: Path, subdir: str, wanted: str, wsgi: str, exclude: list[str]) -> None:
+def lay_out(
+    source: Path, target: Path, subdir: str, wanted: str, wsgi: str, exclude: list[str]
+) -> None:
     """Copy the code of `source` to `target` in the store's layout: app/, what it requires, and local/ that this names.
 
     `wanted` is the requirements file, where the user names it.
@@ -78,7 +96,9 @@ def lay_out(source: Path, target: Path, subdir: str, wanted: str, wsgi: str, exc
         )
     copy_code(app, target / "app", exclude)
     plan = read(source, subdir, wanted, exclude)
-    for local in sorted({line.local for line in (*plan.requirements, *plan.constraints, *plan.options)} - {""}):
+    for local in sorted(
+        {line.local for line in (*plan.requirements, *plan.constraints, *plan.options)} - {""}
+    ):
         place = target / local
         if place.exists():
             continue
@@ -89,7 +109,10 @@ def lay_out(source: Path, target: Path, subdir: str, wanted: str, wsgi: str, exc
         else:
             shutil.copy2(found, place)
     for name in (*plan.files, ".gitmodules"):
-        for copy in (target / "app" / os.path.relpath(name, subdir or "."), target / "local" / name):
+        for copy in (
+            target / "app" / os.path.relpath(name, subdir or "."),
+            target / "local" / name,
+        ):
             # The app has no need of what pip and git log in with.
             text, credentials = take(decode(copy.read_bytes())) if copy.is_file() else ("", {})
             if credentials:

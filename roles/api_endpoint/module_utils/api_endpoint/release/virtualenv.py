@@ -15,7 +15,13 @@ from pathlib import Path
 from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import chown_tree
-from ansible.module_utils.api_endpoint.interpreter import does_not_run, probe, python_changed, refuse_part, refuse_unusable
+from ansible.module_utils.api_endpoint.interpreter import (
+    does_not_run,
+    probe,
+    python_changed,
+    refuse_part,
+    refuse_unusable,
+)
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.requirements import LOCAL, Plan, canonical, choose
 from ansible.module_utils.api_endpoint.release.secrets import quote
@@ -28,7 +34,10 @@ RUN = "/run"  # memory: what is written there is on no disk
 # What installed packages fit to. A correction of the same Python, which hosts get at different times, changes none of it.
 ABI = "import sys, sysconfig; print(sys.version_info[:2], sysconfig.get_config_var('SOABI'), sysconfig.get_platform())"
 # The variables of the run's environment that are for pip and compilers.
-INHERITED = re.compile(r"(https?|ftp|all|no)_proxy|(PIP|LC)_\w+|LANG|TZ|CC|CXX|\w*FLAGS|\w*CA_BUNDLE|SSL_CERT_\w+", re.I)
+INHERITED = re.compile(
+    r"(https?|ftp|all|no)_proxy|(PIP|LC)_\w+|LANG|TZ|CC|CXX|\w*FLAGS|\w*CA_BUNDLE|SSL_CERT_\w+",
+    re.I,
+)
 # Writes, as constraints, one package of each name in folders of packages: the best that fits, or one that pip refuses.
 # A name with such a constraint is never looked for on an index.
 FOUND_LOCALLY = """
@@ -77,10 +86,18 @@ class Virtualenv:
             raise DeployError("\n".join(self.choice.problems))
         own = self.choice.requirements_without_hash if self.plan.has_hashes else []
         # The server comes in a step of its own, and what has no hash or is in no folder of packages with it.
-        self.first = [self.without_credentials(line.text) for line in self.choice.requirements if line not in own]
-        self.own = [line.text for line in own]  # between the two, as they may ask for another server
+        self.first = [
+            self.without_credentials(line.text)
+            for line in self.choice.requirements
+            if line not in own
+        ]
+        self.own = [
+            line.text for line in own
+        ]  # between the two, as they may ask for another server
         self.second: list[str] = []
-        is_closed = self.plan.has_hashes or any(line.text == "--no-index" for line in self.plan.options)
+        is_closed = self.plan.has_hashes or any(
+            line.text == "--no-index" for line in self.plan.options
+        )
         (self.second if is_closed else self.first).extend(self.choice.added)
         self.second.append(self.choice.server)
         self.constraints = [
@@ -96,7 +113,9 @@ class Virtualenv:
         self.excluded = [hide(line.text) for line in self.choice.excluded]
         known = {line.name for line in (*self.choice.excluded, *self.choice.servers)}
         for name in sorted({canonical(name) for name in given["exclude"]} - known):
-            self.module.warn(f"api_endpoint_pip_exclude names {name!r}, which the app does not require.")
+            self.module.warn(
+                f"api_endpoint_pip_exclude names {name!r}, which the app does not require."
+            )
 
     def without_credentials(self, text: str) -> str:
         """Return a line of the app's whose URLs have lost their credentials, which pip and git get in another way."""
@@ -106,7 +125,9 @@ class Virtualenv:
 
     def for_git(self) -> dict[str, str]:
         """Return the environment by which git gets the credentials of its URLs; pip has the others."""
-        return git_environment({url: word for url, word in self.credentials.items() if url.startswith("git+")})
+        return git_environment(
+            {url: word for url, word in self.credentials.items() if url.startswith("git+")}
+        )
 
     @property
     def local(self) -> list[str]:
@@ -118,7 +139,9 @@ class Virtualenv:
         """Return the name that stands for all that goes into the virtualenv."""
         given = self.given
         try:
-            abi = subprocess.run([given["python"], "-c", ABI], capture_output=True, text=True, check=True).stdout.strip()
+            abi = subprocess.run(
+                [given["python"], "-c", ABI], capture_output=True, text=True, check=True
+            ).stdout.strip()
         except (OSError, subprocess.CalledProcessError) as error:
             raise does_not_run(given["python"], error, getattr(error, "stderr", "")) from error
         places = [self.code / place for place in self.local]
@@ -129,7 +152,9 @@ class Virtualenv:
                 "index": self.options,
                 "options": given["options"],
                 "python": [given["python"], abi],
-                "local": [tree_digest(place) if place.is_dir() else file_digest(place) for place in places],
+                "local": [
+                    tree_digest(place) if place.is_dir() else file_digest(place) for place in places
+                ],
             },
             16,
         )
@@ -138,8 +163,12 @@ class Virtualenv:
         """Make the virtualenv and install into it, as its owner."""
         account = pwd.getpwnam(self.given["user"])
         secret, carried = home / "netrc", folder / "local"
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=RUN, prefix="api-endpoint-") as variables:
-            variables.writelines(f"{name}={quote(value)}\n" for name, value in self.for_git().items())
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=RUN, prefix="api-endpoint-"
+        ) as variables:
+            variables.writelines(
+                f"{name}={quote(value)}\n" for name, value in self.for_git().items()
+            )
             variables.flush()
             # setup.py is code of strangers: it gets what the app gets, and nothing that it starts stays.
             sandbox = Sandbox(
@@ -177,11 +206,22 @@ class Virtualenv:
     def write_files(self, folder: Path, carried: Path) -> None:
         """Write what pip reads."""
         # The server's own packages come from an index, whatever the app's file says of itself.
-        passed = [line for line in self.options if not line.startswith(("--no-index", "--require", "--constraint"))]
+        passed = [
+            line
+            for line in self.options
+            if not line.startswith(("--no-index", "--require", "--constraint"))
+        ]
         files = {
             "requirements.txt": [*self.options, *self.first],
             "constraints.txt": self.constraints,
-            "own.txt": [*(line for line in self.options if not line.startswith(("--require", "--constraint"))), *self.own],
+            "own.txt": [
+                *(
+                    line
+                    for line in self.options
+                    if not line.startswith(("--require", "--constraint"))
+                ),
+                *self.own,
+            ],
             "server.txt": [*passed, *self.second],
             # The server's packages change nothing that the app pins.
             "pins.txt": [pin for line in self.choice.requirements if (pin := line.pin)],
@@ -228,7 +268,8 @@ class Virtualenv:
             if done.status != 0:
                 version = Path(os.path.realpath(self.given["python"])).name.removeprefix("python")
                 platforms = " ".join(
-                    f"--platform {kind}_{os.uname().machine}" for kind in ("manylinux_2_28", "manylinux2014")
+                    f"--platform {kind}_{os.uname().machine}"
+                    for kind in ("manylinux_2_28", "manylinux2014")
                 )
                 others = (
                     f"For another Python or computer than the host's, and so not installed: {', '.join(unfit)}. "
@@ -253,9 +294,13 @@ class Virtualenv:
         run("Making the virtualenv", self.given["python"], "-m", "venv", str(folder))
         found: list[str] = []
         # With hashes the content of every package is known already.
-        if (places := [str(carried / line.local) for line in self.plan.options if line.local]) and not self.plan.has_hashes:
+        if (
+            places := [str(carried / line.local) for line in self.plan.options if line.local]
+        ) and not self.plan.has_hashes:
             found = ["--constraint", str(carried / "found.txt")]
-            unfit += run("Reading the folders of packages", python, "-c", FOUND_LOCALLY, found[1], *places).split()
+            unfit += run(
+                "Reading the folders of packages", python, "-c", FOUND_LOCALLY, found[1], *places
+            ).split()
         strict = ["--require-hashes"] if self.plan.has_hashes else []
         if strict and (self.choice.excluded or self.choice.replaced):
             # A file with hashes lists all there is; what was taken out of it may not come back without one.
@@ -273,7 +318,9 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
     if not module.params["code"] or not code.is_dir():
         if module.check_mode:
             return {"changed": True}
-        raise DeployError(f"The code {code} is not on the host. Run site.yml without tags, or with --tags app.")
+        raise DeployError(
+            f"The code {code} is not on the host. Run site.yml without tags, or with --tags app."
+        )
     if module.params["part"]:
         refuse_part(python_changed(root / "p3env"))
     virtualenv = Virtualenv(module)

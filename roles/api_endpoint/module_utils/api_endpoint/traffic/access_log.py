@@ -70,7 +70,9 @@ def parse(line: bytes) -> Request | None:
     except (KeyError, ValueError):
         return None
     duration = int(seconds) * 1000 + int(milliseconds)
-    return Request(when, method if target else "", target, int(status), int(size), referrer, duration)
+    return Request(
+        when, method if target else "", target, int(status), int(size), referrer, duration
+    )
 
 
 @dataclass
@@ -85,7 +87,9 @@ class Budget:
     def take(self, size: int) -> bool:
         """Take bytes from it; tell whether there were that many, and time."""
         self.size -= size
-        self.is_spent = self.is_spent or self.size < 0 or time.monotonic() - self.begun > self.seconds
+        self.is_spent = (
+            self.is_spent or self.size < 0 or time.monotonic() - self.begun > self.seconds
+        )
         return not self.is_spent
 
 

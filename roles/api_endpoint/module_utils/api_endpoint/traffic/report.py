@@ -124,7 +124,11 @@ def charts(traffic: Traffic) -> list[dict[str, Any]]:
         ("bad", "4xx", lambda figures: figures.of_class(4)),
         ("worst", "5xx", lambda figures: figures.of_class(5)),
     ]
-    fine = ("good", "2xx, 3xx", lambda figures: figures.requests - figures.of_class(4) - figures.of_class(5))
+    fine = (
+        "good",
+        "2xx, 3xx",
+        lambda figures: figures.requests - figures.of_class(4) - figures.of_class(5),
+    )
     return [
         stacked(f"Requests, by {each}", bars, [fine, *errors]),
         stacked(f"Errors, by {each}", bars, errors),
@@ -135,7 +139,10 @@ def charts(traffic: Traffic) -> list[dict[str, Any]]:
 def tables(traffic: Traffic) -> list[dict[str, Any]]:
     """Return the tables: statuses, endpoints, referrers."""
     statuses = sorted(traffic.all.statuses.items())
-    shares = [[str(status), f"{count:,}", f"{100 * count / traffic.all.requests:.1f} %"] for status, count in statuses]
+    shares = [
+        [str(status), f"{count:,}", f"{100 * count / traffic.all.requests:.1f} %"]
+        for status, count in statuses
+    ]
 
     def rows(names: list[tuple[str, Figures]]) -> list[list[str]]:
         return [[name, *cells(figures)] for name, figures in names[:ROWS]]
@@ -143,8 +150,18 @@ def tables(traffic: Traffic) -> list[dict[str, Any]]:
     without = "Without query strings."
     endpoints, referrers = rows(traffic.endpoints.top()), rows(traffic.referrers.top())
     return [
-        {"title": "Statuses", "heads": ["status", "requests", "share"], "rows": shares, "remark": ""},
-        {"title": "Endpoints", "heads": ["method and path", *HEADS], "rows": endpoints, "remark": without},
+        {
+            "title": "Statuses",
+            "heads": ["status", "requests", "share"],
+            "rows": shares,
+            "remark": "",
+        },
+        {
+            "title": "Endpoints",
+            "heads": ["method and path", *HEADS],
+            "rows": endpoints,
+            "remark": without,
+        },
         {"title": "Referrers", "heads": ["page", *HEADS], "rows": referrers, "remark": without},
     ]
 
@@ -153,13 +170,22 @@ def report(traffic: Traffic) -> dict[str, Any]:
     """Return all that the page shows."""
     figures, hours = traffic.all, sorted(traffic.hours)
     counts = {"requests": figures.requests, "5xx": figures.of_class(5), "4xx": figures.of_class(4)}
-    by_time = [[timestamp(start), *cells(counted)] for start, counted in reversed(traffic.bars()) if counted.requests]
+    by_time = [
+        [timestamp(start), *cells(counted)]
+        for start, counted in reversed(traffic.bars())
+        if counted.requests
+    ]
     return {
-        "span": f"{timestamp(hours[0] * HOUR)} to {timestamp((hours[-1] + 1) * HOUR)}" if hours else "no requests yet",
+        "span": f"{timestamp(hours[0] * HOUR)} to {timestamp((hours[-1] + 1) * HOUR)}"
+        if hours
+        else "no requests yet",
         "unread": f"{traffic.unread:,}" if traffic.unread else "",
         "sums": [
             *([name, f"{count:,}"] for name, count in counts.items()),
-            *([f"p{percent}", took] for percent, took in zip(PERCENTS, durations(figures), strict=True)),
+            *(
+                [f"p{percent}", took]
+                for percent, took in zip(PERCENTS, durations(figures), strict=True)
+            ),
             ["sent", size(traffic.bytes)],
         ],
         "charts": charts(traffic) if hours else [],

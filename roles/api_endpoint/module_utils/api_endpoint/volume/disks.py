@@ -43,7 +43,13 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a command in English; its failure is the caller's to judge."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, env=environment
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        env=environment,
     )
 
 
@@ -57,7 +63,10 @@ class Signature:
 
     def __str__(self) -> str:
         """Say what it is."""
-        words = IN_WORDS.get(self.kind) or f"{'an' if self.kind[:1] in 'aeiox' else 'a'} {self.kind} filesystem"
+        words = (
+            IN_WORDS.get(self.kind)
+            or f"{'an' if self.kind[:1] in 'aeiox' else 'a'} {self.kind} filesystem"
+        )
         return words + (f" with the label {self.label!r}" if self.label else "")
 
 
@@ -92,7 +101,8 @@ class Disk:
             return f"it is mounted at {', '.join(self.mounts)}"
         if self.parts:
             return "it has partitions or volumes: " + ", ".join(
-                f"{part.path}{f' mounted at {part.mounts[0]}' if part.mounts else ''}" for part in self.parts
+                f"{part.path}{f' mounted at {part.mounts[0]}' if part.mounts else ''}"
+                for part in self.parts
             )
         if self.signatures:
             return " and ".join(dict.fromkeys(str(signature) for signature in self.signatures))
@@ -147,7 +157,9 @@ def parse_lsblk(text: str) -> list[Disk]:
 
     def mark(found: Disk, whole_is_system: bool) -> Disk:
         is_system = whole_is_system or any("/" in part.mounts for part in everything([found]))
-        return replace(found, is_system=is_system, parts=tuple(mark(part, is_system) for part in found.parts))
+        return replace(
+            found, is_system=is_system, parts=tuple(mark(part, is_system) for part in found.parts)
+        )
 
     return [mark(disk(entry), False) for entry in json.loads(text)["blockdevices"]]
 
@@ -167,7 +179,11 @@ def parse_blkid(text: str) -> Signature:
     """Return what `blkid -p -o export` recognised; an empty signature for nothing."""
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     values = {name: re.sub(r"\\(.)", r"\1", value) for name, value in values.items()}
-    return Signature(values.get("TYPE") or values.get("PTTYPE") or "", values.get("LABEL", ""), values.get("UUID", ""))
+    return Signature(
+        values.get("TYPE") or values.get("PTTYPE") or "",
+        values.get("LABEL", ""),
+        values.get("UUID", ""),
+    )
 
 
 @dataclass(frozen=True)
@@ -225,7 +241,11 @@ def is_held(path: str) -> bool:
 def is_file(path: str) -> bool:
     """Tell whether a loop device's content is a file that lies on this host."""
     with suppress(OSError):
-        backing = Path("/sys/class/block", os.path.basename(path), "loop/backing_file").read_text(encoding="utf-8").strip()
+        backing = (
+            Path("/sys/class/block", os.path.basename(path), "loop/backing_file")
+            .read_text(encoding="utf-8")
+            .strip()
+        )
         return backing.endswith(" (deleted)") or os.path.exists(backing)
     return False
 
@@ -238,11 +258,17 @@ def probe(disk: Disk, run: Run = run) -> Disk:
         return disk
     signatures = parse_wipefs(run("wipefs", "--json", "--no-act", disk.path).stdout)
     asked = run("blkid", "--probe", "--output", "export", disk.path)
-    if not signatures and asked.returncode != 2:  # 2: nothing was found; 8: several things; 0: something
+    if (
+        not signatures and asked.returncode != 2
+    ):  # 2: nothing was found; 8: several things; 0: something
         signatures = (Signature(parse_blkid(asked.stdout).kind or "unrecognised"),)
     if [(found.kind, found.label) for found in signatures] == [("ext4", "")]:
-        shown = re.search(r"^Last mounted on:\s*(.*)", run("dumpe2fs", "-h", disk.path).stdout, re.M)
-        disk = replace(disk, last_mount=shown[1].replace("<not available>", "").strip() if shown else "unknown")
+        shown = re.search(
+            r"^Last mounted on:\s*(.*)", run("dumpe2fs", "-h", disk.path).stdout, re.M
+        )
+        disk = replace(
+            disk, last_mount=shown[1].replace("<not available>", "").strip() if shown else "unknown"
+        )
     if disk.mounts or disk.is_system:
         return replace(disk, signatures=signatures)
     try:
@@ -325,7 +351,11 @@ def choose(
                 f"correct the name. {listing(disks)}"
             )
         return _judge(named[0], wanted, staging, unfinished or {})
-    ours = [disk for disk in parts if wanted.label and wanted.label in [found.label for found in disk.signatures]]
+    ours = [
+        disk
+        for disk in parts
+        if wanted.label and wanted.label in [found.label for found in disk.signatures]
+    ]
     ours += [disk for disk in parts if disk not in ours and _was_staged(disk, staging)]
     ours += [disk for disk in parts if disk not in ours and _is_unfinished(disk, unfinished or {})]
     if len(ours) > 1:
@@ -346,7 +376,9 @@ def choose(
 
 def _mounted(wanted: Wanted, device: str, parts: list[Disk], mounted: Mounted) -> Disk:
     """Return the disk that is mounted at the volume's place already."""
-    found = [disk for disk in parts if os.path.realpath(disk.path) == os.path.realpath(mounted.source)]
+    found = [
+        disk for disk in parts if os.path.realpath(disk.path) == os.path.realpath(mounted.source)
+    ]
     if not found:
         raise DeployError(
             f"{mounted.source} ({mounted.kind}) is mounted at {wanted.mount}, and this host has no such disk any more. "
@@ -370,7 +402,11 @@ def _mounted(wanted: Wanted, device: str, parts: list[Disk], mounted: Mounted) -
 
 
 def _wrong(path: str, kind: str, wanted: Wanted) -> str:
-    remedy = f"Set filesystem: {kind}, or name another volume." if kind in FILESYSTEMS else "Name another one."
+    remedy = (
+        f"Set filesystem: {kind}, or name another volume."
+        if kind in FILESYSTEMS
+        else "Name another one."
+    )
     return (
         f"The volume {path} has the filesystem {kind}, and api_endpoint_volume.filesystem is {wanted.filesystem!r}. "
         f"Nothing was changed. {remedy}"
@@ -385,7 +421,11 @@ def _in_fstab(wanted: Wanted, device: str, parts: list[Disk], line: list[str]) -
     def is_it(disk: Disk) -> bool:
         found = disk.filesystem
         names = {"UUID": found.uuid, "LABEL": found.label}
-        return names.get(key) == value if value else os.path.realpath(line[0]) == os.path.realpath(disk.path)
+        return (
+            names.get(key) == value
+            if value
+            else os.path.realpath(line[0]) == os.path.realpath(disk.path)
+        )
 
     matching = [disk for disk in parts if is_it(disk)]
     if not matching:
@@ -428,7 +468,11 @@ def _is_unfinished(disk: Disk, unfinished: dict[str, Any]) -> bool:
     Without a uuid, the tool of Cloud VPS was formatting it: what that makes has no label, and was never mounted.
     """
     known = {name: unfinished.get(name) for name in disk.identity}
-    is_new = not disk.last_mount if not unfinished.get("uuid") else disk.filesystem.uuid == unfinished["uuid"]
+    is_new = (
+        not disk.last_mount
+        if not unfinished.get("uuid")
+        else disk.filesystem.uuid == unfinished["uuid"]
+    )
     is_ours = not disk.signatures or is_new
     in_use = disk.is_system or disk.mounts or disk.parts or disk.is_held
     return bool(unfinished) and known == disk.identity and is_ours and not in_use
@@ -445,7 +489,9 @@ def _judge(disk: Disk, wanted: Wanted, staging: str, unfinished: dict[str, Any])
         _usable(disk, wanted, staging)
     if disk.is_blank or _is_unfinished(disk, unfinished):
         return Choice(disk, "format")
-    has_label = wanted.label in [signature.label for signature in disk.signatures if signature.label]
+    has_label = wanted.label in [
+        signature.label for signature in disk.signatures if signature.label
+    ]
     if has_label or _was_staged(disk, staging):
         return Choice(_usable(disk, wanted, staging), "mount")
     kind, label = disk.filesystem.kind, disk.filesystem.label
@@ -455,7 +501,10 @@ def _judge(disk: Disk, wanted: Wanted, staging: str, unfinished: dict[str, Any])
     elif kind in FILESYSTEMS and label:
         remedy = f"To use it with what is on it: api_endpoint_volume.label: {label}. {remedy}"
     elif kind in FILESYSTEMS:
-        tool = {"ext4": f"e2label {disk.path} {wanted.label}", "xfs": f"xfs_admin -L {wanted.label} {disk.path}"}[kind]
+        tool = {
+            "ext4": f"e2label {disk.path} {wanted.label}",
+            "xfs": f"xfs_admin -L {wanted.label} {disk.path}",
+        }[kind]
         remedy = f"To use it with what is on it, give it the label: {tool}. {remedy}"
     raise DeployError(
         f"The disk {disk.path} is not empty: {disk.contents}. It was neither formatted nor mounted. {remedy}, and run again."
@@ -472,7 +521,11 @@ def fields_of(line: str) -> list[str]:
 
 def line_for(fstab: str, mount: str) -> list[str] | None:
     """Return the fields of the line for a mount point."""
-    found = [fields for fields in map(fields_of, fstab.splitlines()) if len(fields) > 2 and fields[1] == mount]
+    found = [
+        fields
+        for fields in map(fields_of, fstab.splitlines())
+        if len(fields) > 2 and fields[1] == mount
+    ]
     return found[-1] if found else None
 
 
@@ -486,7 +539,9 @@ def with_line(fstab: str, uuid: str, kind: str, wanted: Wanted, staging: str) ->
     given = there[3].split(",") if there and len(there) > 3 else []
     names = {option.split("=")[0] for option in given}
     more = [option for option in OPTIONS if option.split("=")[0] not in names]
-    line = f"{source} {wanted.mount} {kind} {','.join([*given, *more])} 0 {2 if kind == 'ext4' else 0}"
+    line = (
+        f"{source} {wanted.mount} {kind} {','.join([*given, *more])} 0 {2 if kind == 'ext4' else 0}"
+    )
     if there and there[0] == source and {"nofail", "discard"} <= names:
         line = ""  # good as it is
     kept, placed = [], not line

@@ -60,12 +60,16 @@ def listing(root: Path) -> Listing:
         folders[:] = [
             name
             for name in sorted(folders)
-            if not os.path.islink(os.path.join(folder, name)) and not name.startswith(BUILDING) and name != "lost+found"
+            if not os.path.islink(os.path.join(folder, name))
+            and not name.startswith(BUILDING)
+            and name != "lost+found"
         ]
         found.folders += [os.path.normpath(os.path.join(here, name)) for name in folders]
         for name in sorted(files):
             if name != TEMPORARY:
-                found.files[os.path.normpath(os.path.join(here, name))] = os.lstat(os.path.join(folder, name))
+                found.files[os.path.normpath(os.path.join(here, name))] = os.lstat(
+                    os.path.join(folder, name)
+                )
     return found
 
 
@@ -174,7 +178,11 @@ class Move:
         if first.startswith(PART):
             return os.path.lexists(self.target / self.store / first)
         stamp = os.path.join(self.store, first, STAMP)
-        if first == ".." or not (self.target / stamp).is_file() or not (self.source / stamp).is_file():
+        if (
+            first == ".."
+            or not (self.target / stamp).is_file()
+            or not (self.source / stamp).is_file()
+        ):
             return False
         return not same((self.source / stamp).lstat(), (self.target / stamp).lstat())
 
@@ -189,7 +197,11 @@ class Move:
             if not os.path.lexists(path):
                 if not self.is_known(name):
                     wanted.append(name)
-            elif not same(known, path.lstat()) and not self.is_known(name) and not alike(self.source / name, path):
+            elif (
+                not same(known, path.lstat())
+                and not self.is_known(name)
+                and not alike(self.source / name, path)
+            ):
                 raise DeployError(
                     f"Both disks have {name}, and they differ: {self.source / name} and, on the volume, {path}. Nothing was "
                     "switched. Move away or remove the one that is not needed, and run again."
@@ -203,13 +215,17 @@ class Move:
         if size and size + MARGIN > free:
             raise DeployError(too_small(self.source, size, free))
         if files and disk.f_files and files + INODES > disk.f_favail:
-            raise DeployError(f"The volume has room for {disk.f_favail:,} more files, and {self.source} has {files:,}.")
+            raise DeployError(
+                f"The volume has room for {disk.f_favail:,} more files, and {self.source} has {files:,}."
+            )
 
     def copy(self, say: Say) -> int:
         """Copy what is missing, compare everything that was not compared yet; return the number of files there are."""
         found = listing(self.source)
         missing = self.missing(found)
-        size = sum(min(found.files[name].st_size, found.files[name].st_blocks * 512) for name in missing)
+        size = sum(
+            min(found.files[name].st_size, found.files[name].st_blocks * 512) for name in missing
+        )
         self.check_room(size, len(missing))
         (self.target / TEMPORARY).unlink(missing_ok=True)
         for name in found.folders:
@@ -235,7 +251,9 @@ class Move:
                     while begin < end:
                         piece = os.pread(old.fileno(), min(CHUNK, end - begin), begin)
                         if not piece:
-                            raise DeployError(f"{source} became shorter while it was copied. Run again.")
+                            raise DeployError(
+                                f"{source} became shorter while it was copied. Run again."
+                            )
                         begin += os.pwrite(new.fileno(), piece, begin)
                         progress(len(piece))
                 os.fsync(new.fileno())
@@ -251,9 +269,15 @@ class Move:
             for name, known in found.files.items()
             if stat.S_ISREG(known.st_mode) and name not in self.compared and not self.is_known(name)
         ]
-        progress = Progress(say, "comparing what was moved", 2 * sum(found.files[name].st_blocks * 512 for name in names))
+        progress = Progress(
+            say,
+            "comparing what was moved",
+            2 * sum(found.files[name].st_blocks * 512 for name in names),
+        )
         for name in names:
-            if content(self.source / name, progress) != content(self.target / name, progress, from_disk=True):
+            if content(self.source / name, progress) != content(
+                self.target / name, progress, from_disk=True
+            ):
                 (self.target / name).unlink()
                 raise DeployError(
                     f"The copy of {self.source / name} on the volume differs from it. The copy was removed, and nothing was "
@@ -273,7 +297,10 @@ def same(known: os.stat_result, found: os.stat_result) -> bool:
 def alike(one: Path, other: Path) -> bool:
     """Tell by reading them whether two files of the same size have the same content, when both are files."""
     known, found = one.lstat(), other.lstat()
-    if not (stat.S_ISREG(known.st_mode) and stat.S_ISREG(found.st_mode)) or known.st_size != found.st_size:
+    if (
+        not (stat.S_ISREG(known.st_mode) and stat.S_ISREG(found.st_mode))
+        or known.st_size != found.st_size
+    ):
         return False
     return content(one, lambda _count: None) == content(other, lambda _count: None)
 

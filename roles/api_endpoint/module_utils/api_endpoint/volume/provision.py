@@ -39,7 +39,14 @@ from ansible.module_utils.api_endpoint.volume.disks import (
     run,
     with_line,
 )
-from ansible.module_utils.api_endpoint.volume.migrate import Listing, Move, Say, listing, strangers, too_small
+from ansible.module_utils.api_endpoint.volume.migrate import (
+    Listing,
+    Move,
+    Say,
+    listing,
+    strangers,
+    too_small,
+)
 from ansible.module_utils.basic import AnsibleModule
 
 POLL = 10  # seconds between two words on how far it is
@@ -54,9 +61,13 @@ def must(*command: str) -> str:
     try:
         done = run(*command)
     except FileNotFoundError as error:
-        raise DeployError(f"{command[0]} is not installed on the host. Run site.yml without tags, or install it.") from error
+        raise DeployError(
+            f"{command[0]} is not installed on the host. Run site.yml without tags, or install it."
+        ) from error
     if done.returncode != 0:
-        raise DeployError(f"`{' '.join(command)}` failed: {(done.stderr.strip() or done.stdout.strip())[-600:]}")
+        raise DeployError(
+            f"`{' '.join(command)}` failed: {(done.stderr.strip() or done.stdout.strip())[-600:]}"
+        )
     return done.stdout
 
 
@@ -87,7 +98,9 @@ class Volume:
 
     def note(self, **notes: Any) -> None:
         """Write down what the next run must know, or with None that it need not any more."""
-        known = {name: value for name, value in {**self.notes(), **notes}.items() if value is not None}
+        known = {
+            name: value for name, value in {**self.notes(), **notes}.items() if value is not None
+        }
         if known:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
             write_json(self.record, known, 0o600)
@@ -128,7 +141,10 @@ class Volume:
                     f"label {self.wanted.label!r}"
                 )
                 if found.size > choice.disk.size * 0.95:
-                    raise DeployError(too_small(self.mount, found.size, choice.disk.size) + " Nothing was formatted.")
+                    raise DeployError(
+                        too_small(self.mount, found.size, choice.disk.size)
+                        + " Nothing was formatted."
+                    )
             if found.files:
                 actions.append(
                     f"move {len(found.files):,} files ({mib(found.size)}) from the root disk's {self.mount} to it"
@@ -139,14 +155,18 @@ class Volume:
         if choice.action == "use":
             size = filesystem_size(choice.disk, self.wanted.filesystem, str(self.mount))
             if has_grown(choice.disk, size):
-                actions.append(f"let the filesystem grow from {mib(size)} to {mib(choice.disk.size)}")
+                actions.append(
+                    f"let the filesystem grow from {mib(size)} to {mib(choice.disk.size)}"
+                )
             if mounted_at(str(self.staging)):
                 actions.append(f"unmount it from {self.staging}, where an interrupted run left it")
         return choice, actions
 
     def probe(self) -> None:
         """Raise DeployError when the mounted volume does not answer, or with other data; nothing stays of the attempt."""
-        mark = self.data_dir / ".endpoint"  # the name of the endpoint whose data it is, see Store.claim
+        mark = (
+            self.data_dir / ".endpoint"
+        )  # the name of the endpoint whose data it is, see Store.claim
         try:
             os.listdir(self.mount)
             with tempfile.NamedTemporaryFile(dir=self.mount, prefix=".probe-") as file:
@@ -155,7 +175,9 @@ class Volume:
                 os.fsync(file.fileno())
             name = mark.read_bytes() if mark.exists() else b""
         except OSError as error:
-            raise DeployError(self.unwell(f"cannot be written: {error.strerror or error}")) from error
+            raise DeployError(
+                self.unwell(f"cannot be written: {error.strerror or error}")
+            ) from error
         if not all(byte == ord("\n") or 32 < byte < 127 for byte in name):
             raise DeployError(self.unwell(f"gives back other data than was written to it ({mark})"))
 
@@ -187,7 +209,9 @@ class Volume:
             self.format(choice.disk)
             choice = self.choose()
             if choice.action != "mount":
-                raise DeployError(f"{choice.disk.path} was formatted, and has no filesystem with the label afterwards.")
+                raise DeployError(
+                    f"{choice.disk.path} was formatted, and has no filesystem with the label afterwards."
+                )
         if choice.action == "mount":
             self.move(choice.disk, say)
         disk = self.choose().disk
@@ -199,9 +223,17 @@ class Volume:
     def format(self, disk: Disk) -> None:
         """Make a filesystem on an empty disk."""
         kind, label = self.wanted.filesystem, self.wanted.label
-        tool = shutil.which(TOOL, path=f"/usr/local/sbin:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}")
+        tool = shutil.which(
+            TOOL, path=f"/usr/local/sbin:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
+        )
         name = disk.path.removeprefix("/dev/")
-        uses_tool = tool and kind == "ext4" and disk.kind != "part" and "/" not in name and name not in TOOL_REFUSES
+        uses_tool = (
+            tool
+            and kind == "ext4"
+            and disk.kind != "part"
+            and "/" not in name
+            and name not in TOOL_REFUSES
+        )
         new = "" if uses_tool else str(uuid.uuid4())
         self.note(formatting={**disk.identity, "uuid": new})
         if tool and uses_tool:
@@ -225,7 +257,9 @@ class Volume:
             done = run(*call)
         found = parse_blkid(run("blkid", "--probe", "--output", "export", disk.path).stdout)
         if done.returncode != 0 or found.kind != "ext4":
-            raise DeployError(f"`{' '.join(call)}` did not prepare the disk:\n{(done.stdout + done.stderr).strip()[-1500:]}")
+            raise DeployError(
+                f"`{' '.join(call)}` did not prepare the disk:\n{(done.stdout + done.stderr).strip()[-1500:]}"
+            )
         self.give_label(disk)
 
     def give_label(self, disk: Disk) -> None:
@@ -236,10 +270,16 @@ class Volume:
         """Copy what lies at the volume's place to the volume, and put the volume there."""
         if not mounted_at(str(self.staging)):
             self.staging.mkdir(mode=0o700, exist_ok=True)
-            must("mount", "-t", self.wanted.filesystem, "-o", "discard", disk.path, str(self.staging))
+            must(
+                "mount", "-t", self.wanted.filesystem, "-o", "discard", disk.path, str(self.staging)
+            )
         if number_of(self.staging) == number_of(self.staging.parent):
-            raise DeployError(f"{disk.path} was mounted at {self.staging}, and is not there. Run again.")
-        if str(self.staging) in (*disk.mounts, disk.last_mount) and disk.filesystem == replace(disk.filesystem, label=""):
+            raise DeployError(
+                f"{disk.path} was mounted at {self.staging}, and is not there. Run again."
+            )
+        if str(self.staging) in (*disk.mounts, disk.last_mount) and disk.filesystem == replace(
+            disk.filesystem, label=""
+        ):
             self.give_label(disk)
         # From here on there is something on it.
         self.note(formatting=None)
@@ -256,14 +296,24 @@ class Volume:
                 self.note(moved={"uuid": disk.filesystem.uuid, "mount": str(self.mount)})
             self.write_fstab(disk)
             self.mount.mkdir(mode=0o755, parents=True, exist_ok=True)
-            must("mount", "-t", self.wanted.filesystem, "-o", ",".join(OPTIONS), disk.path, str(self.mount))
+            must(
+                "mount",
+                "-t",
+                self.wanted.filesystem,
+                "-o",
+                ",".join(OPTIONS),
+                disk.path,
+                str(self.mount),
+            )
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Keep other modules of the role from working on this host; refuse while data is brought."""
         with Lock(self.name)._working(wait=120):
             if Background(f"{self.name}-data").is_alive():
-                raise DeployError("Another run brings model data to the root disk. Run again when it has ended.")
+                raise DeployError(
+                    "Another run brings model data to the root disk. Run again when it has ended."
+                )
             yield
 
     def write_fstab(self, disk: Disk) -> None:
@@ -289,10 +339,16 @@ class Volume:
         if not has_grown(disk, size):
             return
         say(f"letting the filesystem grow to {mib(disk.size)}")
-        call = ["resize2fs", disk.path] if self.wanted.filesystem == "ext4" else ["xfs_growfs", str(self.mount)]
+        call = (
+            ["resize2fs", disk.path]
+            if self.wanted.filesystem == "ext4"
+            else ["xfs_growfs", str(self.mount)]
+        )
         must(*call)
         if has_grown(disk, filesystem_size(disk, self.wanted.filesystem, str(self.mount))):
-            raise DeployError(f"`{' '.join(call)}` did not let the filesystem grow to {mib(disk.size)}. `dmesg` says why.")
+            raise DeployError(
+                f"`{' '.join(call)}` did not let the filesystem grow to {mib(disk.size)}. `dmesg` says why."
+            )
 
     # --- what is left behind, after the rollout
 
@@ -302,7 +358,11 @@ class Volume:
         mounted = mounted_at(str(self.mount))
         if not moved or moved["mount"] != str(self.mount) or not mounted:
             return []
-        disks = [disk for disk in everything(look()) if os.path.realpath(disk.path) == os.path.realpath(mounted.source)]
+        disks = [
+            disk
+            for disk in everything(look())
+            if os.path.realpath(disk.path) == os.path.realpath(mounted.source)
+        ]
         if not disks or disks[0].filesystem.uuid != moved["uuid"]:
             return []
         endpoint = Endpoint(self.name, self.root)
@@ -325,8 +385,12 @@ class Volume:
             must("mount", "--make-private", str(self.below))
             old = self.below / self.mount.name
             # Whatever else is wrong: what is removed does not lie on the volume.
-            if number_of(old) != number_of(self.mount.parent) or number_of(old) == number_of(self.mount):
-                raise DeployError(f"{old} should be the folder below {self.mount}, and is not. Nothing was removed.")
+            if number_of(old) != number_of(self.mount.parent) or number_of(old) == number_of(
+                self.mount
+            ):
+                raise DeployError(
+                    f"{old} should be the folder below {self.mount}, and is not. Nothing was removed."
+                )
             for entry in old.iterdir():
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
@@ -339,10 +403,18 @@ class Volume:
 def plan(volume: Volume) -> dict[str, Any]:
     """Return what is to be done."""
     choice, actions = volume.plan()
-    result: dict[str, Any] = {"changed": bool(actions), "actions": actions, "device": choice.disk.path}
+    result: dict[str, Any] = {
+        "changed": bool(actions),
+        "actions": actions,
+        "device": choice.disk.path,
+    }
     result["uuid"] = choice.disk.filesystem.uuid if choice.action != "format" else ""
     if actions:
-        result["diff"] = {"before": "", "after": "".join(f"{action}\n" for action in actions), "after_header": "the volume"}
+        result["diff"] = {
+            "before": "",
+            "after": "".join(f"{action}\n" for action in actions),
+            "after_header": "the volume",
+        }
     return result
 
 
@@ -352,28 +424,42 @@ def run_module(module: AnsibleModule) -> None:
     given = module.params
     volume = Volume(given)
     background = Background(f"{given['name']}-volume")
-    task = value_digest({name: value for name, value in given.items() if name not in ("step", "run")})
+    task = value_digest(
+        {name: value for name, value in given.items() if name not in ("step", "run")}
+    )
     step = given["step"]
     try:
         if step == "wait":
             answer = background.wait(task, POLL)
             if "text" in answer:
                 module.exit_json(changed=False, text=answer["text"], actions=[])
-            module.exit_json(changed=bool(answer["result"]["actions"]), done=True, **answer["result"])
+            module.exit_json(
+                changed=bool(answer["result"]["actions"]), done=True, **answer["result"]
+            )
         with Lock(given["name"]).held(given["run"], module.check_mode):
             if step == "settle":
                 done = volume.settle(module.check_mode)
                 module.exit_json(changed=bool(done), actions=done)
             found = None if background.is_alive() and not module.check_mode else plan(volume)
             if step == "plan" or module.check_mode:
-                module.exit_json(**(found or {"changed": True, "actions": ["go on with what an interrupted run began"]}))
+                module.exit_json(
+                    **(
+                        found
+                        or {
+                            "changed": True,
+                            "actions": ["go on with what an interrupted run began"],
+                        }
+                    )
+                )
         # Not while this process holds the lock: the one that works is to be alone later, by the same lock.
         background.begin(task, volume.bring)
         if step == "bring":
             answer = {"text": ""}
             while "text" in answer:
                 answer = background.wait(task, POLL)
-            module.exit_json(changed=bool(answer["result"]["actions"]), done=True, **answer["result"])
+            module.exit_json(
+                changed=bool(answer["result"]["actions"]), done=True, **answer["result"]
+            )
     except (DeployError, OSError, subprocess.SubprocessError) as error:
         module.fail_json(msg=describe_error(error))
     module.exit_json(changed=False, actions=[])

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.artifacts.store import Store
-from ansible.module_utils.api_endpoint.diagnosis.findings import CAUSE, NOTE, RISK, SYMPTOM, Finding, last_traceback
+from ansible.module_utils.api_endpoint.diagnosis.findings import (
+    CAUSE,
+    NOTE,
+    RISK,
+    SYMPTOM,
+    Finding,
+    last_traceback,
+)
 from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run_command
 from ansible.module_utils.api_endpoint.digests import file_digest, value_digest, walk
 from ansible.module_utils.api_endpoint.files import acting_as
@@ -27,9 +34,16 @@ SHOWN = 10  # lines of a list
 def deployed(observed: EndpointState) -> Iterator[Finding]:
     """Find out that nothing is here to be looked at."""
     if not observed.is_set_up:
-        yield Finding(CAUSE, f"Nothing was ever deployed to this host under the name {observed.name}.", [], [SITE])
+        yield Finding(
+            CAUSE,
+            f"Nothing was ever deployed to this host under the name {observed.name}.",
+            [],
+            [SITE],
+        )
     elif not observed.release:
-        there = sorted(path.name for path in observed.root.iterdir()) if observed.root.is_dir() else []
+        there = (
+            sorted(path.name for path in observed.root.iterdir()) if observed.root.is_dir() else []
+        )
         yield Finding(
             CAUSE, "This host was set up, and no version of the app is live on it.",
             [f"in {observed.root}: {', '.join(there) or 'nothing'}"], [SITE],
@@ -41,7 +55,12 @@ def live_link(observed: EndpointState) -> Iterator[Finding]:
     live, link = observed.endpoint.live_slot, observed.root / "live"
     other = next((slot for slot in SLOTS if slot != live and observed.endpoint.is_active(slot)), "")
     right = observed.slot if live != observed.slot else ""
-    if live == observed.slot and other and not observed.is_active and observed.state.get("UnitFileState") != "enabled":
+    if (
+        live == observed.slot
+        and other
+        and not observed.is_active
+        and observed.state.get("UnitFileState") != "enabled"
+    ):
         right = other
     if right:
         runs = "which runs" if observed.endpoint.is_active(right) else "which has the release"
@@ -53,7 +72,9 @@ def live_link(observed: EndpointState) -> Iterator[Finding]:
         )  # fmt: skip
     way = observed.endpoint.link_of(observed.slot)
     if not way.is_symlink():
-        yield Finding(CAUSE, f"The link {way}, by which nginx finds the app's socket, is missing.", [], [SITE])
+        yield Finding(
+            CAUSE, f"The link {way}, by which nginx finds the app's socket, is missing.", [], [SITE]
+        )
 
 
 def parts(observed: EndpointState) -> Iterator[Finding]:
@@ -114,20 +135,33 @@ def data(observed: EndpointState) -> Iterator[Finding]:
 
 
 def _size(path: Path) -> str:
-    return f"{path.stat().st_size:,} bytes now" if path.is_file() else "is there" if path.exists() else "is not there"
+    return (
+        f"{path.stat().st_size:,} bytes now"
+        if path.is_file()
+        else "is there"
+        if path.exists()
+        else "is not there"
+    )
 
 
 def rights(observed: EndpointState) -> Iterator[Finding]:
     """Find a folder or a file on its way that the service's account may not use."""
     if not observed.has_account:
         return
-    code = [path for path in sorted(observed.folder.rglob("*")) if path.is_file()] if observed.folder.is_dir() else []
+    code = (
+        [path for path in sorted(observed.folder.rglob("*")) if path.is_file()]
+        if observed.folder.is_dir()
+        else []
+    )
     store = Path(observed.components.get("data_dir", observed.data_dir))
     read = [
         *code,
         observed.folder / "p3env/bin/python",
         observed.folder / "p3env/bin/gunicorn",
-        *(store / artifact["digest"] / "artifact" for artifact in observed.components.get("artifacts", [])),
+        *(
+            store / artifact["digest"] / "artifact"
+            for artifact in observed.components.get("artifacts", [])
+        ),
         # nginx's workers are in the account's group.
         observed.endpoint.link_of(observed.slot).parent,
     ]
@@ -136,7 +170,9 @@ def rights(observed: EndpointState) -> Iterator[Finding]:
     needs = {(path.resolve(), os.R_OK) for path in read}
     needs |= {(path.resolve(), os.W_OK) for path in [*write, socket] if path.exists()}
     needs |= {(path, os.X_OK) for target, _right in needs for path in target.parents}
-    wanted = sorted((need for need in needs if os.path.lexists(need[0])), key=lambda need: len(need[0].parts))
+    wanted = sorted(
+        (need for need in needs if os.path.lexists(need[0])), key=lambda need: len(need[0].parts)
+    )
     with acting_as(observed.user):
         closed = [path for path, right in wanted if not os.access(path, right, effective_ids=True)]
     # What is below a closed folder is closed with it.
@@ -170,7 +206,9 @@ def edits(observed: EndpointState) -> Iterator[Finding]:
         if str(path) not in settings and not any(Path(path).is_relative_to(link) for link in linked)
         and (code / path).is_file() and not _is_same(code / path, observed.folder / path)
     ]  # fmt: skip
-    changed += [name for name, digest in settings.items() if _digest(observed.folder / name) != digest]
+    changed += [
+        name for name, digest in settings.items() if _digest(observed.folder / name) != digest
+    ]
     if changed:
         yield Finding(
             CAUSE, f"The live version was changed by hand, so it is not what was proven: {', '.join(changed[:SHOWN])}.",
@@ -200,8 +238,14 @@ def start_timeout(observed: EndpointState) -> Iterator[Finding]:
     if observed.state.get("Result") == "timeout" or was_late:
         drop_in = observed.endpoint.drop_in_of(observed.slot)
         wanted = (observed.folder / "service.conf").read_text(encoding="utf-8")
-        added = drop_in.read_text(encoding="utf-8").removeprefix(wanted).splitlines() if drop_in.exists() else ["nothing"]
-        is_as_wanted = all(line == "[Service]" or line.startswith("EnvironmentFile=") for line in added)
+        added = (
+            drop_in.read_text(encoding="utf-8").removeprefix(wanted).splitlines()
+            if drop_in.exists()
+            else ["nothing"]
+        )
+        is_as_wanted = all(
+            line == "[Service]" or line.startswith("EnvironmentFile=") for line in added
+        )
         longer = 2 * int(observed.plan.get("start_timeout", 120))
         yield Finding(
             CAUSE, f"The app needs longer to start than it is given: {allowed}."
@@ -221,7 +265,9 @@ def _preloads(observed: EndpointState) -> bool:
     if any("Loaded in each worker" in line for line in observed.log):
         return False
     try:
-        return "\npreload_app = True" in (observed.folder / "gunicorn.conf.py").read_text(encoding="utf-8")
+        return "\npreload_app = True" in (observed.folder / "gunicorn.conf.py").read_text(
+            encoding="utf-8"
+        )
     except OSError:
         return False
 
@@ -255,7 +301,8 @@ def hints(observed: EndpointState) -> Iterator[Finding]:
     for hint in find_hints("\n".join([*observed.log, journal])):
         yield Finding(
             observed.severity if hint.is_fault else NOTE,
-            f"{hint.what or hint.line.partition(', since')[0]}." + (f" {hint.advice}." if hint.advice else ""),
+            f"{hint.what or hint.line.partition(', since')[0]}."
+            + (f" {hint.advice}." if hint.advice else ""),
             [hint.line],
             [f"{SITE} --tags app -e '{{{hint.setting}}}'"] if hint.setting else [],
         )
@@ -267,13 +314,24 @@ def switched_on(observed: EndpointState) -> Iterator[Finding]:
     evidence = [f"systemctl show {observed.unit}: " + ", ".join(f"{name}={state.get(name, '')}" for name in (
         "LoadState", "ActiveState", "UnitFileState", "Result"))]  # fmt: skip
     if state.get("LoadState") == "masked":
-        commands = [f"sudo systemctl unmask {observed.unit}", f"sudo systemctl enable --now {observed.unit}"]
+        commands = [
+            f"sudo systemctl unmask {observed.unit}",
+            f"sudo systemctl enable --now {observed.unit}",
+        ]
         yield Finding(CAUSE, "The service is masked.", evidence, commands)
     elif state.get("ActiveState") == "inactive":
-        yield Finding(CAUSE, "The service is stopped.", evidence, [f"sudo systemctl enable --now {observed.unit}"])
+        yield Finding(
+            CAUSE,
+            "The service is stopped.",
+            evidence,
+            [f"sudo systemctl enable --now {observed.unit}"],
+        )
     elif state.get("UnitFileState") != "enabled":
         yield Finding(
-            RISK, "The service will not start at the next boot.", evidence, [f"sudo systemctl enable {observed.unit}"]
+            RISK,
+            "The service will not start at the next boot.",
+            evidence,
+            [f"sudo systemctl enable {observed.unit}"],
         )
 
 
@@ -318,15 +376,26 @@ def service(observed: EndpointState) -> Iterator[Finding]:
 
 def over_socket(observed: EndpointState) -> Iterator[Finding]:
     """Find out that the service runs, and does not answer as it should."""
-    if observed.is_healthy or not observed.is_active or not os.path.exists(observed.endpoint.socket_of(observed.slot)):
+    if (
+        observed.is_healthy
+        or not observed.is_active
+        or not os.path.exists(observed.endpoint.socket_of(observed.slot))
+    ):
         return
     answer, main = observed.over_socket, int(observed.state.get("MainPID") or 0)
     asked = f"GET {observed.health['path']} over its socket: {answer}"
     if answer.status is None:
         path = observed.endpoint.socket_of(observed.slot)
-        _rc, states = run_command("ps", "-o", "pid,stat,wchan:20,etime,time", "--pid", str(main), "--ppid", str(main))
+        _rc, states = run_command(
+            "ps", "-o", "pid,stat,wchan:20,etime,time", "--pid", str(main), "--ppid", str(main)
+        )
         waiting = f"{queued(path, main)} requests wait. The processes (a state that begins with T is held still):"
-        yield Finding(SYMPTOM, "The app runs, and does not answer: it hangs.", [asked, waiting, states], [observed.restart])
+        yield Finding(
+            SYMPTOM,
+            "The app runs, and does not answer: it hangs.",
+            [asked, waiting, states],
+            [observed.restart],
+        )
     else:
         expected = " or ".join(map(str, observed.health["status"])) or "any below 500"
         yield Finding(

@@ -20,7 +20,11 @@ FULL = 1_000_000  # bytes below which a disk counts as full
 SCARCE = 0.03  # part of a disk, or of its files, below which it is soon full
 LOOK = 2.0  # seconds for finding what takes the room
 LEFT = ("/home", "/root", "/srv", "/tmp", "/var/log", "/var/tmp")  # noqa: S108 - only looked at
-THEIRS = (".log", ".journal", ".json")  # ends of names of files that somebody has open, or that say what there is
+THEIRS = (
+    ".log",
+    ".journal",
+    ".json",
+)  # ends of names of files that somebody has open, or that say what there is
 MAYBE = "Delete the largest files below if they are not needed."
 SKEW = 60.0  # seconds that host and laptop may differ
 APT = Path("/etc/apt")
@@ -31,7 +35,10 @@ def deployment(observed: EndpointState) -> Iterator[Finding]:
     # The lock's own question would make a file.
     if Path(f"/run/{observed.name}.lock").exists() and (holder := Lock(observed.name).holder()):
         who = f"{holder.get('who')} on {holder.get('computer')}"
-        yield Finding(NOTE, f"{who} has been deploying since {holder.get('since')}; look again when that is done.")
+        yield Finding(
+            NOTE,
+            f"{who} has been deploying since {holder.get('since')}; look again when that is done.",
+        )
 
 
 def reboot(_patient: EndpointState) -> Iterator[Finding]:
@@ -39,19 +46,33 @@ def reboot(_patient: EndpointState) -> Iterator[Finding]:
     if Path("/run/reboot-required").exists():
         packages = Path("/run/reboot-required.pkgs")
         names = packages.read_text(encoding="utf-8").split() if packages.exists() else []
-        yield Finding(NOTE, "The host waits for a reboot.", [", ".join(sorted(set(names)))], ["sudo systemctl reboot"])
+        yield Finding(
+            NOTE,
+            "The host waits for a reboot.",
+            [", ".join(sorted(set(names)))],
+            ["sudo systemctl reboot"],
+        )
 
 
 def disks(observed: EndpointState) -> Iterator[Finding]:
     """Find disks that are full, or soon are, or cannot be written."""
-    folders = [observed.root, observed.data_dir, observed.log_dir, Path("/var/log/nginx"), Path("/run"), Path("/tmp")]  # noqa: S108
+    folders = [
+        observed.root,
+        observed.data_dir,
+        observed.log_dir,
+        Path("/var/log/nginx"),
+        Path("/run"),
+        Path("/tmp"),  # noqa: S108
+    ]
     by_disk = {os.stat(folder).st_dev: folder for folder in reversed(folders) if folder.is_dir()}
     for folder in sorted(by_disk.values(), key=folders.index):
         disk = os.statvfs(folder)
         free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
         # A filesystem without a fixed number of files says 0 of 0.
         files = disk.f_favail / disk.f_files if disk.f_files else 1.0
-        evidence = [f"{folder}: {mib(free)} of {mib(size)} free, {disk.f_favail:,} of {disk.f_files:,} files"]
+        evidence = [
+            f"{folder}: {mib(free)} of {mib(size)} free, {disk.f_favail:,} of {disk.f_files:,} files"
+        ]
         if disk.f_flag & os.ST_RDONLY:
             yield Finding(
                 CAUSE, f"The disk of {folder} is read-only, as after an error of the disk.", evidence,
@@ -59,12 +80,22 @@ def disks(observed: EndpointState) -> Iterator[Finding]:
             )  # fmt: skip
         elif free < FULL or (disk.f_files and disk.f_favail == 0):
             what = "full" if free < FULL else "out of inodes"
-            yield Finding(CAUSE, f"The disk of {folder} is {what}. {MAYBE}", *_takers(observed, folder, evidence))
+            yield Finding(
+                CAUSE,
+                f"The disk of {folder} is {what}. {MAYBE}",
+                *_takers(observed, folder, evidence),
+            )
         elif free < SCARCE * size or files < SCARCE:
-            yield Finding(RISK, f"The disk of {folder} is nearly full. {MAYBE}", *_takers(observed, folder, evidence))
+            yield Finding(
+                RISK,
+                f"The disk of {folder} is nearly full. {MAYBE}",
+                *_takers(observed, folder, evidence),
+            )
 
 
-def _takers(observed: EndpointState, folder: Path, evidence: list[str]) -> tuple[list[str], list[str]]:
+def _takers(
+    observed: EndpointState, folder: Path, evidence: list[str]
+) -> tuple[list[str], list[str]]:
     """Return the evidence with what takes most room and is neither the endpoint's nor Debian's, and how to remove it."""
     sizes: dict[str, int] = {}
     counts: dict[str, int] = {}
@@ -87,7 +118,9 @@ def _takers(observed: EndpointState, folder: Path, evidence: list[str]) -> tuple
         return evidence, [f"sudo rm -r {shlex.quote(crowded)}"]
     if largest and sizes[largest[0]] > 0:
         return evidence, [f"sudo rm {shlex.quote(largest[0])}"]
-    return evidence, [f"sudo du --one-file-system --max-depth=3 {folder} | sort --numeric-sort | tail"]
+    return evidence, [
+        f"sudo du --one-file-system --max-depth=3 {folder} | sort --numeric-sort | tail"
+    ]
 
 
 def _extent(path: str) -> int:
@@ -100,15 +133,26 @@ def _extent(path: str) -> int:
 
 def _not_needed(observed: EndpointState, disk: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield folders with their files, of the disk of a folder, where people and programs leave what nobody needs."""
-    kept = {str(observed.root / name) for name in ("code", "git", "releases", "secrets", "slots", "state", "venvs")}
+    kept = {
+        str(observed.root / name)
+        for name in ("code", "git", "releases", "secrets", "slots", "state", "venvs")
+    }
     device = os.stat(disk).st_dev
 
     def is_open(path: str) -> bool:
-        return path not in kept and os.lstat(path).st_dev == device and not os.path.exists(f"{path}/artifact.json")
+        return (
+            path not in kept
+            and os.lstat(path).st_dev == device
+            and not os.path.exists(f"{path}/artifact.json")
+        )
 
     for start in (str(disk), *LEFT):
         for top, folders, files in os.walk(start):
-            folders[:] = [name for name in folders if is_open(os.path.join(top, name))] if is_open(top) else []
+            folders[:] = (
+                [name for name in folders if is_open(os.path.join(top, name))]
+                if is_open(top)
+                else []
+            )
             if is_open(top):
                 yield top, [os.path.join(top, name) for name in files if not name.endswith(THEIRS)]
 
@@ -128,12 +172,20 @@ def volume(observed: EndpointState) -> Iterator[Finding]:
 def memory(observed: EndpointState) -> Iterator[Finding]:
     """Find too little memory, and what was killed for it."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
-    total, available = (int(re.findall(rf"{name}:\s+(\d+) kB", text)[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    total, available = (
+        int(re.findall(rf"{name}:\s+(\d+) kB", text)[0]) * 1024
+        for name in ("MemTotal", "MemAvailable")
+    )
     figures = f"{mib(available)} of {mib(total)} memory can be had"
     less = max(1, int(observed.plan.get("workers", 2)) // 2)
     remedy = [f"ansible-playbook -i inventory site.yml --tags app -e api_endpoint_workers={less}"]
     _rc, kernel = run_command(
-        "journalctl", "--dmesg", "--since=-1day", "--grep=out of memory|oom-kill", "--output=cat", "--no-pager"
+        "journalctl",
+        "--dmesg",
+        "--since=-1day",
+        "--grep=out of memory|oom-kill",
+        "--output=cat",
+        "--no-pager",
     )
     # Times in the log are whole seconds: what stands before gunicorn's own first line is of the start before.
     starts = [number for number, line in enumerate(observed.log) if "] Starting gunicorn " in line]
@@ -159,7 +211,10 @@ def clock(observed: EndpointState) -> Iterator[Finding]:
     """Find a wrong clock, which breaks certificates, caches and logs."""
     ahead = time.time() - observed.given["laptop_time"]
     # The host's time is read some seconds after the laptop's.
-    if not observed.given["laptop_time"] or -SKEW < ahead < SKEW + observed.given["load_check_timeout"]:
+    if (
+        not observed.given["laptop_time"]
+        or -SKEW < ahead < SKEW + observed.given["load_check_timeout"]
+    ):
         return
     _rc, shown = run_command("timedatectl", "show", "--property=NTP,NTPSynchronized")
     way = "ahead of" if ahead > 0 else "behind"
@@ -173,7 +228,9 @@ def clock(observed: EndpointState) -> Iterator[Finding]:
 def package_source() -> tuple[str, int] | None:
     """Return the host and port from which this one gets its packages, and so must reach; None when there is none."""
     files = [APT / "sources.list", *sorted(APT.glob("sources.list.d/*"))]
-    text = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())
+    text = "\n".join(
+        file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()
+    )
     found = re.search(r"(?m)^[^#\n]*?\b(https?)://(?:[^/@\s]*@)?([^/:\s]+)(?::(\d+))?", text)
     return (found[2], int(found[3] or (443 if found[1] == "https" else 80))) if found else None
 
@@ -187,7 +244,11 @@ def network(observed: EndpointState) -> Iterator[Finding]:
     rc, words = run_command("getent", "ahosts", host)
     if rc != 0:
         told = "no answer in time" if rc == 124 else words or "nothing"
-        servers = [line for line in Path("/etc/resolv.conf").read_text(encoding="utf-8").splitlines() if line.strip()]
+        servers = [
+            line
+            for line in Path("/etc/resolv.conf").read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
         yield Finding(
             observed.severity, "DNS fails: the app cannot resolve host names.",
             [f"getent ahosts {host}: {told}", "/etc/resolv.conf:", *servers], ["sudoedit /etc/resolv.conf"],

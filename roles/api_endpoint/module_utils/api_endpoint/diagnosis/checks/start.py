@@ -19,13 +19,19 @@ from ansible.module_utils.api_endpoint.systemd import systemctl
 FSTAB = Path("/etc/fstab")
 TRANSIENT = "/run/systemd/transient/"  # where systemd-mount has its units, until the next boot
 LATER_SECONDS = 1.0  # that a package may be newer than the note that all were installed
-ERROR = re.compile(r"^\w*(Error|Exception): |Failed at step|Failed to spawn")  # the line that says why
+ERROR = re.compile(
+    r"^\w*(Error|Exception): |Failed at step|Failed to spawn"
+)  # the line that says why
 UNIT = re.compile(r"^\S+\.service: ")
 SHOWN = 5  # files of a list
 
 
 def _will_fail(observed: EndpointState) -> str:
-    return "The live version runs, and its next start will fail" if observed.is_active else "The live version cannot start"
+    return (
+        "The live version runs, and its next start will fail"
+        if observed.is_active
+        else "The live version cannot start"
+    )
 
 
 def python(observed: EndpointState) -> Iterator[Finding]:
@@ -35,11 +41,18 @@ def python(observed: EndpointState) -> Iterator[Finding]:
         return
     programs = [virtualenv / "bin/python", virtualenv / "bin/gunicorn"]
     evidence = [f"{path} -> {os.path.realpath(path)}" for path in programs]
-    evidence += [f"packages: {path}" for path in sorted(virtualenv.glob("lib/python3.*/site-packages"))]
+    evidence += [
+        f"packages: {path}" for path in sorted(virtualenv.glob("lib/python3.*/site-packages"))
+    ]
     _rc, system = run_command("sed", "--quiet", "s/^PRETTY_NAME=//p", "/etc/os-release")
     # With another Python the virtualenv gets another name, so that nothing has to be removed for it.
     fixes = [SITE] if python_changed(virtualenv) else anew(observed, "virtualenv")
-    yield Finding(observed.start_severity, f"{_will_fail(observed)}: {why}.", [*evidence, f"system: {system}"], fixes)
+    yield Finding(
+        observed.start_severity,
+        f"{_will_fail(observed)}: {why}.",
+        [*evidence, f"system: {system}"],
+        fixes,
+    )
 
 
 def account(observed: EndpointState) -> Iterator[Finding]:
@@ -63,10 +76,16 @@ def mounts(observed: EndpointState) -> Iterator[Finding]:
     booted = _timestamp("FinishTimestampMonotonic")
     found: dict[Path, list[str]] = {}
     for path, what in needed.items():
-        mount = next(folder for folder in (path.resolve(), *path.resolve().parents) if os.path.ismount(folder))
+        mount = next(
+            folder
+            for folder in (path.resolve(), *path.resolve().parents)
+            if os.path.ismount(folder)
+        )
         if mount != Path("/"):
             found.setdefault(mount, []).append(what)
-    listed = [line.split()[1] for line in _fstab() if len(line.split()) > 1 and not line.startswith("#")]
+    listed = [
+        line.split()[1] for line in _fstab() if len(line.split()) > 1 and not line.startswith("#")
+    ]
     for mount, whats in found.items():
         # Without a unit's file nothing is configured. What was mounted while the host booted will be so again.
         file = systemctl("show", str(mount), "--property=FragmentPath", "--value").stdout.strip()
@@ -74,10 +93,14 @@ def mounts(observed: EndpointState) -> Iterator[Finding]:
             continue
         if not booted or _timestamp("InactiveExitTimestampMonotonic", str(mount)) <= booted:
             continue
-        _rc, shown = run_command("findmnt", "--noheadings", "--first-only", "--output=SOURCE,FSTYPE,UUID", str(mount))
+        _rc, shown = run_command(
+            "findmnt", "--noheadings", "--first-only", "--output=SOURCE,FSTYPE,UUID", str(mount)
+        )
         _source, kind, *uuid = shown.split() or ["", ""]
         line = f"UUID={uuid[0]} {mount} {kind} defaults,nofail 0 2" if uuid else ""
-        add = f"echo {shlex.quote(line)} | sudo tee --append {FSTAB}" if line else f"sudoedit {FSTAB}"
+        add = (
+            f"echo {shlex.quote(line)} | sudo tee --append {FSTAB}" if line else f"sudoedit {FSTAB}"
+        )
         yield Finding(
             RISK, f"{mount}, where the service finds {' and '.join(whats)}, was mounted by hand. The next boot "
             "leaves it out.", [f"findmnt {mount}: {shown}"], [add, "sudo systemctl daemon-reload"],
@@ -96,7 +119,11 @@ def _timestamp(name: str, *unit: str) -> int:
 def packages(observed: EndpointState) -> Iterator[Finding]:
     """Find packages that somebody added or removed after the virtualenv was proven."""
     virtualenv = (observed.folder / "p3env").resolve()
-    if not (virtualenv / COMPLETE).exists() or python_changed(virtualenv) or any(gunicorn(observed)):
+    if (
+        not (virtualenv / COMPLETE).exists()
+        or python_changed(virtualenv)
+        or any(gunicorn(observed))
+    ):
         return
     since = (virtualenv / COMPLETE).stat().st_mtime + LATER_SECONDS
     changed = []
@@ -115,7 +142,12 @@ def packages(observed: EndpointState) -> Iterator[Finding]:
 def gunicorn(observed: EndpointState) -> Iterator[Finding]:
     """Find out, by starting gunicorn without the app, that the next start fails for a reason that no other check knows."""
     # Of a service that is down the app itself is loaded.
-    if observed.crash_looping or observed.is_starting or not observed.has_account or any(parts(observed)):
+    if (
+        observed.crash_looping
+        or observed.is_starting
+        or not observed.has_account
+        or any(parts(observed))
+    ):
         return
     virtualenv = observed.folder / "p3env"
     if cannot_start(virtualenv):
@@ -128,7 +160,11 @@ def gunicorn(observed: EndpointState) -> Iterator[Finding]:
     why = UNIT.sub("", why.strip()).rstrip(".")
     real = (virtualenv / "bin/python").resolve()
     library = real.parents[1] / "lib" / real.name
-    barred = [path for path in (virtualenv / "bin/gunicorn", virtualenv / "bin/python") if _is_noexec(path)]
+    barred = [
+        path
+        for path in (virtualenv / "bin/gunicorn", virtualenv / "bin/python")
+        if _is_noexec(path)
+    ]
     if barred:
         why = f"the disk of {barred[0].resolve()} is mounted with noexec"
         fixes = [f'sudo mount -o remount,exec "$(stat --format %m {barred[0].resolve()})"']
