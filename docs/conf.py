@@ -8,6 +8,18 @@ from sphinx.application import Sphinx
 ROLES = Path(__file__).resolve().parents[1] / "roles"
 # The pages with the table of variables of a role.
 TABLES = {"reference/variables": "api_endpoint", "reference/load_balancer": "load_balancer"}
+# A row of that table: a secret has a lock behind its name.
+ROW = re.compile(
+    r"(?m)^\| `(?P<name>\w+)`(?P<secret> 🔒)? \| `\w+` \| (?P<required>Yes|No) \| (?P<default>N/A|`[^`]*`) "
+    r"\| (?P<text>.*) \|$"
+)
+# Pages that had another name; old links still lead there.
+MOVED = {
+    "guides/adapt": "guides/your-app",
+    "guides/debug": "guides/troubleshooting",
+    "guides/operate": "guides/status-and-logs",
+    "guides/performance": "guides/speed",
+}
 
 project = "api_endpoint"
 html_title = "api_endpoint"
@@ -18,6 +30,7 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "attrs_inline"]
 
 html_theme = "furo"
+templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
@@ -28,6 +41,25 @@ copybutton_prompt_text = "$ "
 
 # Every link that leads nowhere is an error.
 nitpicky = True
+
+
+def shorten(row: re.Match[str]) -> str:
+    """Return a row of the table of variables in two columns."""
+    default = f"Default: {row['default']}."
+    if "__api_endpoint_profile" in row["default"]:
+        default = "Default: set by the profile."
+    if row["required"] == "Yes":
+        default = "**Required.**"
+    secret = "<br>*secret*" if row["secret"] else ""
+    return f"| [`{row['name']}`](#{row['name']}){secret} | {row['text']} {default} |"
+
+
+def redirect(_app: Sphinx) -> list[tuple[str, dict[str, str], str]]:
+    """Leave a page where one has been, which leads to where it is."""
+    return [
+        (old, {"target": f"{new.rpartition('/')[2]}.html"}, "redirect.html")
+        for old, new in MOVED.items()
+    ]
 
 
 def add_variables(_app: Sphinx, page: str, source: list[str]) -> None:
@@ -41,10 +73,10 @@ def add_variables(_app: Sphinx, page: str, source: list[str]) -> None:
         raise ValueError(f"{role}/README.md has no table of variables")
     text = re.sub(r"\[[^\]]*\]\(#toc\)\n", "", table[1])
     text = re.sub(r"(?m)^##(#+ .*?)<a id=.*$", r"#\1", text)
-    # Names and descriptions have room side by side; the rest is told below for each.
-    text = re.sub(
-        r"(?m)^\| `(\w+)` \| `\w+` \| (?:Yes|No) \| (?:N/A|`[^`]*`) \|", r"| [`\1`](#\1) |", text
-    )
+    # A row has the name, and the description with the default; the rest is told below for each.
+    text, rows = ROW.subn(shorten, text)
+    if rows != text.count("\n| ") - text.count("\n| Variable |"):
+        raise ValueError(f"{role}/README.md: a row of the table of variables has another form")
     text = re.sub(r"\| Variable \|.*\n\|[-|]*\n", "| Variable | Description |\n|---|---|\n", text)
     source[0] += re.sub(r"\(#variable-(\w+)\)", r"(#\1)", text)
 
@@ -52,3 +84,4 @@ def add_variables(_app: Sphinx, page: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Let Sphinx call what is here."""
     app.connect("source-read", add_variables)
+    app.connect("html-collect-pages", redirect)

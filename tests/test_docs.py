@@ -12,13 +12,6 @@ PAGES = [
     PROJECT / "README.md",
     *(page for page in sorted((PROJECT / "docs").rglob("*.md")) if "adr" not in page.parts),
 ]
-VARIABLES = {
-    name
-    for role in ("api_endpoint", "load_balancer")
-    for name in yaml.safe_load((ROLE.parent / role / "meta" / "argument_specs.yml").read_text())[
-        "argument_specs"
-    ]["main"]["options"]
-}
 
 
 def shell_lines() -> list[tuple[str, str]]:
@@ -40,8 +33,35 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         cwd=PROJECT, capture_output=True, text=True,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
-    page = (tmp_path / "site" / "reference" / "variables.html").read_text()
-    assert 'id="api-endpoint-server-names"' in page, "the table of variables is missing"
+    site = tmp_path / "site"
+    for page, role in (("variables", "api_endpoint"), ("load_balancer", "load_balancer")):
+        html = (site / "reference" / f"{page}.html").read_text()
+        rows = re.findall(r"<tr class=.*?</tr>", html[: html.index("</table>")], re.S)
+        described = {re.findall(r"\w+", text(row))[0]: text(row) for row in rows[1:]}
+        assert {name for name in described if name in options(role)} == set(options(role))
+        for name, row in described.items():
+            assert len(row.split()) > 5, f"{name} has no description: {row}"
+            assert "Default: " in row or "Required." in row, f"{name}: {row}"
+            assert ("secret" in row.split()[1:2]) == options(role)[name].get("no_log", False), row
+    for moved in site.rglob("*.html"):
+        for target in re.findall(
+            r'http-equiv="refresh" content="0; url=([^"]+)"', moved.read_text()
+        ):
+            assert (moved.parent / target).exists(), f"{moved.name} leads to {target}"
+
+
+def text(html: str) -> str:
+    """Return the words of a piece of a page."""
+    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
+
+
+def options(role: str) -> dict[str, dict]:
+    """Return the options of a role's argument spec."""
+    spec = yaml.safe_load((ROLE.parent / role / "meta" / "argument_specs.yml").read_text())
+    return spec["argument_specs"]["main"]["options"]
+
+
+VARIABLES = {*options("api_endpoint"), *options("load_balancer")}
 
 
 WRAPPED = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").rglob("*.md")]
