@@ -366,6 +366,7 @@ def test_a_run_takes_the_lock_of_an_earlier_one_of_this_computer_that_has_died(m
         action = object.__new__(lock.ActionModule)
         action._task = type("Task", (), {"args": {"name": "api"}})
         action._execute_module = execute
+        action._low_level_execute_command = lambda _command: {"rc": 1, "stdout": ""}
         monkeypatch.setattr(lock.ActionBase, "run", lambda *_: {})
         return action.run(None, {})
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -50,6 +51,49 @@ def test_it_is_free_when_given_back_and_only_its_holder_can(lock):
     give_back(lock, "a")
     lock.take(BEN)
     assert lock.signature() == "ben@lap"
+
+
+def take_by_shell(lock, record):
+    """Take the lock as a run does that needs no Python for it; return what the command prints."""
+    command = lock.taking({name: value for name, value in record.items() if name != "since"})
+    return subprocess.run(
+        ["/bin/sh", "-c", command], capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+def test_a_free_lock_is_taken_by_a_shell_command(lock):
+    who = 'anna\'s "desk" %s \\'
+    assert take_by_shell(lock, {**ANNA, "computer": who}) == "a"
+    holder = lock.holder()
+    assert {**holder, "since": "", "touched": 0} == {
+        **ANNA,
+        "computer": who,
+        "since": "",
+        "touched": 0,
+    }
+    assert re.fullmatch(r"[0-9-]{10} [0-9:]{8} UTC", holder["since"])
+    assert lock.record.stat().st_mode & 0o777 == 0o600
+    with lock.held("a"):
+        pass
+    give_back(lock, "a")
+    assert take_by_shell(lock, BEN) == "b"
+
+
+@pytest.mark.parametrize("how", ["held", "silent", "unreadable", "busy"])
+def test_a_lock_that_may_not_be_free_is_for_the_module(lock, how):
+    if how == "busy":
+        with lock._working(0):
+            assert not take_by_shell(lock, BEN)
+        return
+    lock.take(ANNA)
+    if how == "silent":
+        record = json.loads(lock.record.read_text())
+        lock.record.write_text(json.dumps({**record, "touched": 0}))
+    if how == "unreadable":
+        lock.record.write_text("{")
+    before = lock.record.read_text()
+    assert not take_by_shell(lock, BEN)
+    assert lock.record.read_text() == before
 
 
 def test_a_run_that_was_not_heard_of_for_long_is_gone(lock):

@@ -12,7 +12,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 from ansible.plugins.action import ActionBase
+
+# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+from ansible.module_utils.api_endpoint.lock import Lock
 
 WAIT = 600  # seconds to let what an own earlier run began on the host come to its end
 
@@ -62,13 +67,17 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         machine = this_computer()
-        arguments |= {
+        record = {
             "token": uuid.uuid4().hex,
             "who": user(),
             "computer": platform.node() or "unknown",
             "machine": machine,
             "pid": os.getppid(),
         }
+        answer = self._low_level_execute_command(Lock(arguments["name"]).taking(record))
+        if record["token"] in str(answer.get("stdout", "")).splitlines():
+            return {"changed": False, "token": record["token"]}
+        arguments |= record
         result = self._execute_module(module_args=arguments, task_vars=task_vars)
         holder = result.get("holder") or {}
         pid = int(holder.get("pid") or 0)
