@@ -4,12 +4,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import ansible.module_utils
 import yaml
+from ansible.plugins.loader import action_loader
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROLE = PROJECT / "roles" / "api_endpoint"
-ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
+action_loader.add_directory(str(ROLE / "action_plugins"))
+action_loader.get("api_endpoint_imports", class_only=True)
 
 
 def load_file(path: Path):

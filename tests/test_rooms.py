@@ -8,6 +8,7 @@ from helpers import PROJECT, ROLE, load_file
 PACKAGE = ROLE / "module_utils" / "api_endpoint"
 PAGE = (PROJECT / "docs" / "architecture.md").read_text()
 ROOMS = [room.rstrip("/") for room in re.findall(r"^\| `(\w+/?)` \|", PAGE, re.M)]
+IMPORTS = "api_endpoint_imports"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
@@ -46,3 +47,22 @@ def test_a_module_is_its_documentation_its_argument_spec_and_one_call(path):
     functions = re.findall(r"^def (\w+)", path.read_text(), re.M)
     assert functions == ["main"]
     load_file(path)  # what it imports is there
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for path in ROLE.parent.glob("*/action_plugins/*.py") if path.stem != IMPORTS),
+    ids=lambda path: path.stem,
+)
+def test_one_helper_makes_the_package_importable_on_the_laptop(path):
+    text = path.read_text()
+    assert "__path__" not in text
+    assert "sys.path" not in text
+    head, imports, _ = text.partition("\nfrom ansible.module_utils.api_endpoint.")
+    assert not imports or f'action_loader.get("{IMPORTS}", class_only=True)' in head
+
+
+def test_both_roles_have_that_helper():
+    found = {path.resolve() for path in ROLE.parent.glob(f"*/action_plugins/{IMPORTS}.py")}
+    assert found == {ROLE / "action_plugins" / f"{IMPORTS}.py"}
+    assert len(list(ROLE.parent.glob(f"*/action_plugins/{IMPORTS}.py"))) == 2

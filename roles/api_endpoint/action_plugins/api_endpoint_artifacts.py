@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
-# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.artifacts.store import fingerprint_of_file, key_of
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.controller.pieces import Pieces, Remote
@@ -136,8 +135,6 @@ def is_whole(answer: str, name: str, keys: list[str]) -> bool:
 
 class ActionModule(ActionBase):
     """Hash, compare, send, wait."""
-
-    _supports_check_mode = True
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None

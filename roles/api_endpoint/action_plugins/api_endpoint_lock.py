@@ -12,11 +12,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
-# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.lock import Lock
 
 WAIT = 600  # seconds to let what an own earlier run began on the host come to its end

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
-# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.controller.processes import IPV6_LOOK, NO_IPV6, without_ipv6
 from ansible.module_utils.api_endpoint.host.file_state import NOTHING, file_of, link_to, look_at
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE, digests_of
@@ -50,8 +48,6 @@ def is_as_wanted(arguments: dict[str, Any], answer: str) -> bool:
 
 class ActionModule(ActionBase):
     """Look; have the module write."""
-
-    _supports_check_mode = True
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None

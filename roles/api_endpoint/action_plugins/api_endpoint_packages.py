@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from ansible.plugins.loader import action_loader
 
-import ansible.module_utils
-
-# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.controller.packages import PackagesAction
 
 

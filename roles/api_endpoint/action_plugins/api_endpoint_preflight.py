@@ -12,14 +12,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
-# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
 ROLE = Path(__file__).resolve().parents[1]
-ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
+action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.controller.inputs import (
     number,
     refusal,
@@ -179,8 +178,6 @@ def old_of(text: str) -> dict[str, Any]:
 
 class ActionModule(ActionBase):
     """Check, and fail with every problem there is."""
-
-    _supports_check_mode = True
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None

@@ -5,21 +5,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
-# Ansible puts a role's module_utils on the path of modules, but not on that of action plugins.
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.http import listeners, programs_in
 
 
 class ActionModule(ActionBase):
     """Ask; start and enable what is not so."""
-
-    _supports_check_mode = True
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None

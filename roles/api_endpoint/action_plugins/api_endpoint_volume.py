@@ -12,8 +12,6 @@ from ansible.plugins.action import ActionBase
 class ActionModule(ActionBase):
     """Ask what is to be done; have it done; wait."""
 
-    _supports_check_mode = True
-
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:

@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from ansible.plugins.loader import action_loader
 
-import ansible.module_utils
-
-# It is in the other role.
-ansible.module_utils.__path__.append(
-    str(Path(__file__).resolve().parents[2] / "api_endpoint" / "module_utils")
-)
+action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.controller.packages import PackagesAction
 
 

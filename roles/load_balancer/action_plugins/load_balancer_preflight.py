@@ -13,14 +13,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
 ROLE = Path(__file__).resolve().parents[1]
-# What both roles check alike is in the other one.
-ansible.module_utils.__path__.append(str(ROLE.parent / "api_endpoint" / "module_utils"))
+action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.controller.inputs import (
     Settings,
     is_address,
@@ -218,8 +217,6 @@ def addresses_of(text: str) -> dict[str, str]:
 
 class ActionModule(ActionBase):
     """Check, and fail with every problem there is; return the addresses of hosts that are known by name."""
-
-    _supports_check_mode = True
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None

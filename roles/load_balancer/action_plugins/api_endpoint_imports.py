@@ -1,0 +1,1 @@
+../../api_endpoint/action_plugins/api_endpoint_imports.py
