@@ -94,7 +94,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(
         rollout.Endpoint, "properties", lambda _self, slot, *names: host.properties(slot, *names)
     )
-    monkeypatch.setattr(rollout.Endpoint, "log_tail", lambda *_: "--- its log")
+    monkeypatch.setattr(rollout.Endpoint, "log_tail", lambda *_args, **_more: "--- its log")
     monkeypatch.setattr(rollout.Endpoint, "memory", lambda *_: 1000)
     monkeypatch.setattr(
         rollout.Endpoint, "drop_in_of", lambda _self, slot: tmp_path / f"{slot}.d" / "release.conf"
@@ -146,7 +146,7 @@ def run(host, release=NEW, check_mode=False, **more):
     given = {
         "name": "api", "root": str(host.root), "data_dir": str(host.root / "data"), "release": release, "rollback": False,
         "keep": 3, "user": "any", "error_log": str(host.root / "error.log"), "audit_log": str(host.root / "deploys.log"),
-        "run": "", **more,
+        "run": "", "requirements": "app/requirements.txt", **more,
     }  # fmt: skip
     told = rollout.Rollout(Stub(check_mode, **given))
     try:
@@ -748,3 +748,39 @@ def test_hints_are_of_this_start_and_not_of_the_other_slot(tmp_path, monkeypatch
     log.rename(tmp_path / "moved")
     log.symlink_to(tmp_path / "moved")
     assert one.notes() == []
+
+
+def test_a_refusal_begins_with_the_apps_own_line(host, monkeypatch):
+    """Place, exception, remedy; then the step; the traceback once, folded; hints that the line has are not said again."""
+    host.refused["green"] = rollout.ReleaseRejectedError("start", "it stopped with status 1")
+    folder = host.root / "releases" / NEW
+    error = f"OSError: [Errno 30] Read-only file system: '{folder}/cache.txt'"
+    log = (
+        'Traceback (most recent call last):\n  File "/usr/lib/python3.13/importlib/x.py", line 1, in y\n    z()\n'
+        f"  File \"{folder}/model.py\", line 7, in <module>\n    open('cache.txt', 'w')\n{error}\n"
+    )
+    monkeypatch.setattr(rollout.Endpoint, "logs", lambda *_args, **_more: ("", log))
+    monkeypatch.setattr(rollout, "read_journal", lambda *_: log)
+    with pytest.raises(DeployError) as told:
+        run(host)
+    lines = str(told.value).splitlines()
+    assert lines[0].startswith(
+        "model.py line 7: OSError: [Errno 30] Read-only file system: 'cache.txt'. The app writes into its own folder"
+    )
+    assert lines[1].startswith(f'Release {NEW} was not brought live. It failed at the step "start"')
+    assert lines[2:] == [
+        "Traceback (most recent call last):", "  … 1 frame of Python", '  File "model.py", line 7, in <module>',
+        "    open('cache.txt', 'w')", "OSError: [Errno 30] Read-only file system: 'cache.txt'", "--- its log",
+    ]  # fmt: skip
+    failed = rollout.History(host.root).entries[NEW]["failed"]
+    assert failed["reason"] == lines[0][:300]
+
+
+def test_an_answer_below_500_has_its_reason_in_no_traceback(host, monkeypatch):
+    host.refused["green"] = rollout.ReleaseRejectedError(
+        "smoke", "GET /a: status 404: ''; expected: status 200"
+    )
+    log = 'Traceback (most recent call last):\n  File "/x/current/model.py", line 7, in a\nKeyError: 1\n'
+    monkeypatch.setattr(rollout.Endpoint, "logs", lambda *_args, **_more: ("", log))
+    with pytest.raises(DeployError, match=rf"^Release {NEW} was not brought live"):
+        run(host)

@@ -36,6 +36,10 @@ options:
     description: Absolute path of gunicorn's error log.
     type: path
     required: true
+  requirements:
+    description: What the list of the app's packages is called in messages.
+    type: str
+    default: requirements.txt
   port:
     description: Port of nginx, which the web proxy asks.
     type: int
@@ -161,6 +165,7 @@ def main() -> None:
             "data_dir": {"type": "path", "required": True},
             "user": {"type": "str", "default": "www-data"},
             "error_log": {"type": "path", "required": True},
+            "requirements": {"type": "str", "default": "requirements.txt"},
             "port": {"type": "int", "default": 80},
             "server_name": {"type": "str", "required": True},
             "health": {

@@ -45,6 +45,10 @@ options:
     description: Absolute path of gunicorn's error log, to quote from.
     type: path
     required: true
+  requirements:
+    description: What the list of the app's packages is called in messages.
+    type: str
+    default: requirements.txt
 author:
   - The api_endpoint authors
 """
@@ -87,6 +91,7 @@ def main() -> None:
             "status": {"type": "list", "elements": "int", "default": []},
             "timeout": {"type": "int", "default": 10},
             "error_log": {"type": "path", "required": True},
+            "requirements": {"type": "str", "default": "requirements.txt"},
         },
         supports_check_mode=True,
     )

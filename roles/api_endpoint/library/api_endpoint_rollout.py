@@ -120,6 +120,10 @@ options:
     description: Absolute path of gunicorn's error log, to quote from.
     type: path
     required: true
+  requirements:
+    description: What the list of the app's packages is called in messages.
+    type: str
+    default: requirements.txt
   audit_log:
     description: Absolute path of the file that gets a line for each rollout and each rollback.
     type: path
@@ -254,6 +258,7 @@ def main() -> None:
             "keep": {"type": "int", "default": 3},
             "user": {"type": "str", "default": "www-data"},
             "error_log": {"type": "path", "required": True},
+            "requirements": {"type": "str", "default": "requirements.txt"},
             "audit_log": {"type": "path", "required": True},
             "run": {"type": "str", "default": ""},
             "old_unit": {"type": "str", "default": ""},

@@ -51,10 +51,15 @@ def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, An
         text=True,
         check=False,
     ).stdout
+    log, requirements = given["error_log"], given.get("requirements", "requirements.txt")
+    is_error = answer.status is None or answer.status >= 500
+    failure = endpoint.why_it_fails(slot, log, requirements) if slot and is_error else None
+    first = "".join(f"{line}\n" for line in ([failure.line] if failure else []))
+    trace = "".join(f"{line}\n" for line in (failure.trace if failure else []))
     raise DeployError(
-        f"GET {asked['path']} through nginx on port {given['port']}: {answer}; "
+        f"{first}GET {asked['path']} through nginx on port {given['port']}: {answer}; "
         f"expected: {asked['status'] or 'any status below 500'}.\n"
-        f"{endpoint.log_tail(slot, given['error_log'])}\n"
+        f"{trace}{endpoint.log_tail(slot, log, shown=failure)}\n"
         f"--- /var/log/nginx/error.log\n{nginx.strip() or '(nothing)'}"
     )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from ansible.module_utils.api_endpoint.http import loaded_configuration
 from ansible.module_utils.api_endpoint.jobs import Background, detached
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
+from ansible.module_utils.api_endpoint.release.failures import Failure
 from ansible.module_utils.api_endpoint.release.health import ask_through_nginx
 from ansible.module_utils.api_endpoint.release.hints import find_hints, left_out, read_journal
 from ansible.module_utils.api_endpoint.release.history import (
@@ -54,6 +56,7 @@ COMMANDS = (
     "build",
     "warm-up",
 )  # tasks of commands that this module, or one before it, waits for
+ANSWERED = re.compile(r"\bstatus [1-4]\d\d\b")  # the app has answered, and no exception has
 MARGIN = (
     64 * 1024 * 1024
 )  # bytes of memory that a second version may take beyond what the first one does
@@ -473,19 +476,46 @@ class Rollout:
             self.attempt(self.resume_requests)
             self.attempt(lambda: self.audit("live", unfinished=step))
             return f"Release {self.release} is live, but what follows the switch failed: {reason}. Run again to finish it."
-        words = ""
+        words, first = "", ""
         if self.started:
-            words = "".join(f"\n{note}" for note in self.notes()) + "\n"
-            words += self.endpoint.log_tail(
-                self.slot, str(self.given["error_log"]), self.offset, self.started
-            )
+            failure = self.why_it_fails(self.slot, reason)
+            first = f"{failure.line}\n" if failure else ""
+            words = self.log_words(self.slot, failure, self.notes())
         self.attempt(lambda: self.stop_and_disable(self.slot))
         serving = self.restore_live()
-        self.attempt(lambda: self.history.has_failed(self.release, step, reason))
+        self.attempt(lambda: self.history.has_failed(self.release, step, first or reason))
         self.attempt(lambda: self.audit("failed", step=step))
         if not self.given["rollback"]:
             self.attempt(self.collect)
-        return f'Release {self.release} was not brought live. It failed at the step "{step}": {reason}. {serving}{words}'
+        told = f'Release {self.release} was not brought live. It failed at the step "{step}": {reason}.'
+        return f"{first}{told} {serving}{words}"
+
+    def why_it_fails(self, slot: str, reason: str) -> Failure | None:
+        """Return what the logs say of a start that failed for a reason; an answer below 500 has none in them."""
+        failure = None
+        if not ANSWERED.search(reason):
+            with contextlib.suppress(OSError):
+                failure = self.endpoint.why_it_fails(
+                    slot,
+                    str(self.given["error_log"]),
+                    self.given["requirements"],
+                    self.offset,
+                    self.started,
+                )
+        return failure
+
+    def log_words(self, slot: str, failure: Failure | None, notes: list[str]) -> str:
+        """Return what the log tells: hints that were not given yet, the app's own frames, the last lines."""
+        lines = [
+            note
+            for note in notes
+            if not (failure and failure.what and note.startswith(failure.what))
+        ]
+        lines += failure.trace if failure else []
+        tail = self.endpoint.log_tail(
+            slot, str(self.given["error_log"]), self.offset, self.started, shown=failure
+        )
+        return "".join(f"\n{line}" for line in [*lines, tail])
 
     def attempt(self, note: Callable[[], object]) -> None:
         """Do something that must not hide the failure it is about, such as a note on a full disk."""
@@ -562,12 +592,11 @@ class Rollout:
             try:
                 self.start(slot, plan)
             except ReleaseRejectedError as error:
-                words = self.endpoint.log_tail(
-                    slot, str(self.given["error_log"]), self.offset, self.started
-                )
+                failure = self.why_it_fails(slot, str(error))
+                first = f"{failure.line}\n" if failure else ""
                 raise DeployError(
-                    f'Release {self.release} is live and does not run. It failed at the step "{error.step}": '
-                    f"{error}.\n{words}"
+                    f'{first}Release {self.release} is live and does not run. It failed at the step "{error.step}": '
+                    f"{error}.{self.log_words(slot, failure, [])}"
                 ) from error
         self.resume_requests()
         replace_symlink(self.endpoint.link_of(slot), self.endpoint.socket_of(slot))
@@ -675,7 +704,10 @@ def asked(module: AnsibleModule) -> dict[str, Any]:
     endpoint = Endpoint(given["name"], given["root"])
     if module.check_mode and not endpoint.release_of(endpoint.live_slot):
         return {"release": ""}
-    return ask_through_nginx(endpoint, {**given["ask"], "error_log": given["error_log"]})
+    return ask_through_nginx(
+        endpoint,
+        {**given["ask"], "error_log": given["error_log"], "requirements": given["requirements"]},
+    )
 
 
 def run_module(module: AnsibleModule) -> None:

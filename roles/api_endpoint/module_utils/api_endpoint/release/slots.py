@@ -13,6 +13,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from ansible.module_utils.api_endpoint.release.failures import Failure, explain, folded
 from ansible.module_utils.api_endpoint.systemd import systemctl
 
 SLOTS = ("blue", "green")
@@ -20,6 +21,7 @@ LAST_WORD = "Shutting down: Master"  # gunicorn's main process writes nothing af
 CONNECTED = "03"  # the state of a connected socket in /proc/net/unix
 LOOK_BACK = 200_000  # bytes of a log that are read at most
 EXCERPT = 6000  # characters of a log that a message shows at most
+TAIL_LINES = 40  # of each log that a message shows at most
 
 
 def queued(socket_path: str, pid: int = 0) -> int:
@@ -302,12 +304,13 @@ class Endpoint:
                 lines_since(file.read().decode(errors="replace").splitlines(), since, others)
             )
 
-    def log_tail(
-        self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = 40
-    ) -> str:
-        """Return the last lines that a slot has logged since a time (epoch), its last start when none is given.
+    def logs(
+        self, slot: str, error_log: str, offset: int = 0, since: float = 0, lines: int = TAIL_LINES
+    ) -> tuple[str, str]:
+        """Return what a slot has written into gunicorn's error log and into the journal since a time (epoch).
 
-        gunicorn's error log is read from `offset` on.
+        Without one, that is its last start. The error log is read from `offset` on. Where no start is known, the journal's
+        last `lines` are returned.
         """
         since = since or self.started_at(slot)
         subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
@@ -324,7 +327,29 @@ class Endpoint:
             written = self.written_since(slot, error_log, offset, since)
         except OSError as error:
             written = f"(not readable: {error})"
+        return written, journal
+
+    def log_tail(
+        self,
+        slot: str,
+        error_log: str,
+        offset: int = 0,
+        since: float = 0,
+        lines: int = TAIL_LINES,
+        shown: Failure | None = None,
+    ) -> str:
+        """Return the last lines of both logs, tracebacks folded, without the one of a failure that was `shown` already."""
+        written, journal = (
+            folded(text, shown) for text in self.logs(slot, error_log, offset, since, lines)
+        )
         return f"--- {error_log}\n{_end(written, lines)}\n--- journal of {self.unit_of(slot)}\n{_end(journal, lines)}"
+
+    def why_it_fails(
+        self, slot: str, error_log: str, requirements: str, offset: int = 0, since: float = 0
+    ) -> Failure | None:
+        """Return what both logs say of the app's last failure; None when they have no traceback."""
+        text = "\n".join(self.logs(slot, error_log, offset, since))
+        return explain(text, self.root / "slots" / slot / "release", requirements)
 
 
 def lines_since(written: list[str], since: float, others: set[int] | None = None) -> list[str]:

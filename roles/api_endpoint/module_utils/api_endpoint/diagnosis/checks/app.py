@@ -23,6 +23,7 @@ from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run
 from ansible.module_utils.api_endpoint.digests import file_digest, value_digest, walk
 from ansible.module_utils.api_endpoint.files import acting_as
 from ansible.module_utils.api_endpoint.interpreter import python_changed
+from ansible.module_utils.api_endpoint.release.failures import explain
 from ansible.module_utils.api_endpoint.release.hints import find_hints, read_journal
 from ansible.module_utils.api_endpoint.release.slots import SLOTS, queued
 
@@ -285,8 +286,9 @@ def loads(observed: EndpointState) -> Iterator[Finding]:
             words.splitlines(),
         )  # fmt: skip
         return
-    lines = last_traceback(words) or words.splitlines()
-    why = lines[-1].strip() if lines else f"status {rc}"
+    failure = explain(words, observed.folder, observed.given["requirements"])
+    lines = (failure.trace if failure else []) or words.splitlines()
+    why = failure.line if failure else lines[-1].strip() if lines else f"status {rc}"
     lacking = re.search(r"No module named '([\w.]+)'", why)
     is_lacking = lacking and not (observed.folder / lacking[1].partition(".")[0]).exists()
     yield Finding(
@@ -398,7 +400,10 @@ def over_socket(observed: EndpointState) -> Iterator[Finding]:
         )
     else:
         expected = " or ".join(map(str, observed.health["status"])) or "any below 500"
+        failure = explain("\n".join(observed.log), observed.folder, observed.given["requirements"])
+        is_error = failure is not None and answer.status >= 500
         yield Finding(
-            SYMPTOM, f"The app answers its health request with status {answer.status}.",
-            [f"{asked}; expected: {expected}", *last_traceback("\n".join(observed.log))], [BACK, observed.restart],
+            SYMPTOM, f"The app answers its health request with status {answer.status}."
+            + (f" {failure.line}" if failure and is_error else ""),
+            [f"{asked}; expected: {expected}", *(failure.trace if failure and is_error else [])], [BACK, observed.restart],
         )  # fmt: skip
