@@ -232,8 +232,9 @@ def test_settings_of_nginx_and_the_app(roll):
 
 
 @pytest.mark.full
-def test_a_host_that_is_down_is_left_out_and_gets_the_release_later(roll):
+def test_a_host_that_is_down_is_left_out_and_gets_the_release_later(roll, new_app):
     gone = roll.hosts[roll.names[-1]]
+    roll.app = new_app("# a host that is down")
     gone.docker("stop", "--time=20")
     roll.balancer.wait_for(gone, "DOWN")
     try:
