@@ -4,7 +4,10 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
-.PHONY: help venv tools new-endpoint demo demo-down demo-cluster demo-cluster-down test test-full lint unit component molecule \
+# What a user does with an endpoint: tools/run.py.
+RUNS := deploy check status logs releases rollback diagnose traffic audit
+
+.PHONY: $(RUNS) help venv tools new-endpoint demo demo-down demo-cluster demo-cluster-down test test-full lint unit component molecule \
   interruptions demo-test bench bench-test import-template readme docs clean
 .DEFAULT_GOAL := help
 
@@ -35,6 +38,26 @@ new-endpoint: export PROFILE := $(or $(PROFILE),plain)
 new-endpoint: export FOLDER := $(or $(FOLDER),endpoints)
 new-endpoint: .venv/.deploy ## An endpoint of your own: make new-endpoint NAME=my-api PROFILE=plain|sklearn|fasttext|pytorch
 	@python tools/new_endpoint.py "$$NAME" "$$PROFILE" "$$FOLDER"
+
+deploy: ## Deploy an endpoint: make deploy NAME=my-api (left out: the one in inventory/) TAGS=app LIMIT=host ARGS="-K"
+check: ## Say what a deployment would do, and touch nothing: make check NAME=my-api
+status: ## A line for each host: what is live, whether it is healthy, memory, requests, errors
+logs: ## The last lines of each log: make logs NAME=my-api ARGS="-e api_endpoint_log_lines=100"
+releases: ## Which releases each host has, and which is live
+rollback: ## Back to the good release before the live one, or to a certain one: RELEASE=0123456789ab
+diagnose: ## Why is the API unwell? The likeliest cause first, and the fix
+traffic: ## A page with plots of what was asked, when, and how it went
+audit: ## Does anything on a host tell who called?
+
+$(RUNS): export NAME_ORIGIN := $(origin NAME)
+$(RUNS): export NAME := $(NAME)
+$(RUNS): export TAGS := $(TAGS)
+$(RUNS): export LIMIT := $(LIMIT)
+$(RUNS): export RELEASE := $(RELEASE)
+$(RUNS): export ARGS := $(ARGS)
+$(RUNS): export GIVEN := $(MAKEOVERRIDES)
+$(RUNS): .venv/.deploy
+	@python tools/run.py $@
 
 demo: .venv/.deploy ## One Debian 13 "instance" in a container, deployed over SSH, asked a question
 	@tools/demo.sh up

@@ -1,17 +1,20 @@
 """The documentation: a site without a broken link, and commands that exist."""
 
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 import yaml
+from ansible.module_utils.api_endpoint.controller.commands import TARGETS
 from helpers import PROJECT, ROLE, role_tags
 
 PAGES = [
     PROJECT / "README.md",
     *(page for page in sorted((PROJECT / "docs").rglob("*.md")) if "adr" not in page.parts),
 ]
+OPTIONS = {"NAME", "TAGS", "LIMIT", "RELEASE", "ARGS"}  # of tools/run.py
 
 
 def shell_lines() -> list[tuple[str, str]]:
@@ -121,8 +124,16 @@ def test_playbooks_tags_and_variables_that_are_named_exist():
 def test_targets_that_are_named_exist():
     targets = set(re.findall(r"^([a-z.][\w./-]*):", (PROJECT / "Makefile").read_text(), re.M))
     for page, line in commands("make"):
-        for target in line.split("#")[0].split("&&")[0].split()[1:]:
-            assert "=" in target or target in targets, f"{page}: {line}"
+        words = shlex.split(line.partition(" #")[0].split("&&")[0])[1:]
+        given = dict(word.split("=", 1) for word in words if "=" in word)
+        for target in (word for word in words if "=" not in word):
+            assert target in targets, f"{page}: {line}"
+            if target in TARGETS:
+                assert set(given) <= OPTIONS, f"{page}: {line}"
+        for tag in given.get("TAGS", "").split(",") if given.get("TAGS") else ():
+            assert tag in role_tags(), f"{page}: {line}"
+        for name in re.findall(r"-e (\w+)=", given.get("ARGS", "")):
+            assert name in VARIABLES, f"{page}: {line}"
 
 
 def test_variables_that_are_named_exist():

@@ -21,6 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -428,6 +429,15 @@ def endpoint(folder: Path, clone: Clone, variables: dict[str, Any], notes: Notes
         made.rename(folder)
 
 
+def check_of(endpoint: Path) -> str:
+    """Return the command that says what a deployment of the endpoint would do."""
+    ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
+    from ansible.module_utils.api_endpoint.controller.commands import USUAL, command
+
+    sources = [str((endpoint / "inventory.yml").resolve())]
+    return str(command(f"{USUAL}site.yml --check", sources, str(PROJECT)))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(
@@ -463,9 +473,7 @@ def main(arguments: list[str] | None = None) -> int:
         endpoint(output, clone, variables, work.notes)
     print(f"{report(work.notes)}\n\nWritten to {output}; what stands above stands there too.")
     if not given.output:
-        print(
-            f"Put the host into {output}/inventory.yml, then: ansible-playbook -i {output}/inventory.yml site.yml --check"
-        )
+        print(f"Put the host into {output}/inventory.yml, then: {check_of(output)}")
     return 0
 
 

@@ -16,6 +16,7 @@ import ansible.module_utils
 
 PROJECT = Path(__file__).resolve().parents[1]
 ansible.module_utils.__path__.append(str(PROJECT / "roles" / "api_endpoint" / "module_utils"))
+from ansible.module_utils.api_endpoint.controller.commands import USUAL, command  # noqa: E402
 from ansible.module_utils.api_endpoint.controller.validate import patterns  # noqa: E402
 
 SKELETON = PROJECT / "skeleton"
@@ -77,12 +78,16 @@ def main(name: str = "", profile: str = "plain", folder: str = "endpoints") -> N
         endpoint = make(name, profile, Path(folder))
     except NewEndpointError as error:
         sys.exit(f"new-endpoint: {error} Nothing was touched.")
+    sources = [str((endpoint / "inventory.yml").resolve())]
+    check, deploy = (
+        command(f"{USUAL}{options}", sources, str(PROJECT))
+        for options in ("site.yml --check", "site.yml")
+    )
     print(f"""{endpoint} is there. Put your host into {endpoint}/inventory.yml, and its public name into
 {endpoint}/host_vars/{name}.yml. Then, for a start with the small model in {endpoint}/app/model.py:
 
-  source .venv/bin/activate
-  ansible-playbook -i {endpoint}/inventory.yml site.yml --check --diff   # say what it would do, touch nothing
-  ansible-playbook -i {endpoint}/inventory.yml site.yml""")
+  {check}   # say what it would do, touch nothing
+  {deploy}""")
 
 
 if __name__ == "__main__":

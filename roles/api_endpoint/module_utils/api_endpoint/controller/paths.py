@@ -10,6 +10,12 @@ from typing import Any
 from ansible.module_utils.api_endpoint.errors import DeployError
 
 
+def short(path: Path | str) -> str:
+    """Return a path relative to the current folder, or to the one above; another one stays absolute."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("../..") else relative
+
+
 def local_path(given: str, variables: dict[str, Any], name: str) -> Path:
     """Return the file or folder of the laptop that the variable `name` means by `given`.
 
