@@ -319,6 +319,48 @@ def test_a_configuration_does_not_listen_on_ipv6_where_there_is_none(act, config
     assert act.asked == [("", given)]
 
 
+# --- nginx and what it needs, in one look
+
+
+UP = 'case $1 in is-active) printf "active\\nactive\\n";; *) printf "enabled\\nenabled\\n";; esac'
+HARMS = {
+    "nothing": lambda _act, _folder, _file: None,
+    "nginx's configuration": lambda _act, folder, _file: (folder / "nginx.conf").write_text("edited\n"),
+    "nginx does not run": lambda act, _folder, _file: act.program("curl", "exit 7"),
+    "a file": lambda _act, _folder, file: file.write_text("edited\n"),
+    "a file is not in use": lambda _act, folder, _file: (folder.parent / "socket").unlink(),
+    "a service": lambda act, _folder, _file: act.program("systemctl", "echo active"),
+    "no answer": lambda act, _folder, _file: act.program("stat", "kill -9 $PPID"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_one_look_at_nginx_and_what_it_needs(act, configured, wanted, tmp_path, harm):
+    folder, given = configured
+    act.program("systemctl", UP)
+    (tmp_path / "socket").touch()
+    HARMS[harm](act, folder, tmp_path / "etc" / "a.conf")
+    files_of = [{"files": {}}, {"files": wanted, "needs": str(tmp_path / "socket")}]
+    told = act("nginx_look", nginx=given, files=files_of, services=["a", "b"])
+    assert told == {"changed": False, "is_as_wanted": harm == "nothing"}
+    assert act.asked == []
+
+
+def test_the_look_sees_all_that_the_tasks_would_do():
+    """With the same variables, but for the cache's memory, which the tasks look at themselves."""
+    tasks, activate = (
+        (ROLE / "tasks" / name).read_text() for name in ("nginx.yml", "activate.yml")
+    )
+    done = set(re.findall(r"\{\{ (__api_endpoint_nginx\w*|__api_endpoint_redaction\w*)", tasks))
+    looked = set(re.findall(r"\{\{ (__api_endpoint_\w+(?:_wanted|_services)) \}\}", activate))
+    assert done == looked
+    modules = re.findall(r"(?m)^  (api_endpoint_\w+|ansible[.]builtin[.]\w+):", tasks)
+    assert sorted(modules) == sorted(
+        ["api_endpoint_managed_files"] * 2 + ["api_endpoint_nginx", "api_endpoint_services"]
+        + ["ansible.builtin.meta", "ansible.builtin.include_tasks"] * 2
+    )  # fmt: skip
+
+
 # --- packages
 
 

@@ -9,7 +9,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 action_loader.get("api_endpoint_imports", class_only=True)
-from ansible.module_utils.api_endpoint.host.file_state import file_of, look_at, look_for_unused
+from ansible.module_utils.api_endpoint.host.file_state import is_as_wanted, question
 
 
 class ActionModule(ActionBase):
@@ -21,18 +21,7 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        files, mode = arguments["files"], arguments.get("mode", "0644")
-        users = {
-            name: arguments[name]
-            for name in ("needs", "loaded_as", "read_by")
-            if arguments.get(name)
-        }
-        answer = self._low_level_execute_command(
-            f"{look_at(list(files))}\n{look_for_unused(list(files), **users)}"
-        )
-        # A file that is not in use is a line more.
-        if str(answer.get("stdout", "")).splitlines() == [
-            file_of(content, mode) for content in files.values()
-        ]:
+        answer = self._low_level_execute_command(question(arguments))
+        if is_as_wanted(arguments, str(answer.get("stdout", ""))):
             return {"changed": False, "written": [], "unused": []}
         return self._execute_module(module_args=arguments, task_vars=task_vars)

@@ -11,6 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 action_loader.get("api_endpoint_imports", class_only=True)
+from ansible.module_utils.api_endpoint.host.file_state import services_are_up, services_question
 from ansible.module_utils.api_endpoint.http import listeners, programs_in
 
 
@@ -23,14 +24,8 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         units = [str(unit) for unit in self._task.args["names"]]
-        names = shlex.join(units)
-        answer = self._low_level_execute_command(
-            f"systemctl is-active {names}; systemctl is-enabled {names}"
-        )
-        # One line for each unit and question, in the order of the units.
-        if str(answer.get("stdout", "")).split() == ["active"] * len(units) + ["enabled"] * len(
-            units
-        ):
+        answer = self._low_level_execute_command(services_question(units))
+        if services_are_up(units, str(answer.get("stdout", ""))):
             return {"changed": False}
         started: list[str] = []
         for unit in units:

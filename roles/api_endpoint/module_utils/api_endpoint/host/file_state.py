@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from typing import Any
 
 OWNER = "0:0"  # whose files the role writes: root
 NOTHING = "nothing"  # the line of a path where nothing is
@@ -77,3 +78,31 @@ def file_of(content: str, mode: str = "0644") -> str:
 def link_to(target: str) -> str:
     """Return the line of a link to `target`."""
     return f"link {target}"
+
+
+def question(arguments: dict[str, Any]) -> str:
+    """Return the command that looks at files and at whether they are in use, by the module's arguments."""
+    files = list(arguments["files"])
+    users = {
+        name: arguments[name] for name in ("needs", "loaded_as", "read_by") if arguments.get(name)
+    }
+    return f"{look_at(files)}\n{look_for_unused(files, **users)}"
+
+
+def is_as_wanted(arguments: dict[str, Any], answer: str) -> bool:
+    """Tell whether the host answered that there is nothing to do. A file that is not in use is a line more."""
+    mode = arguments.get("mode", "0644")
+    return answer.splitlines() == [
+        file_of(content, mode) for content in arguments["files"].values()
+    ]
+
+
+def services_question(units: list[str]) -> str:
+    """Return the command that looks whether services run, now and at boot."""
+    names = shlex.join(units)
+    return f"systemctl is-active {names}; systemctl is-enabled {names}"
+
+
+def services_are_up(units: list[str], answer: str) -> bool:
+    """Tell whether they do. There is one line for each unit and question, in the order of the units."""
+    return answer.split() == ["active"] * len(units) + ["enabled"] * len(units)
