@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 import yaml
+from load import assert_nothing_failed, load
 from outcomes import PROJECT, Api, Run, assert_json_error, assert_readable_by_a_browser
 
 # fastText's library and model are deployed by the scenario default.
@@ -47,9 +48,12 @@ class Endpoint:
         inventory.write_text(yaml.safe_dump(settings))
 
     def deploy(self, *options):
+        return self.play("site.yml", *self.options, *options)
+
+    def play(self, *options):
         inventory = self.folder / self.name / "inventory.yml"
         done = subprocess.run(
-            ["ansible-playbook", "-i", inventory, "site.yml", *self.options, *options],
+            ["ansible-playbook", "-i", inventory, *options],
             cwd=PROJECT, capture_output=True, text=True, check=False,
         )  # fmt: skip
         return Run(done.returncode, done.stdout + done.stderr)
@@ -194,3 +198,46 @@ def test_both_endpoints_of_the_host_are_there(endpoint):
             "/api/v1/predict?text=Where+is+the+library%3F"
         )
         assert answer.json["label"] == "en"
+
+
+@pytest.mark.full
+def test_one_endpoint_goes_and_another_stays_and_then_the_last_one_goes(endpoint, tmp_path_factory):
+    if endpoint.profile != "plain":
+        pytest.skip("once")
+    host = endpoint.host
+    other = Endpoint(host, tmp_path_factory.mktemp("others"), "plain")
+    other.name = "my-other"
+    other.api = Api(host, "my-other.wmcloud.org")
+    other.make()
+    assert other.deploy().status == 0
+    refused = other.play("playbooks/remove.yml")
+    assert refused.status != 0
+    assert "To remove it: -e api_endpoint_remove=my-other" in " ".join(refused.output.split())
+    with load(endpoint.api, path="/api/v1/predict?text=Where+is+the+library%3F") as result:
+        removed = other.play("playbooks/remove.yml", "-e", "api_endpoint_remove=my-other")
+    assert removed.status == 0, removed.output
+    assert_nothing_failed(result)
+    assert traces(host, "my-other") == ""
+    assert other.api.get("/").status == 404
+    again = other.play("playbooks/remove.yml", "-e", "api_endpoint_remove=my-other")
+    assert (again.status, again.changed) == (0, [0]), again.output
+    would = endpoint.play("playbooks/remove.yml", "--check")
+    assert would.status == 0, would.output
+    assert endpoint.predict("Where is the library?") == "en"
+    last = endpoint.play("playbooks/remove.yml", "-e", f"api_endpoint_remove={endpoint.name}")
+    assert last.status == 0, last.output
+    assert traces(host, endpoint.name) == ""
+    for unit in ("nginx", "rsyslog"):
+        assert host.service(unit).is_running
+    assert host.file("/etc/nginx/sites-enabled/default").is_symlink
+    assert host.check_output("find / -xdev -nouser") == ""
+    assert not host.user("nginx").exists
+
+
+def traces(host, name):
+    """Return where the host has the name: files, accounts, units, configurations; not in logs and in copies of accounts."""
+    return host.check_output(
+        f"find / -xdev -name '*{name}*' -not -path '/proc/*' -not -path '/sys/*'; find /run -name '*{name}*'; "
+        f"grep -rls {name} /etc --exclude='*-' --exclude='*.dpkg-*' || true; mount | grep {name} || true; "
+        f"systemctl list-units --all --plain --no-legend '{name}*' '*{name}.mount'"
+    )

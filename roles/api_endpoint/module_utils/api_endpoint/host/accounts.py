@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import pwd
 import subprocess
 
 from ansible.module_utils.api_endpoint.errors import DeployError
 
+PURPOSE = (
+    "Service account of api_endpoint"  # by which the accounts that the role has made are known
+)
 FIRST_PERSON_UID, LAST_PERSON_UID = 1000, 60000  # Debian's accounts of people
 
 
@@ -21,7 +25,7 @@ def ensure(accounts: dict[str, list[str]], check_mode: bool) -> list[str]:
     for account, groups in accounts.items():
         _refuse_person(account)
         if not _has_account(account):
-            lines[account] = [f'u {account} - "Service account of api_endpoint" /nonexistent']
+            lines[account] = [f'u {account} - "{PURPOSE}" /nonexistent']
         missing = [group for group in groups if account not in _members(group)]
         if missing:
             lines.setdefault(account, []).extend(f"m {account} {group}" for group in missing)
@@ -37,6 +41,40 @@ def ensure(accounts: dict[str, list[str]], check_mode: bool) -> list[str]:
                 f"The accounts {', '.join(lines)} could not be made: {done.stderr.strip()}"
             )
     return list(lines)
+
+
+def is_own(account: str) -> bool:
+    """Tell whether the role has made an account."""
+    return _has_account(account) and pwd.getpwnam(account).pw_gecos == PURPOSE
+
+
+def is_member(account: str, group: str) -> bool:
+    """Tell whether an account is in a group that is not its own."""
+    return account in _members(group)
+
+
+def ids(account: str, group: str) -> tuple[int, int]:
+    """Return the numbers of an account and a group."""
+    return pwd.getpwnam(account).pw_uid, grp.getgrnam(group).gr_gid
+
+
+def remove(account: str) -> None:
+    """Remove an account with its group. Raise DeployError when that fails."""
+    _must("userdel", account)
+    with contextlib.suppress(KeyError):
+        grp.getgrnam(account)
+        _must("groupdel", account)
+
+
+def leave(account: str, group: str) -> None:
+    """Take an account out of a group."""
+    _must("gpasswd", "--delete", account, group)
+
+
+def _must(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DeployError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
 
 
 def _refuse_person(account: str) -> None:

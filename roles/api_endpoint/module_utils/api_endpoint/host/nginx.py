@@ -20,7 +20,12 @@ from ansible.module_utils.api_endpoint.files import (
     write_file,
     write_json,
 )
-from ansible.module_utils.api_endpoint.host.nginx_note import NOTE, digests_of, stand_in
+from ansible.module_utils.api_endpoint.host.nginx_note import (
+    NOTE,
+    digests_of,
+    put_away,
+    stand_in,
+)
 from ansible.module_utils.api_endpoint.http import loaded_configuration, programs_on
 from ansible.module_utils.api_endpoint.systemd import systemctl
 from ansible.module_utils.basic import AnsibleModule
@@ -88,8 +93,10 @@ def judge(folder: Path, wanted: dict[str, str | None], links: dict[str, str]) ->
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "nginx")
         shutil.copytree(folder, copy, symlinks=True)
+        # Debian's own nginx.conf, which a removal puts back, has absolute paths.
         beside = {
-            name: content and MADE.sub(rf"\1{temporary}/", content)
+            name: content
+            and MADE.sub(rf"\1{temporary}/", content).replace(f"{folder}/", f"{copy}/")
             for name, content in wanted.items()
         }
         # `nginx -t` gives the folders of uploads to the account that it reads, under workers that may have another one;
@@ -237,7 +244,7 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
                 )
         # Its name first: cut off after it, the next run sees that nginx has not loaded what is on the disk.
         apply(folder, new_name(module.params["loaded"]) | changes, links)
-    digests = digests_of(module.params["files"], links)
+    digests = digests_of(module.params["files"], links) | put_away(module.params["absent"], before)
     if {**noted, **digests} != noted and installed and not module.check_mode:
         write_json(folder / NOTE, {**noted, **digests}, 0o644)
     socket = Path(module.params["socket"])
