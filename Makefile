@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 
 # What a user does with an endpoint: tools/run.py.
-RUNS := deploy check status logs releases rollback diagnose traffic audit
+RUNS := deploy check status logs releases rollback diagnose traffic audit remove
 
 .PHONY: $(RUNS) help venv tools new-endpoint demo demo-down demo-cluster demo-cluster-down test test-full lint unit component molecule \
   interruptions demo-test bench bench-test import-template readme docs clean
@@ -48,6 +48,7 @@ rollback: ## Back to the good release before the live one, or to a certain one: 
 diagnose: ## Why is the API unwell? The likeliest cause first, and the fix
 traffic: ## A page with plots of what was asked, when, and how it went
 audit: ## Does anything on a host tell who called?
+remove: ## Remove an endpoint from its hosts; asks for its name. What would go: ARGS=--check
 
 $(RUNS): export NAME_ORIGIN := $(origin NAME)
 $(RUNS): export NAME := $(NAME)

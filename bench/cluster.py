@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 
 import host
+import yaml
 from figures import Figure, keep
 from host import PROJECT, run
 
@@ -29,7 +30,9 @@ BALANCER = f"{SUBNET}.10"
 CLIENTS = 24
 
 # Small hosts: eight requests at a time each, so that more hosts are more places, and the others wait.
+EXAMPLE = yaml.safe_load((PROJECT / "tools" / "group_vars" / "api_endpoints.yml").read_text())
 SETTINGS = {
+    **EXAMPLE,
     "api_endpoint_server_names": ["localhost"],
     "api_endpoint_app_dir": os.path.relpath(host.APP, PROJECT),
     "api_endpoint_wsgi": "bench_wsgi:app",

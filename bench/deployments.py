@@ -1,7 +1,7 @@
 """The time of deployments over SSH, as ratios to `ansible -m setup` on the same host in the same round.
 
 Run by `make bench`. BENCH_REPEATS is the number of rounds (default 5); BENCH_INVENTORY and BENCH_HOST name another instance
-than the demo's.
+than the demo's, whose inventory has the settings of tools/group_vars/.
 """
 
 from __future__ import annotations

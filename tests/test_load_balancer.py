@@ -170,11 +170,10 @@ def test_what_is_left_out_is_as_the_endpoints_have_it(derived):
         (PROJECT / "roles" / "api_endpoint" / "defaults" / "main.yml").read_text()
     )
     inventory = {"api_endpoints": {"hosts": {"one": {}}}, "load_balancers": {"hosts": {"lb": {}}}}
-    shared = (PROJECT / "group_vars" / "api_endpoints.yml").read_text()
     found = derived(inventory)["lb"]
     for name, value in found.items():
         other = name.replace("load_balancer_", "api_endpoint_")
-        if other in endpoint and other not in shared and not other.endswith("max_concurrency"):
+        if other in endpoint and not other.endswith("max_concurrency"):
             assert value == endpoint[other], name
     assert found["load_balancer_max_concurrency"] == endpoint["api_endpoint_max_concurrency"] - 2
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())

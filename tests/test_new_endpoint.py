@@ -75,14 +75,14 @@ def test_its_app_passes_its_own_test(endpoints, profile):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_its_settings_win_over_those_of_the_example(endpoints, profile, tmp_path):
-    """Ansible lets group variables beside a playbook win over those beside an inventory."""
-    example = yaml.safe_load((PROJECT / "group_vars" / "api_endpoints.yml").read_text())
+def test_its_settings_win_over_those_for_all_endpoints(endpoints, profile, tmp_path):
+    """Ansible lets group variables beside a playbook win over those beside an inventory; here they are the example's."""
+    example = yaml.safe_load((PROJECT / "tools" / "group_vars" / "api_endpoints.yml").read_text())
     own = yaml.safe_load(
         (endpoints / f"of-{profile}" / "host_vars" / f"of-{profile}.yml").read_text()
     )
     assert set(own) >= set(example)
-    (tmp_path / "group_vars").symlink_to(PROJECT / "group_vars")
+    (tmp_path / "group_vars").symlink_to(PROJECT / "tools" / "group_vars")
     inventory = endpoints / f"of-{profile}" / "inventory.yml"
     variables = variables_of(inventory, tmp_path)
     found = variables.get_vars(host=variables._inventory.get_host(f"of-{profile}"))

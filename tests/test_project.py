@@ -21,6 +21,40 @@ def test_the_inventory_of_real_hosts_does_not_have_the_demos():
     assert [path.name for path in (PROJECT / "inventory").iterdir()] == ["hosts.yml"]
 
 
+def test_the_examples_settings_are_the_demos_alone(tmp_path):
+    (tmp_path / "hosts.yml").write_text("api_endpoints: {hosts: {one: }}\n")
+    names = set(
+        yaml.safe_load((PROJECT / "tools" / "group_vars" / "api_endpoints.yml").read_text())
+    )
+    assert "api_endpoint_app_dir" in names
+
+    def settings(inventory, host, folder):
+        variables = variables_of(inventory, folder)
+        return set(variables.get_vars(host=variables._inventory.get_host(host)))
+
+    for folder in (PROJECT, PROJECT / "playbooks"):
+        assert not settings(tmp_path / "hosts.yml", "one", folder) & names
+        for inventory, host in (
+            ("demo.yml", "api-endpoint-demo"),
+            ("demo-cluster.yml", "api-endpoint-demo-2"),
+        ):
+            assert settings(PROJECT / "tools" / inventory, host, folder) >= names
+    defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+    assert not defaults["api_endpoint_app_dir"], "the example's folder would be everybody's"
+
+
+def test_what_is_commented_in_the_groups_settings_is_right():
+    text = (PROJECT / "group_vars" / "api_endpoints.yml").read_text()
+    assert yaml.safe_load(text) is None
+    lines = [
+        line.removeprefix("# ") for line in text.splitlines() if re.match(r"# (api_|  )", line)
+    ]
+    found = yaml.safe_load("\n".join(lines))
+    options = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())
+    assert len(found) > 5
+    assert set(found) <= set(options["argument_specs"]["main"]["options"])
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_a_modules_documentation_has_the_options_that_it_takes(path):
     text = path.read_text()

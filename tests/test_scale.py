@@ -17,7 +17,7 @@ from outcomes import wait_until
 SCALE = PROJECT / "docs" / "scale"
 OBJECTS = {one["kind"]: one for one in yaml.safe_load_all((SCALE / "kubernetes.yml").read_text())}
 KSERVE = yaml.safe_load((SCALE / "kserve.yml").read_text())
-SETTINGS = yaml.safe_load((PROJECT / "group_vars" / "api_endpoints.yml").read_text())
+SETTINGS = yaml.safe_load((PROJECT / "tools" / "group_vars" / "api_endpoints.yml").read_text())
 DEFAULTS = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
 POD = OBJECTS["Deployment"]["spec"]["template"]
 

@@ -31,6 +31,7 @@ def good():
         **defaults,
         **PROFILES["plain"],
         "api_endpoint_server_names": ["language.wmcloud.org"],
+        "api_endpoint_app_dir": "app",
         "api_endpoint_user": "www-data",
         "api_endpoint_root": "/var/lib/api-endpoint",
         "api_endpoint_data_dir": "/srv/api-endpoint/data",
@@ -393,6 +394,10 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_keep_releases": 0}, ["api_endpoint_keep_releases is 0", "releases from 1"]),
         ({"api_endpoint_log_lines": 0}, ["api_endpoint_log_lines is 0", "lines from 1"]),
         ({"api_endpoint_release": "0123456789ab"}, ["Only playbooks/rollback.yml takes it"]),
+        (
+            {"api_endpoint_app_dir": ""},
+            ["Neither api_endpoint_app_dir nor api_endpoint_git_url is set", "wsgi.py"],
+        ),
         ({"api_endpoint_app_dir": "nope"}, ["api_endpoint_app_dir is 'nope'", "Looked for"]),
         (
             {"api_endpoint_app_dir": "docs"},

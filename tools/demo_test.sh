@@ -32,7 +32,7 @@ expect "an answer in French" '"language":"fr"'
 run "the second run" tools/demo.sh up
 expect "a second run that changes nothing" 'changed=0 +unreachable=0 +failed=0'
 
-# The guide "The role in a playbook of your own": installed from git, the same variables, nothing else of this project.
+# The guide "The role in a playbook of your own": installed from git, the variables beside the inventory, nothing else of this project.
 git init --quiet "$elsewhere/project"
 cp --archive roles "$elsewhere/project" # as it is now, committed or not
 git -C "$elsewhere/project" add --all
@@ -49,7 +49,7 @@ cat >"$elsewhere/play.yml" <<YAML
   roles:
     - api_endpoint
 YAML
-cp --archive app group_vars "$elsewhere"
+cp --archive app "$elsewhere"
 from_elsewhere() (
   inventory=$PWD/tools/demo.yml
   cd "$elsewhere"

@@ -1,4 +1,4 @@
-"""The smoke request of group_vars/api_endpoints.yml as a startup probe: a real question, its answer, or exit status 1."""
+"""The smoke request of the example app as a startup probe: a real question, its answer, or exit status 1."""
 
 import json
 import sys

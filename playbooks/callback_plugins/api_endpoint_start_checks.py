@@ -94,12 +94,13 @@ def found(inventory: Any, playbooks: list[Path]) -> tuple[list[str], list[str]]:
         if {path.name for path in playbooks} == {"load_balancers.yml"}
         else inventories.ENDPOINTS
     )
-    tags = [
-        *context.CLIARGS.get("tags", ()), *context.CLIARGS.get("skip_tags", ()),
-    ]  # fmt: skip
-    problems = inventories.tag_problems(
-        tags, inventories.tags_of(PROJECT, [path.name for path in playbooks])
-    )
+    known = inventories.tags_of(PROJECT, [path.name for path in playbooks])
+    problems = inventories.tag_problems(context.CLIARGS.get("tags", ()), known)
+    # Molecule gives some of its own.
+    skipped = [
+        tag for tag in context.CLIARGS.get("skip_tags", ()) if inventories.nearest(tag, known)
+    ]
+    problems += inventories.tag_problems(skipped, known)
     problems += inventories.Inventory(sources).problems
     problems += inventories.host_problems(sources, groups, group)
     folders = inventories.folders_of(sources, [path.parent for path in playbooks])

@@ -3,7 +3,7 @@
 import pytest
 from outcomes import Api
 
-NAME = "language.wmcloud.org"  # only group_vars/api_endpoints.yml sets it: so each test shows that it reaches the hosts
+NAME = "language.wmcloud.org"  # only tools/group_vars/api_endpoints.yml sets it
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ TARGETS = {
     "diagnose": ("playbooks/diagnose.yml",),
     "traffic": ("playbooks/traffic_report.yml",),
     "audit": ("playbooks/privacy_audit.yml",),
+    "remove": ("playbooks/remove.yml",),
 }
 USUAL = "ansible-playbook -i inventory "  # how commands begin that know no inventory
 RELEASE = "api_endpoint_release="

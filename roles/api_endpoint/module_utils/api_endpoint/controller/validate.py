@@ -424,7 +424,8 @@ def server_names(settings: Settings) -> list[str]:
     if not names:
         return [
             f"api_endpoint_server_names is {names!r}. "
-            "Give the public names of the API, such as [language.wmcloud.org], in group_vars/api_endpoints.yml."
+            "Give the public names of the API, such as [my-api.wmcloud.org], in its host_vars or in "
+            "group_vars/api_endpoints.yml."
         ]
     return [
         f"api_endpoint_server_names has {name!r}, which is not a host name. "
@@ -629,6 +630,11 @@ def code(settings: Settings, playbook_dir: str) -> list[str]:
     if url:
         return []
     given = str(settings.get("api_endpoint_app_dir") or "")
+    if not given:
+        return [
+            "Neither api_endpoint_app_dir nor api_endpoint_git_url is set. Give the folder of your app on this computer, "
+            "with its wsgi.py, or the URL of its git repository."
+        ]
     found = on_laptop(given, playbook_dir, "api_endpoint_app_dir", Path.is_dir, "a folder")
     if found:
         return found
