@@ -96,7 +96,8 @@ def test_no_secret_is_told(mask, value):
     "line",
     [
         "password=hunter22", "API_KEY: hunter22", "'token': 'hunter22'", "Authorization: Bearer hunter22hunter22",
-        "https://me:hunter22@git.example/x", "GET /api?text=hunter22 HTTP/1.1",
+        "https://me:hunter22@git.example/x", "git+https://hunter22@git.example/x",
+        "redis://:hunter22@cache.example/0", "ssh://me:hunter22@git.example/x", "GET /api?text=hunter22 HTTP/1.1",
         'referrer: "https://hunter22.example/x"', "bearer hunter22hunter22",
         "db_password = 'hunter22'",
     ],

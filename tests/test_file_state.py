@@ -10,6 +10,12 @@ from types import SimpleNamespace
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.api_endpoint.artifacts.store import Store, key_of
+from ansible.module_utils.api_endpoint.controller.preflight import (
+    argument_spec,
+    facts_of,
+    rights,
+    rights_look,
+)
 from ansible.module_utils.api_endpoint.digests import file_digest
 from ansible.module_utils.api_endpoint.host import file_state, nginx
 from ansible.module_utils.api_endpoint.host import managed_files as files
@@ -470,7 +476,7 @@ def settings():
     files = [str(ROLE / kind / "main.yml") for kind in ("defaults", "vars")]
     given = {"api_endpoint_server_names": ["a.example"], "playbook_dir": str(PROJECT / "playbooks")}
     found = templar({"hosts": "all", "vars_files": files}, **given)
-    names = [*preflight.argument_spec(), *preflight.DERIVED, "playbook_dir"]
+    names = [*argument_spec(ROLE), *preflight.DERIVED, "playbook_dir"]
     variables = found.available_variables
     return {name: found.template(variables[name]) for name in names if name in variables}
 
@@ -503,7 +509,7 @@ def test_rights_that_are_missing_on_the_host_are_named(
             (tmp_path / name).write_text(f"#!/bin/sh\n{command}\n")
             (tmp_path / name).chmod(0o755)
     (tmp_path / "grep").symlink_to(shutil.which("grep"))
-    look = preflight.rights_look(method, has_password, has_python=False)
+    look = rights_look(method, has_password, has_python=False)
     answer = subprocess.run(
         ["/bin/sh", "-c", look],
         env={"PATH": str(tmp_path)},
@@ -511,14 +517,14 @@ def test_rights_that_are_missing_on_the_host_are_named(
         text=True,
         check=False,
     )
-    found = preflight.rights(answer.stdout, "root")
+    found = rights(answer.stdout, "root")
     assert len(found) == bool(said)
     assert said in "".join(found)
 
 
 def test_another_user_than_root_is_refused():
-    assert "Leave it out" in preflight.rights("", "nobody")[0]
-    assert preflight.rights("", "") == []
+    assert "Leave it out" in rights("", "nobody")[0]
+    assert rights("", "") == []
 
 
 def test_the_facts_of_the_host(act, settings):
@@ -543,6 +549,19 @@ def test_a_wrong_type_is_named_in_a_line_and_spares_the_rest_of_the_checks(act, 
         sorted(lines), ("api_endpoint_artifacts", "api_endpoint_workers"), strict=True
     ):
         assert name in line
+
+
+def test_playbooks_that_only_look_check_the_settings_without_the_host(act, settings):
+    act.program("cat", "echo touched >&2; exit 1")
+    assert act("preflight", settings_only=True, variables=settings) == {"changed": False}
+    for wrong, said in (
+        ({"api_endpoint_log_lines": "many"}, "api_endpoint_log_lines is 'many'. Give a whole"),
+        ({"api_endpoint_log_lines": 0}, "api_endpoint_log_lines is 0. Give lines from 1 to"),
+        ({"api_endpoint_log_line": 9}, "Did you mean api_endpoint_log_lines?"),
+    ):
+        with pytest.raises(AnsibleActionFail) as told:
+            act("preflight", settings_only=True, variables={**settings, **wrong})
+        assert said in str(told.value)
 
 
 @pytest.mark.parametrize("tag", ["app", "model", "nginx"])
@@ -584,15 +603,13 @@ def test_what_has_to_be_removed_is_looked_for_on_the_way(tmp_path):
 
 
 def test_the_facts_are_those_that_ansible_finds(act):
-    assert preflight.facts_of(DEBIAN) == {
+    assert facts_of(DEBIAN) == {
         "distribution": "Debian",
         "distribution_major_version": "13",
         "dns": {"nameservers": ["172.20.255.1", "fe80::1%eth0"]},
     }
-    assert (
-        preflight.facts_of("NAME=Ubuntu\nVERSION_ID='24.04'")["distribution_major_version"] == "24"
-    )
-    assert preflight.facts_of("") == {
+    assert facts_of("NAME=Ubuntu\nVERSION_ID='24.04'")["distribution_major_version"] == "24"
+    assert facts_of("") == {
         "distribution": "an unknown system", "distribution_major_version": "", "dns": {"nameservers": []},
     }  # fmt: skip
 

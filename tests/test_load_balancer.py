@@ -1,7 +1,12 @@
 """The role load_balancer: its rules, and what it takes from the inventory. See also tests/component."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
+from ansible.errors import AnsibleError
+from ansible.module_utils.api_endpoint.controller.preflight import LISTENED_ON
+from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from helpers import PROJECT, load_file
 from rendering import templar
@@ -89,12 +94,6 @@ def test_a_balancer_on_one_of_its_hosts_needs_another_port():
     assert found("two.example") == []
 
 
-def test_misspelt_names_are_refused():
-    assert preflight.unknown_names(["load_balancer_prot", "load_balancer_port"], list(SPECS)) == [
-        "load_balancer_prot is set, but the role has no such variable. Did you mean load_balancer_port?"
-    ]
-
-
 def test_names_are_looked_up():
     settings = {
         "load_balancer_servers": [*SERVERS, {"name": "three", "address": "b.example"}],
@@ -105,11 +104,64 @@ def test_names_are_looked_up():
     assert preflight.addresses_of(said) == {"a.example": "10.0.0.1", "b.example": "::2"}
 
 
-def test_other_systems_are_refused():
-    assert preflight.platform('ID=debian\nVERSION_ID="13"\n') == []
-    assert preflight.platform(
-        'PRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\nID=debian\nVERSION_ID="11"\n'
-    ) == ["The balancer's system is Debian GNU/Linux 11 (bullseye). Use one with Debian 12 or 13."]
+@pytest.fixture
+def act(monkeypatch):
+    """Return a function that runs the preflight with what the host shows, as other accounts and as root."""
+    monkeypatch.setattr(ActionBase, "run", lambda *_: {})
+
+    def run(shown="", as_root="", method="sudo", check_mode=False, rc=0, **changes):
+        action = object.__new__(preflight.ActionModule)
+        action._task = SimpleNamespace(args={}, check_mode=check_mode)
+        become = SimpleNamespace(name=method, get_option=lambda _name: "")
+        action._connection = SimpleNamespace(become=become if method else None)
+        action._templar = SimpleNamespace(template=lambda value: value)
+        action._low_level_execute_command = lambda _command, sudoable=True: {
+            "rc": rc,
+            "stdout": as_root if sudoable else f"NAME=Debian\nVERSION_ID=13\n{shown}",
+        }
+        return action.run(None, {**good(), "inventory_hostname": "balancer", **changes})
+
+    return run
+
+
+def test_a_balancer_that_is_as_it_should_be_is_accepted(act):
+    assert act("looked up: a.example 10.0.0.1 RAW") == {
+        "changed": False, "addresses": {"a.example": "10.0.0.1"}, "has_ipv6": True,
+    }  # fmt: skip
+
+
+TAKEN = f"{LISTENED_ON}80"
+APACHE = "port 80\t42\tapache2.service\t/usr/sbin/apache2 -k start"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"shown": "VERSION_ID=11"}, "The host runs Debian 11. Use Debian 12 or 13."),
+        ({"shown": "NAME=Ubuntu"}, "The host runs Ubuntu 13. Use Debian 12 or 13."),
+        ({"shown": "no sudo"}, "This host has no sudo"),
+        ({"shown": "sudo asks for a password"}, "Run again with -K"),
+        ({"shown": "this is not root", "method": ""}, "ansible_become is false"),
+        ({"shown": "no python3"}, "This host has no python3"),
+        ({"shown": TAKEN, "as_root": APACHE}, "load_balancer_port is 80, where /usr/sbin/apache2"),
+        (
+            {"shown": "this host has no IPv6", "load_balancer_metrics_listen": "[::1]:8404"},
+            "this host has no IPv6. Give another address.",
+        ),
+        ({"load_balancer_prot": 81}, "Did you mean load_balancer_port?"),
+        ({"load_balancer_cors_origins": "*"}, "and not a list"),
+        ({"rc": 255}, "The host does not answer"),
+    ],
+)
+def test_a_balancer_that_cannot_be_one_is_refused(act, given, said):
+    with pytest.raises(AnsibleError) as told:
+        act(**given)
+    assert said in str(told.value)
+
+
+def test_what_has_the_port_may_give_it_up_in_the_real_run(act):
+    act(TAKEN, APACHE, check_mode=True)
+    act(TAKEN, APACHE.replace("apache2", "haproxy"))
 
 
 @pytest.fixture

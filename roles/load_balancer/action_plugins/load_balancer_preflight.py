@@ -13,9 +13,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 ROLE = Path(__file__).resolve().parents[1]
@@ -25,23 +22,19 @@ from ansible.module_utils.api_endpoint.controller.inputs import (
     is_address,
     number,
     out_of_range,
-    refusal,
-    typed,
-    unknown_names,
     wrong_networks,
     wrong_origins,
 )
-from ansible.module_utils.api_endpoint.controller.processes import (
-    IPV6_LOOK,
-    NO_IPV6,
-    in_the_way,
-    is_listened_on,
-    listeners_look,
-    taken,
+from ansible.module_utils.api_endpoint.controller.preflight import (
+    PreflightAction,
+    argument_spec,
+    facts_of,
+    foreign_listener,
 )
+from ansible.module_utils.api_endpoint.controller.processes import IPV6_LOOK, NO_IPV6
+from ansible.module_utils.api_endpoint.controller.validate import platform
 
 PREFIX = "load_balancer_"
-SUPPORTED = ("12", "13")
 LOOKED_UP = "looked up: "  # the beginning of lines of the answer that stand in no file
 
 # Least and most of every number, and what it counts.
@@ -174,26 +167,18 @@ def problems(settings: Settings, here: str) -> list[str]:
     )
 
 
-def platform(text: str) -> list[str]:
-    """Check the system; `text` is its /etc/os-release."""
-    named = {
-        name: value.strip("\"'")
-        for name, _, value in (line.partition("=") for line in text.splitlines())
-    }
-    if named.get("ID") == "debian" and named.get("VERSION_ID") in SUPPORTED:
-        return []
-    return [
-        f"The balancer's system is {named.get('PRETTY_NAME', 'unknown')}. Use one with Debian {' or '.join(SUPPORTED)}."
-    ]
-
-
-def listeners(port: int) -> str:
-    """Return the command that shows who listens on the port, unless HAProxy is known to."""
-    ours = (
+def question(settings: Settings) -> str:
+    """Return the command that looks at the balancer: its system, who has the port, the addresses of names."""
+    port = number(settings.get("load_balancer_port")) or 0
+    own = (
         f"grep -qsE '^[[:space:]]*bind :{port}$' /etc/haproxy/haproxy.cfg && "
         "grep -qsx haproxy /proc/$(cat /run/haproxy/haproxy.pid 2>/dev/null || echo none)/comm"
     )
-    return f"{{ {ours}; }} || {{ {is_listened_on(port)} && {listeners_look(port)}; }}; "
+    looked_up = "".join(
+        f"getent ahosts {shlex.quote(name)} | sed {shlex.quote(f's/^/{LOOKED_UP}{name} /')}; "
+        for name in names_of(settings)
+    )
+    return f"cat /etc/os-release; {IPV6_LOOK}{foreign_listener(port, own)}{looked_up}"
 
 
 def names_of(settings: Settings) -> list[str]:
@@ -215,7 +200,7 @@ def addresses_of(text: str) -> dict[str, str]:
     return found
 
 
-class ActionModule(ActionBase):
+class ActionModule(PreflightAction):
     """Check, and fail with every problem there is; return the addresses of hosts that are known by name."""
 
     def run(
@@ -224,32 +209,18 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
-        options = specs["argument_specs"]["main"]["options"]
-        found = unknown_names(
-            [name for name in variables if name.startswith(PREFIX)], sorted(options)
-        )
-        settings, mistaken = typed(self._templar, variables, options)
+        settings, found, mistaken = self.checked(variables, PREFIX, argument_spec(ROLE))
         if mistaken:
-            raise AnsibleActionFail(refusal(found + mistaken))
+            self.refuse(found + mistaken)
         found += problems(settings, str(variables.get("inventory_hostname")))
-        port = settings.get("load_balancer_port")
-        command = f"cat /etc/os-release; {IPV6_LOOK}{listeners(number(port) or 0)} true"
-        for name in names_of(settings):
-            command += f"; getent ahosts {shlex.quote(name)} | sed {shlex.quote(f's/^/{LOOKED_UP}{name} /')}"
-        text = str(self._low_level_execute_command(command).get("stdout", ""))
-        found += platform(text)
+        text, rights = self.look(variables, question(settings))
+        found += rights + platform(facts_of(text))
         # In a dry run what has the port now may be about to give it up.
-        others = (
-            [] if self._task.check_mode else in_the_way(text, number(port) or 0, "haproxy.service")
-        )
-        found += [taken("load_balancer_port", port, others)] if others else []
+        if not self._task.check_mode:
+            port = settings.get("load_balancer_port")
+            found += self.listeners(text, "load_balancer_port", port, port, "haproxy.service")
+        listen = settings.get("load_balancer_metrics_listen")
+        found += self.without_ipv6(text, "load_balancer_metrics_listen", listen)
+        self.refuse(found)
         has_ipv6 = NO_IPV6 not in text.splitlines()
-        listen = str(settings.get("load_balancer_metrics_listen") or "")
-        if listen.startswith("[") and not has_ipv6:
-            found.append(
-                f"load_balancer_metrics_listen is {listen!r}, and this host has no IPv6. Give another address."
-            )
-        if found:
-            raise AnsibleActionFail(refusal(found))
         return {"changed": False, "addresses": addresses_of(text), "has_ipv6": has_ipv6}

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
+from ansible.module_utils.api_endpoint.urls import hide
+
 # From what is said first to what is said last. A symptom comes after every cause, because it goes with its cause.
 CAUSE, SYMPTOM, RISK, NOTE = "cause", "symptom", "risk", "note"
 ORDER = (CAUSE, SYMPTOM, RISK, NOTE)
@@ -22,13 +24,12 @@ IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:([.-])\d{1,3})(?:\1\d{1,3}){2}(?![\d])")
 IPV6 = re.compile(
     r"(?<![\w:.])[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:]*(?:\d+\.\d+\.\d+\.\d+)?(?:%\w+)?"
 )
-# What stands after such a word is nobody's business, whoever wrote it there; nor are passwords in URLs, and what was asked.
+# What stands after such a word is nobody's business, whoever wrote it there; nor is what was asked.
 WORDS = re.compile(
     r"(?i)(\b[\w-]*(?:password|passwd|secret|token|api[_-]?key|authorization|cookie)[\w-]*[\"']?\s*[=:]\s*[\"']?)"
     r"(?:(?:bearer|basic)\s+)?[^\s\"',;]+"
 )
 BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}")
-USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 REFERRER = re.compile(r'(?<=referrer: ")[^"]*')
 QUERY = re.compile(r"(?<=[\w/])\?[^\s\"']+=[^\s\"']*")
 SHORTEST = (
@@ -76,8 +77,7 @@ class Redactor:
         """Return a text without them."""
         for secret in self.secrets:
             text = text.replace(secret, SECRET)
-        text = QUERY.sub("?…", REFERRER.sub("…", text))
-        text = USERINFO.sub(f"{SECRET}@", text)
+        text = QUERY.sub("?…", REFERRER.sub("…", hide(text)))
         text = WORDS.sub(rf"\1{SECRET}", text)
         text = BEARER.sub(rf"\1 {SECRET}", text)
         return IPV4.sub(ADDRESS, IPV6.sub(_blank, text))
