@@ -48,13 +48,14 @@ rollback: ## Back to the good release before the live one, or to a certain one: 
 diagnose: ## Why is the API unwell? The likeliest cause first, and the fix
 traffic: ## A page with plots of what was asked, when, and how it went
 audit: ## Does anything on a host tell who called?
-remove: ## Remove an endpoint from its hosts; asks for its name. What would go: ARGS=--check
+remove: ## Remove an endpoint from its hosts: CONFIRM=its-name. What would go: ARGS=--check
 
 $(RUNS): export NAME_ORIGIN := $(origin NAME)
 $(RUNS): export NAME := $(NAME)
 $(RUNS): export TAGS := $(TAGS)
 $(RUNS): export LIMIT := $(LIMIT)
 $(RUNS): export RELEASE := $(RELEASE)
+$(RUNS): export CONFIRM := $(CONFIRM)
 $(RUNS): export ARGS := $(ARGS)
 $(RUNS): export GIVEN := $(MAKEOVERRIDES)
 $(RUNS): .venv/.deploy

@@ -14,7 +14,7 @@ PAGES = [
     PROJECT / "README.md",
     *(page for page in sorted((PROJECT / "docs").rglob("*.md")) if "adr" not in page.parts),
 ]
-OPTIONS = {"NAME", "TAGS", "LIMIT", "RELEASE", "ARGS"}  # of tools/run.py
+OPTIONS = {"NAME", "TAGS", "LIMIT", "RELEASE", "CONFIRM", "ARGS"}  # of tools/run.py
 
 
 def shell_lines() -> list[tuple[str, str]]:

@@ -102,7 +102,7 @@ def test_where_there_is_no_common_release_a_name_is_asked_for(hosts):
         target({f"host{number}": one for number, one in enumerate(hosts)}, "")
     said = str(told.value)
     assert said.startswith("Nothing was touched: the hosts do not have the same good release")
-    assert "Name one with -e api_endpoint_release=<id>." in said
+    assert "playbooks/rollback.yml -e api_endpoint_release=<id>`" in said
     assert len([line for line in said.splitlines() if line.startswith("host")]) == 3, said
 
 
@@ -155,10 +155,13 @@ def test_a_failure_says_which_host_has_which_release_and_what_to_do():
         "gone  ?             cannot be reached; left out",
     ]
     assert (
-        "two not touched. Correct what failed (see above), and run site.yml again. Hosts that have the release"
-        in lines[4]
+        "two not touched. Correct what failed (see above), and run "
+        "`ansible-playbook -i inventory site.yml` again. Hosts that have the release" in lines[4]
     )
-    assert "When gone can be reached again, run site.yml once more" in lines[5]
+    assert (
+        "When gone can be reached again, run `ansible-playbook -i inventory site.yml` once more"
+        in lines[5]
+    )
 
 
 def test_a_failure_after_the_switch_names_the_release_that_is_live():

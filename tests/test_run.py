@@ -183,6 +183,7 @@ def test_the_first_part_of_a_hosts_name_is_not_its_name(clone):
         ("check", {"TAGS": "app,nginxx"}, ["There is no tag nginxx. Did you mean nginx?"]),
         ("status", {"TAGS": "app"}, ["only a deployment has tags"]),
         ("deploy", {"RELEASE": "0123456789ab"}, ["only `make rollback` takes it"]),
+        ("deploy", {"CONFIRM": "good"}, ["only `make remove` takes it"]),
         ("deploy", {"ARGS": "-e 'a=b"}, ["a quote in it is not closed"]),
         ("deploy", {"GIVEN": r"NAME=good TAG=app ARGS=-e\ x=1"}, ["TAG is given", "Did you mean TAGS?"]),
         ("deplyo", {}, ["There is no 'deplyo'"]),
@@ -202,6 +203,7 @@ def test_what_cannot_be_run_is_refused(clone, target, given, words):
         ("check", {"TAGS": "app model"}, "site.yml --check --tags app,model"),
         ("status", {"LIMIT": "good"}, "playbooks/status.yml --limit good"),
         ("rollback", {"RELEASE": "0123456789ab"}, "playbooks/rollback.yml -e api_endpoint_release=0123456789ab"),
+        ("remove", {"CONFIRM": "good"}, "playbooks/remove.yml -e api_endpoint_remove=good"),
         ("logs", {"ARGS": "-e '{\"a\": 1}' -K"}, "playbooks/logs.yml -e '{\"a\": 1}' -K"),
         ("deploy", {"NAME": "endpoints/good"}, "site.yml"),
     ],
@@ -344,3 +346,20 @@ def test_a_playbook_of_ones_own_is_named_as_it_is(tmp_path, monkeypatch):
     assert commands.command(SITE, [str(tmp_path / "hosts.ini")], str(tmp_path)) == (
         "ansible-playbook -i hosts.ini site.yml"
     )
+
+
+def test_a_diagnosis_shows_commands_for_the_inventory_at_hand(tmp_path, monkeypatch):
+    plugin = load_file(PROJECT / "roles/api_endpoint/action_plugins/api_endpoint_diagnosis.py")
+    found = {"summary": f"x\n $ {SITE}\n", "findings": [{"remedy": [SITE, "sudo reboot"]}]}
+    action = plugin.ActionModule.__new__(plugin.ActionModule)
+    monkeypatch.setattr(plugin.ActionBase, "run", lambda *_: {})
+    monkeypatch.setattr(plugin.ActionModule, "_execute_module", lambda *_, **__: found)
+    monkeypatch.chdir(tmp_path)
+    inventory = f"{tmp_path}/mine/hosts.yml"
+    result = action.run(
+        task_vars={"ansible_inventory_sources": [inventory], "playbook_dir": str(tmp_path)}
+    )
+    mine = "ansible-playbook -i mine/hosts.yml site.yml"
+    assert result["summary"] == f"x\n $ {mine}\n"
+    assert result["findings"] == [{"remedy": [mine, "sudo reboot"]}]
+    assert result["read_all_data"].startswith(f"{mine} --tags model -e ")

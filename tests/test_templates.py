@@ -671,6 +671,7 @@ def diagnosis(*kinds, evil=""):
         "well": not kinds,
         "findings": findings,
         "looked": looked,
+        "read_all_data": "make deploy NAME=my-api TAGS=model",
         "about": "(release 0123456789ab)",
     }
 

@@ -393,7 +393,13 @@ def test_numbers_may_come_as_text():
         ),
         ({"api_endpoint_keep_releases": 0}, ["api_endpoint_keep_releases is 0", "releases from 1"]),
         ({"api_endpoint_log_lines": 0}, ["api_endpoint_log_lines is 0", "lines from 1"]),
-        ({"api_endpoint_release": "0123456789ab"}, ["Only playbooks/rollback.yml takes it"]),
+        (
+            {"api_endpoint_release": "0123456789ab"},
+            [
+                "a deployment does not take",
+                "playbooks/rollback.yml -e api_endpoint_release=0123456789ab`",
+            ],
+        ),
         (
             {"api_endpoint_app_dir": ""},
             ["Neither api_endpoint_app_dir nor api_endpoint_git_url is set", "wsgi.py"],

@@ -3,7 +3,7 @@
     python tools/run.py TARGET
 
 The environment has the rest, each as `make` got it: NAME (of endpoints/NAME, or its folder; left
-out, it is the inventory at the root), TAGS, LIMIT, RELEASE and ARGS. Everything that can be seen
+out, it is the inventory at the root), TAGS, LIMIT, RELEASE, CONFIRM and ARGS. Everything that can be seen
 in files is checked first; the command is shown, then run.
 """
 
@@ -21,7 +21,7 @@ import ansible.module_utils
 PROJECT = Path(__file__).resolve().parents[1]
 ansible.module_utils.__path__.append(str(PROJECT / "roles" / "api_endpoint" / "module_utils"))
 from ansible.module_utils.api_endpoint.controller.commands import (  # noqa: E402
-    RELEASE,
+    SHORT,
     TARGETS,
     joined,
 )
@@ -37,7 +37,7 @@ from ansible.module_utils.api_endpoint.controller.inventories import (  # noqa: 
     tags_of,
 )
 
-OPTIONS = ("NAME", "TAGS", "LIMIT", "RELEASE", "ARGS")
+OPTIONS = ("NAME", "TAGS", "LIMIT", "RELEASE", "CONFIRM", "ARGS")
 ENDPOINTS = Path("endpoints")
 # One of make's command line: its name, after a space that is not part of a value.
 GIVEN = re.compile(r"(?:^|(?<!\\)\s)([A-Za-z_]\w*)[:?+]*=")
@@ -98,10 +98,11 @@ def options_of(target: str, given: Mapping[str, str]) -> list[str]:
         options += ["--tags", ",".join(re.split(r"[\s,]+", tags.strip()))]
     if limit := given.get("LIMIT", ""):
         options += ["--limit", limit]
-    if release := given.get("RELEASE", ""):
-        if target != "rollback":
-            problems.append("RELEASE is given, and only `make rollback` takes it.")
-        options += ["-e", f"{RELEASE}{release}"]
+    for variable, (name, taker) in SHORT.items():
+        if value := given.get(name, ""):
+            if target != taker:
+                problems.append(f"{name} is given, and only `make {taker}` takes it.")
+            options += ["-e", f"{variable}{value}"]
     try:
         options += shlex.split(given.get("ARGS", ""))
     except ValueError:

@@ -250,7 +250,7 @@ def test_a_host_that_is_down_is_left_out_and_gets_the_release_later(roll, new_ap
     assert run.status == 0, run.output
     assert_nothing_failed(result)
     assert re.search(rf"{gone.container} +\S+ +cannot be reached; left out", run.output), run.output
-    assert f"When {gone.container} can be reached again, run site.yml once more" in run.said
+    assert f"When {gone.container} can be reached again, run `ansible-playbook" in run.said
     roll.balancer.wait_for(gone, "UP")
     live = only(roll.releases[:-1])
     assert gone.release != live

@@ -1,5 +1,6 @@
 """A host is broken in one way after the other: the first cause named is the right one, and its remedy repairs the host."""
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -189,6 +190,9 @@ def test_a_host_where_nothing_was_deployed_by_the_playbook(diagnose):
     assert found.first.startswith(
         "[cause] Nothing was ever deployed to this host under the name another."
     )
+    assert found.remedy == [
+        f"ansible-playbook -i {os.environ['MOLECULE_INVENTORY_FILE']} site.yml"
+    ], "the inventory at hand"
 
 
 def assert_found(broken: Broken, found) -> None:

@@ -9,6 +9,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 action_loader.get("api_endpoint_imports", class_only=True)
+from ansible.module_utils.api_endpoint.controller.commands import adapted
 from ansible.module_utils.api_endpoint.controller.fleet import alike, one_release, summary, target
 from ansible.module_utils.api_endpoint.errors import DeployError
 
@@ -33,10 +34,10 @@ class ActionModule(ActionBase):
             if question == "alike":
                 return {"changed": False, "text": alike(hosts)}
         except DeployError as error:
-            return {"failed": True, "msg": str(error)}
+            return {"failed": True, "msg": adapted(str(error), task_vars or {})}
         ok, text = summary(
             hosts,
             str(self._task.args.get("action") or "site.yml"),
             bool(self._task.args.get("dry")),
         )
-        return {"changed": False, "ok": ok, "text": text}
+        return {"changed": False, "ok": ok, "text": adapted(text, task_vars or {})}

@@ -17,6 +17,7 @@ from ansible.plugins.loader import action_loader
 
 ROLE = Path(__file__).resolve().parents[1]
 action_loader.get("api_endpoint_imports", class_only=True)
+from ansible.module_utils.api_endpoint.controller.commands import USUAL, adapted
 from ansible.module_utils.api_endpoint.controller.inputs import number, out_of_range
 from ansible.module_utils.api_endpoint.controller.preflight import (
     PreflightAction,
@@ -134,12 +135,12 @@ class ActionModule(PreflightAction):
             found += problems(settings, facts, folder, bool(arguments.get("rollback")))
             found += hidden(settings, old)
             found += self._ports(settings, text)
-        self.refuse(found)
+        self.refuse([adapted(problem, variables) for problem in found])
         if arguments.get("part") and not is_set_up:
             raise AnsibleActionFail(
                 f"Nothing was touched. This host was never set up for {settings['api_endpoint_name']}, so "
                 f"{', '.join(variables['ansible_run_tags'])} alone has nothing to start from. "
-                "Run site.yml without tags first."
+                f"Run {adapted(f'`{USUAL}site.yml`', variables)} first."
             )
         there = [line.removeprefix(THERE) for line in text.splitlines() if line.startswith(THERE)]
         found_facts = {f"ansible_{name}": facts[name] for name in looked}

@@ -26,8 +26,10 @@ TARGETS = {
     "remove": ("playbooks/remove.yml",),
 }
 USUAL = "ansible-playbook -i inventory "  # how commands begin that know no inventory
+# What stands for `-e <variable>=`: the option of make, and the target that takes it.
 RELEASE = "api_endpoint_release="
-COMMAND = re.compile(rf"{USUAL}(?=site\.yml|playbooks/\w+\.yml)[^\n]*")
+SHORT = {RELEASE: ("RELEASE", "rollback"), "api_endpoint_remove=": ("CONFIRM", "remove")}
+COMMAND = re.compile(rf"{USUAL}(?=site\.yml|playbooks/\w+\.yml)[^\n`]*")
 PLAIN = re.compile(r"[\w@%+=:,./<>-]+")
 
 
@@ -77,8 +79,8 @@ def as_target(words: Sequence[str], name: str) -> str | None:
         option = rest.pop(0)
         if option == "--tags" and rest:
             given.append(f"TAGS={quoted(rest.pop(0))}")
-        elif option == "-e" and rest and rest[0].startswith(RELEASE):
-            given.append(f"RELEASE={quoted(rest.pop(0).removeprefix(RELEASE))}")
+        elif option == "-e" and rest and (variable := f"{rest[0].partition('=')[0]}=") in SHORT:
+            given.append(f"{SHORT[variable][0]}={quoted(rest.pop(0).removeprefix(variable))}")
         else:
             others.append(option)
     if others:
@@ -91,7 +93,10 @@ def command(line: str, sources: Sequence[str], playbook_dir: str) -> str:
 
     It is a target of the Makefile where there is one, and paths are relative to the current folder.
     """
-    words = shlex.split(line.removeprefix(USUAL))
+    try:
+        words = shlex.split(line.removeprefix(USUAL))
+    except ValueError:
+        return line  # a part of a text that only looks like a command
     project = project_of(playbook_dir)
     if project and project == Path.cwd():
         name = name_of(sources, project)

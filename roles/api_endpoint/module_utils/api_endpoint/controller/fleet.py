@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.module_utils.api_endpoint.controller.commands import RELEASE, USUAL
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.table import aligned, printable
 
 Found = dict[str, dict[str, Any]]  # by host
+BACK = f"{USUAL}playbooks/rollback.yml"
 LONGEST = 160  # characters of a reason
 
 
@@ -82,8 +84,8 @@ def target(found: Found, wanted: str) -> str:
     if release in unable:
         raise DeployError(
             f"Nothing was touched: release {release} cannot start any more {unable[release]}. Name one that can with "
-            "-e api_endpoint_release=<id> (playbooks/releases.yml lists them), or deploy the older code or data with the "
-            "whole of site.yml."
+            f"-e api_endpoint_release=<id> (`{USUAL}playbooks/releases.yml` lists them), or deploy the older code or data "
+            "with the whole of site.yml."
         )
     return release
 
@@ -108,7 +110,7 @@ def _common(found: Found, wanted: str) -> str:
         return fitting[0]
     raise DeployError(
         "Nothing was touched: the hosts do not have the same good release before the live one.\n"
-        f"{overview(found)}Name one with -e api_endpoint_release=<id>."
+        f"{overview(found)}Name one: `{BACK} -e {RELEASE}<id>`"
     )
 
 
@@ -176,17 +178,17 @@ def summary(found: Found, action: str = "site.yml", dry: bool = False) -> tuple[
             else ""
         )
         others = (
-            "Hosts that have the release already are left alone. Or go back everywhere: playbooks/rollback.yml."
+            f"Hosts that have the release already are left alone. Or go back everywhere: `{BACK}`"
             if len(found) > 1
             else ""
         )
         text += (
-            f"{stopped}Correct what failed (see above), and run {action} again. {others}".rstrip()
+            f"{stopped}Correct what failed (see above), and run `{USUAL}{action}` again. {others}".rstrip()
             + "\n"
         )
     if unreachable:
         text += (
-            f"When {', '.join(unreachable)} can be reached again, run site.yml once more: a balancer uses it as soon as it "
-            "answers, whatever release it has.\n"
+            f"When {', '.join(unreachable)} can be reached again, run `{USUAL}site.yml` once more: a balancer uses it "
+            "as soon as it answers, whatever release it has.\n"
         )
     return not failed, text

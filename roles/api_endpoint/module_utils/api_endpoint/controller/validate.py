@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.api_endpoint.controller.commands import RELEASE as RELEASE_OPTION
+from ansible.module_utils.api_endpoint.controller.commands import USUAL
 from ansible.module_utils.api_endpoint.controller.inputs import (
     Settings,
     number,
@@ -383,16 +385,17 @@ def service(settings: Settings) -> list[str]:
 def release(settings: Settings, rollback: bool) -> list[str]:
     """Check the release to go back to."""
     given = str(settings.get("api_endpoint_release") or "")
+    if given and not RELEASE.fullmatch(given):
+        return [
+            f"api_endpoint_release is {given!r}. Give the id of a release, 12 hexadecimal digits (in quotes, where it "
+            f"stands in a file); `{USUAL}playbooks/releases.yml` lists them."
+        ]
     if given and not rollback:
         return [
-            f"api_endpoint_release is {given!r}. Only playbooks/rollback.yml takes it: run that, or leave it out."
+            f"api_endpoint_release is {given!r}, which a deployment does not take. To go back: "
+            f"`{USUAL}playbooks/rollback.yml -e {RELEASE_OPTION}{given}`. Otherwise leave it out."
         ]
-    if not given or RELEASE.fullmatch(given):
-        return []
-    return [
-        f"api_endpoint_release is {given!r}. Give the id of a release, 12 hexadecimal digits (in quotes, where it stands in "
-        "a file); playbooks/releases.yml lists them."
-    ]
+    return []
 
 
 def cluster(settings: Settings) -> list[str]:
