@@ -8,13 +8,15 @@ MARKED_IPV6 = "2001:db8::77:77"
 
 
 def found(host, word):
-    """Return what holds a word: files below /var/log, packed ones too, and entries of the journal."""
+    """Return what holds a word: files below /var/log, packed ones too, and entries of the journal.
+
+    Whole words only: the host itself may be 172.17.0.11, and its clients' gateway 172.17.0.1.
+    """
+    options = f"--fixed-strings --word-regexp -e '{word}'"
     files = host.run(
-        f"find /var/log -type f -print0 | xargs -0 zgrep --fixed-strings --files-with-matches -e '{word}'"
+        f"find /var/log -type f -print0 | xargs -0 zgrep --files-with-matches {options}"
     )
-    journal = host.run(
-        f"journalctl --no-pager --output=export | grep --text --fixed-strings -e '{word}'"
-    )
+    journal = host.run(f"journalctl --no-pager --output=export | grep --text {options}")
     return set(files.stdout.split() + journal.stdout.splitlines())
 
 
