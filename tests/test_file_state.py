@@ -45,9 +45,14 @@ def act(tmp_path, monkeypatch):
         action = object.__new__(module.ActionModule)
         action._task = SimpleNamespace(args=arguments, check_mode=check_mode)
         # It becomes root without a question, so that nothing is looked for on this machine.
-        action._connection = SimpleNamespace(
-            become=SimpleNamespace(name="su", get_option=lambda _name: None)
+        shell_plugin = SimpleNamespace(
+            tmpdir="/tmp/there", join_path=lambda *parts: "/".join(parts)
         )
+        action._connection = SimpleNamespace(
+            become=SimpleNamespace(name="su", get_option=lambda _name: None), _shell=shell_plugin
+        )
+        action._make_tmp_path = lambda: None
+        action._transfer_file = lambda _local, _remote: None
         left = list(answers)
 
         def shell(command, sudoable=True):
@@ -370,6 +375,12 @@ def test_the_look_sees_all_that_the_tasks_would_do():
 # --- packages
 
 
+APP = {
+    "git_url": "", "folder": str(PROJECT / "app"), "subdir": "", "requirements_file": "", "exclude": [], "packages": [],
+    "constraints": [],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("there", "names", "is_left"),
     [
@@ -383,15 +394,46 @@ def test_the_look_sees_all_that_the_tasks_would_do():
 def test_apt_is_asked_only_when_a_package_is_missing(act, there, names, is_left):
     act.program("dpkg-query", f"/bin/cat <<'X'\n{there}\nX")
     act.program("grep", "exit 1")
-    told = act("packages", name=names, state="present")
+    told = act("packages", name=names, state="present", app=APP)
     assert told["changed"] is not is_left
     assert [name for name, _ in act.asked] == ([] if is_left else ["ansible.legacy.apt"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_needed"),
+    [
+        ({}, False),
+        ({"git_url": "https://x/y.git"}, True),
+        ({"text": "flask\nhelper @ git+https://x/y.git\n"}, True),
+        ({"text": "-r more.txt\n"}, True),
+        ({"text": "GitPython==3.1\n"}, True),
+        ({"text": "./package\n"}, True),
+        ({"packages": ["helper @ git+https://x/y.git"]}, True),
+        ({"constraints": ["helper @ git+https://x/y.git"]}, True),
+        ({"folder": "/nowhere"}, True),
+    ],
+    ids=str,
+)
+def test_git_is_installed_where_the_app_needs_it(act, tmp_path, changed, is_needed):
+    app = tmp_path / "app"
+    (app / "package").mkdir(parents=True)
+    (app / "package" / "pyproject.toml").write_text('[project]\nname = "p"\n')
+    (app / "more.txt").write_text("-e git+https://x/y.git#egg=y\n")
+    (app / "requirements.txt").write_text(changed.get("text", "flask  # no git\n"))
+    given = {**APP, "folder": str(app), **changed}
+    given.pop("text", "")
+    act.program("dpkg-query", "echo installed curl")
+    act.program("grep", "exit 1")
+    act("packages", name=["curl"], app=given)
+    assert act.asked == (
+        [("ansible.legacy.apt", {"name": ["curl", "git", "openssh-client"]})] if is_needed else []
+    )
 
 
 def test_what_a_killed_installation_left_goes_first(act):
     act.program("dpkg-query", "echo installed curl")
     act.program("grep", "exit 0")
-    assert act("packages", name=["curl"])["changed"]
+    assert act("packages", name=["curl"], app=APP)["changed"]
     assert act.asked == [
         ("ansible.legacy.file", {"path": "/usr/sbin/policy-rc.d", "state": "absent"})
     ]
@@ -402,7 +444,7 @@ def test_the_words_of_apt_are_kept(act):
     act.program("grep", "exit 1")
     act.program("apt-get", "exit 0")
     failed = {"failed": True, "msg": "python3-apt must be installed"}
-    assert act("packages", name=["curl"], answers=[failed]) == {**failed, "changed": False}
+    assert act("packages", name=["curl"], app=APP, answers=[failed]) == {**failed, "changed": False}
 
 
 # --- services
@@ -418,14 +460,17 @@ def test_services_that_run_are_left(act):
 
 
 @pytest.mark.parametrize("answer", ["inactive", "failed", "activating", ""])
-def test_a_service_that_does_not_run_is_started(act, answer):
-    act.program(
-        "systemctl",
-        f"case $1 in is-active) echo active; echo {answer};; *) echo enabled; echo enabled;; esac",
-    )
-    told = act("services", names=["a", "b"], answers=[{"changed": False}, {"changed": True}])
-    assert told == {"changed": True, "started": ["b"]}
-    assert [arguments["name"] for _, arguments in act.asked] == ["a", "b"]
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_services_that_do_not_run_are_started(act, answer, check_mode, tmp_path):
+    states = f"is-active) echo active; echo {answer};; is-enabled) echo enabled; echo enabled;;"
+    act.program("systemctl", f"case $1 in {states} *) echo $* >{tmp_path}/done;; esac")
+    answers = [{"changed": False}, {"changed": True}]
+    told = act("services", check_mode=check_mode, names=["a", "b"], answers=answers)
+    assert told == {"changed": True, "started": ["b"] if check_mode else ["a", "b"]}
+    asked = [arguments["name"] for _, arguments in act.asked]
+    assert asked == (["a", "b"] if check_mode else [])
+    if not check_mode:
+        assert (tmp_path / "done").read_text() == "enable --quiet --now a b\n"
 
 
 def test_a_service_that_does_not_start_fails_but_for_a_dry_run(act):
@@ -474,7 +519,11 @@ nameserver fe80::1%eth0
 def settings():
     """The defaults, with what everybody sets, as tasks of the role have them."""
     files = [str(ROLE / kind / "main.yml") for kind in ("defaults", "vars")]
-    given = {"api_endpoint_server_names": ["a.example"], "playbook_dir": str(PROJECT / "playbooks")}
+    given = {
+        "api_endpoint_server_names": ["a.example"],
+        "api_endpoint_app_dir": "app",
+        "playbook_dir": str(PROJECT / "playbooks"),
+    }
     found = templar({"hosts": "all", "vars_files": files}, **given)
     names = [*argument_spec(ROLE), *preflight.DERIVED, "playbook_dir"]
     variables = found.available_variables
@@ -653,10 +702,14 @@ def test_code_that_the_host_has_is_not_sent(act, tmp_path):
         "root": str(tmp_path / "root"),
         "variables": {"playbook_dir": str(tmp_path)},
     }
-    act("code", **given, answers=[{"changed": True, "missing": False}])
-    digest = act.asked[0][1]["digest"]
-    (tmp_path / "root" / "code" / digest).mkdir(parents=True)
-    assert act("code", **given) == {"changed": False, "digest": digest, "revision": ""}
+    told = act("code", check_mode=True, **given)
+    assert told["changed"]
+    assert act.asked == [], "a dry run sends nothing"
+    act("code", **given)
+    [(_, asked)] = act.asked
+    assert (asked["digest"], asked["archive"]) == (told["digest"], "/tmp/there/code.tar.gz")
+    (tmp_path / "root" / "code" / asked["digest"]).mkdir(parents=True)
+    assert act("code", **given) == {"changed": False, "digest": asked["digest"], "revision": ""}
     assert len(act.asked) == 1
 
 

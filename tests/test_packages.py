@@ -1,7 +1,9 @@
 """Another apt at work is waited for and named; what apt says is followed by what to do about it."""
 
+import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -41,10 +43,16 @@ def host(monkeypatch):
             return {"stdout": "Tue Dec  1\nE: asked again\n" if command.startswith("date") else ""}
 
         action._low_level_execute_command = shell
-        action._execute_module = lambda **_: results.pop(0) if results else {"changed": True}
+
+        def execute(module_name, **_):
+            run.modules.append(module_name)
+            return results.pop(0) if results else {"changed": True}
+
+        action._execute_module = execute
         return action.run(None, {"inventory_hostname": "one"})
 
     shown = run.shown = []
+    run.modules = []
     run.clock = clock
     return run
 
@@ -173,3 +181,79 @@ def test_the_look_finds_the_process_that_has_a_lock(tmp_path):
     (tmp_path / "updates").mkdir()
     (tmp_path / "updates" / "0001").touch()
     assert ask() == f"{INTERRUPTED}\n"
+
+
+# --- all in one go, without apt's module
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """Return a function that runs the script with an apt-get that fails these times, and returns what it was asked for."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lists").mkdir()
+    monkeypatch.setattr(packages, "POLICY", str(tmp_path / "policy-rc.d"))
+    monkeypatch.setattr(packages, "LISTS", str(tmp_path / "lists"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    asked = tmp_path / "asked"
+
+    def run(failures=0):
+        apt = tmp_path / "bin" / "apt-get"
+        apt.write_text(
+            f"""#!/bin/sh
+            for word; do case $word in update|install) echo $word $(sh {tmp_path}/policy-rc.d; echo $?) >>{asked}; esac; done
+            case " $* " in *" update "*) ;; *) [ $(grep -c install {asked}) -gt {failures} ];; esac
+            """
+        )
+        apt.chmod(0o755)
+        given = {"name": ["a", "b"], "policy_rc_d": 101, "cache_valid_time": 86400}
+        command = packages.in_one_go(given)["_raw_params"]
+        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False)
+        return done.returncode == 0, asked.read_text().splitlines() if asked.exists() else []
+
+    return run
+
+
+UPDATE, INSTALL = "update 101", "install 101"  # with what services are told that would start
+
+
+@pytest.mark.parametrize(
+    ("lists", "age", "failures", "expected"),
+    [
+        (False, 0, 0, (True, [UPDATE, INSTALL])),
+        (True, 0, 0, (True, [INSTALL])),
+        (True, 90000, 0, (True, [UPDATE, INSTALL])),
+        (True, 0, 1, (True, [INSTALL, UPDATE, INSTALL])),
+        (True, 0, 2, (False, [INSTALL, UPDATE, INSTALL])),
+        (False, 0, 1, (False, [UPDATE, INSTALL])),
+    ],
+)
+def test_lists_are_read_anew_when_they_are_old_or_lack_a_package(
+    script, tmp_path, lists, age, failures, expected
+):
+    if lists:
+        (tmp_path / "lists" / "x_main_binary-amd64_Packages").touch()
+    os.utime(tmp_path / "lists", (time.time() - age, time.time() - age))
+    assert script(failures) == expected
+    assert not (tmp_path / "policy-rc.d").exists()
+
+
+def test_a_host_with_a_policy_of_its_own_is_the_modules(script, tmp_path):
+    (tmp_path / "policy-rc.d").write_text("its own")
+    assert script() == (False, [])
+    assert (tmp_path / "policy-rc.d").read_text() == "its own"
+
+
+@pytest.mark.parametrize(
+    ("name", "check_mode", "results", "modules"),
+    [
+        ("nginx", False, [{}], ["command"]),
+        ("nginx", False, [{"failed": True}, {}], ["command", "apt"]),
+        ("nginx=1", False, [{}], ["apt"]),
+        ("nginx", True, [{}], ["apt"]),
+    ],
+)
+def test_what_is_not_plain_or_does_not_work_is_the_modules(
+    host, name, check_mode, results, modules
+):
+    host([""], results, check_mode=check_mode, name=[name], policy_rc_d=101)
+    assert host.modules == [f"ansible.legacy.{module}" for module in modules]

@@ -110,11 +110,8 @@ class ActionModule(ActionBase):
         final = shlex.quote(f"{arguments['root']}/code/{digest}")
         if self._low_level_execute_command(f"test -d {final}").get("rc") == 0:
             return {"changed": False, "digest": digest}
-        result = self._execute_module(
-            module_name="api_endpoint_code", module_args=remote, task_vars=variables
-        )
-        if not result.pop("missing", False) or self._task.check_mode:
-            return result
+        if self._task.check_mode:
+            return {"changed": True, "digest": digest}
         packed = Path(temporary, "code.tar.gz")
         with tarfile.open(packed, "w:gz", format=tarfile.GNU_FORMAT) as tar:
             for entry in sorted(laid_out.iterdir()):

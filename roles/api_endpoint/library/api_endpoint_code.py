@@ -131,6 +131,7 @@ def main() -> None:
             "digest": {"type": "str"},
         },
         required_one_of=[("git_url", "digest")],
+        required_together=[("digest", "archive")],
         supports_check_mode=True,
     )
     run_module(module)

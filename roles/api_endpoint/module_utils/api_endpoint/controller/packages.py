@@ -19,6 +19,7 @@ PLAIN = re.compile(
     r"[a-z0-9][a-z0-9+.-]+"
 )  # a name without a version, an architecture or a wildcard
 POLICY = "/usr/sbin/policy-rc.d"
+LISTS = "/var/lib/apt/lists"
 LEFT = "packages may not start services"  # a line of the answer that is no package's
 LOCKS = (
     "/var/lib/dpkg/lock-frontend",
@@ -41,6 +42,23 @@ LOOK = (
     "while read -r pid; do show $lock $pid; done; done; "
     f"! ls /var/lib/dpkg/updates 2>/dev/null | grep -qx '[0-9]*' || echo {shlex.quote(INTERRUPTED)}"
 )
+
+# Installs in one go, where nothing is in the way; apt's module first installs its Python binding, and then reads all lists.
+# Lists of today mostly know all packages. Translated descriptions are left to the host's next update.
+# Whatever fails here is for the module, which says why.
+AT_ONCE = """\
+test ! -e {policy} || exit 1
+export DEBIAN_FRONTEND=noninteractive
+trap 'rm -f {policy}' EXIT
+trap 'exit 1' HUP INT TERM
+printf '#!/bin/sh\\nexit {status}\\n' >{policy} && chmod 0755 {policy} || exit 1
+install() {{
+  apt-get --quiet --yes --no-install-recommends --option Dpkg::Options::=--force-confdef \\
+    --option Dpkg::Options::=--force-confold install {names}
+}}
+ls {lists}/*_Packages* >/dev/null 2>&1 && find {lists} -maxdepth 0 -mmin -{minutes} | grep -q . \\
+  && install && exit 0
+apt-get --quiet --option Acquire::Languages=none --option APT::Get::List-Cleanup=false update && install"""
 
 # What apt says of a cause, and what to do about that.
 CAUSES = (
@@ -108,6 +126,18 @@ def explained(result: dict[str, Any], date: str = "") -> dict[str, Any]:
     return result
 
 
+def in_one_go(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the module that runs AT_ONCE; not by the connection's terminal, whose end would end apt."""
+    script = AT_ONCE.format(
+        policy=POLICY,
+        lists=LISTS,
+        status=int(arguments["policy_rc_d"]),
+        names=shlex.join(arguments["name"]),
+        minutes=int(arguments.get("cache_valid_time", 0)) // 60,
+    )
+    return {"_raw_params": script, "_uses_shell": True}
+
+
 class PackagesAction(ActionBase):
     """Look; install what is missing."""
 
@@ -147,9 +177,17 @@ class PackagesAction(ActionBase):
     ) -> dict[str, Any]:
         """Have apt install them as soon as no other one is at work, which may come back in between."""
         deadline = time.monotonic() + patience
+        # With a version or a wildcard, or where services may start, it is for the module alone.
+        is_plain = "policy_rc_d" in arguments and all(map(PLAIN.fullmatch, arguments["name"]))
+        at_once = is_plain and not self._task.check_mode
         while True:
             if not self._task.check_mode and (failed := self._wait(deadline, patience)):
                 return failed
+            if at_once:
+                at_once = False
+                done = self._run("ansible.legacy.command", in_one_go(arguments), task_vars)
+                if not done.get("failed"):
+                    return {"changed": True}
             result = self._run("ansible.legacy.apt", arguments, task_vars)
             if not result.get("failed"):
                 return result

@@ -325,12 +325,10 @@ def pull_lfs(parts: list[Part], app: Path, exclude: list[str]) -> None:
 
 
 def from_archive(module: AnsibleModule) -> dict[str, object]:
-    """Take the code from the archive that the action plugin sent, or say whether it is needed."""
+    """Take the code from the archive that the action plugin sent."""
     given = module.params
     if Path(given["root"], "code", given["digest"]).is_dir():
         return {"changed": False, "digest": given["digest"]}
-    if module.check_mode or not given["archive"]:
-        return {"changed": True, "digest": given["digest"], "missing": True}
     with work_folder(given["root"], "code") as work:
         unpack(given["archive"], work)
         digest, changed = store(module, work)

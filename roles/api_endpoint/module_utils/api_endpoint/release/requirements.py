@@ -115,6 +115,9 @@ PRODUCTION = (
 )  # in names of files, of which one is likely to be for a host
 
 
+USERS_OF_GIT = {"dvc", "gitpython", "mlflow", "setuptools-scm", "wandb"}  # they run it
+
+
 @dataclass
 class Requirement:
     """One line, as pip gets it."""
@@ -164,6 +167,18 @@ class Plan:
             missing=given["missing"],
             **{kind: [Requirement(**line) for line in given[kind]] for kind in lists},
         )
+
+
+def needs_git(plan: Plan, added: list[str]) -> bool:
+    """Tell whether git may be needed: to fetch a package, to build one that came with the code, by a package itself."""
+    lines = [*plan.requirements, *plan.constraints, *plan.options]
+    texts = [*(line.text for line in lines), *added]
+    names = {line.name for line in plan.requirements} | {name_of(text) for text in added}
+    return (
+        any("git+" in text for text in texts)
+        or any(line.local for line in lines)
+        or not USERS_OF_GIT.isdisjoint(names)
+    )
 
 
 def canonical(name: str) -> str:
