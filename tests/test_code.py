@@ -473,6 +473,49 @@ def test_submodules_of_the_same_server_get_the_password(tmp_path, url, password)
     assert said.partition("password=")[2].strip() == password
 
 
+@pytest.mark.parametrize(
+    ("given", "there", "expected"),
+    [
+        # The endpoint's folder, which has the inventory; the playbook's, the project's, the current one.
+        ("m.bin", ["endpoints/a/m.bin"], "endpoints/a/m.bin"),
+        ("m.bin", ["playbooks/m.bin", "m.bin"], "playbooks/m.bin"),
+        ("data/m.bin", ["data/m.bin"], "data/m.bin"),
+        ("m.bin", ["here/m.bin"], "here/m.bin"),
+        ("m.bin", ["endpoints/a/m.bin", "m.bin"], "is in two places: {0}/endpoints/a/m.bin and {0}/m.bin. Write './m.bin'"),
+        ("m.bin", ["endpoints/a/m.bin", "here/m.bin"], "is in two places"),
+        ("./m.bin", ["endpoints/a/m.bin", "m.bin"], "endpoints/a/m.bin"),
+        ("./m.bin", ["m.bin"], "m.bin"),
+        ("app", ["endpoints/a/app/", "app/"], "is in two places: {0}/endpoints/a/app and {0}/app. Write './app'"),
+        # What an endpoint shares with the example, byte by byte.
+        ("m.bin", ["endpoints/a/m.bin=same", "m.bin=same"], "endpoints/a/m.bin"),
+        ("m.bin", [], "is not on this computer. Looked for: {0}/endpoints/a/m.bin, {0}/playbooks/m.bin"),
+    ],
+)  # fmt: skip
+def test_a_relative_path_of_the_laptop(tmp_path, monkeypatch, given, there, expected):
+    for folder in ("playbooks", "endpoints/a", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+    for number, one in enumerate(there):
+        path = tmp_path / one.partition("=")[0]
+        if one.endswith("/"):
+            path.mkdir()
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(one.partition("=")[2] or str(number))
+    monkeypatch.chdir(tmp_path / "here")
+    variables = {
+        "playbook_dir": f"{tmp_path}/playbooks",
+        "inventory_dir": f"{tmp_path}/endpoints/a",
+    }
+    if (tmp_path / expected).exists():
+        assert local_path(given, variables, "x") == (tmp_path / expected).resolve()
+    else:
+        with pytest.raises(DeployError) as refused:
+            local_path(given, variables, "x")
+        said = str(refused.value).replace("which is not", "is not").replace("which is in", "is in")
+        assert said.startswith(f"x is {given!r}, ")
+        assert expected.format(tmp_path) in said
+
+
 def test_a_path_of_the_laptop_is_found_from_the_project(tmp_path, monkeypatch):
     (tmp_path / "project" / "playbooks").mkdir(parents=True)
     (tmp_path / "project" / "app").mkdir()

@@ -59,7 +59,7 @@ def refused(variables):
     return (
         found
         + unknown_names(list(variables), list(SPECS))
-        + problems(settings, FACTS, str(PROJECT / "playbooks"))
+        + problems(settings, FACTS, {"playbook_dir": str(PROJECT / "playbooks")})
     )
 
 

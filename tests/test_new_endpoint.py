@@ -4,10 +4,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from helpers import PROJECT
+from ansible.module_utils.api_endpoint.controller.paths import local_path
+from helpers import PROJECT  # makes the role's package importable
 from rendering import variables_of
 
 PROFILES = ["plain", "sklearn", "fasttext", "pytorch"]
@@ -44,7 +46,7 @@ def test_it_writes_an_app_its_settings_and_its_inventory(endpoints, profile):
     names = {name for name in written if "__pycache__" not in name}
     assert names >= {
         "inventory.yml", f"host_vars/of-{profile}.yml", "app/wsgi.py", "app/model.py", "app/requirements.txt",
-        "app/tests/test_app.py",
+        "app/tests/test_app.py", "app/templates/index.html",
     }  # fmt: skip
     assert not [name for name, content in written.items() if b"my-api" in content]
     assert sorted(path.name for path in endpoints.iterdir()) == sorted(
@@ -72,6 +74,77 @@ def test_its_app_passes_its_own_test(endpoints, profile):
         text=True,
     )
     assert done.returncode == 0, done.stdout
+
+
+class Model:
+    """Stands for a model of scikit-learn."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+        if "classes_" in attributes and "scores" in attributes:
+            self.predict_proba = lambda _row: [attributes["scores"]]
+
+    def predict(self, row):
+        self.asked = row
+        return [self.value]
+
+
+class Scores(list):
+    def argmax(self):
+        return self.index(max(self))
+
+
+TEXT, NUMBERS = '{"text": "a"}', '{"length": 1.4, "width": 0.2}'
+
+
+@pytest.mark.parametrize(
+    ("example", "model", "answer"),
+    [
+        (TEXT, Model(classes_=["en", "fr"], scores=Scores([0.25, 0.75])), {"label": "fr", "score": 0.75}),
+        (NUMBERS, Model(n_features_in_=2, classes_=[0, 1], scores=Scores([1, 0])), {"label": "0", "score": 1.0}),
+        (NUMBERS, Model(n_features_in_=2, classes_=["a"], value="a"), {"label": "a"}),
+        (NUMBERS, Model(n_features_in_=2, feature_names_in_=["length", "width"], value=3), {"value": 3.0}),
+        (TEXT, Model(n_features_in_=4), "EXAMPLE in model.py has 1 fields; the model was trained with 4."),
+        (NUMBERS, Model(), "EXAMPLE in model.py has 2 fields; the model was trained with 1."),
+        (
+            NUMBERS,
+            Model(n_features_in_=2, feature_names_in_=["width", "length"]),
+            r"has \['length', 'width'\]; the model was trained with \['width', 'length'\]",
+        ),
+    ],
+)  # fmt: skip
+def test_a_model_of_scikit_learn_is_looked_at_when_it_is_loaded(
+    endpoints, monkeypatch, example, model, answer
+):
+    """Texts or numbers, a classifier or a regression: an EXAMPLE that does not fit is refused at the start."""
+    monkeypatch.setitem(sys.modules, "joblib", SimpleNamespace(load=lambda _path: model))
+    path = endpoints / "of-sklearn" / "app" / "model.py"
+    text = path.read_text()
+    given = '{"text": "Où est la bibliothèque ?"}'
+    assert given in text
+    found = {"__file__": str(path)}
+    code = compile(text.replace(given, example), str(path), "exec")
+    if isinstance(answer, str):
+        with pytest.raises(ValueError, match=answer):
+            exec(code, found)
+        return
+    exec(code, found)
+    assert found["predict"](**found["EXAMPLE"]) == answer
+    asked = getattr(model, "asked", None)
+    assert asked in (None, [[1.4, 0.2]])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_its_paths_are_found_in_its_folder_where_the_example_has_the_same(endpoints, profile):
+    name = f"of-{profile}"
+    settings = yaml.safe_load((endpoints / name / "host_vars" / f"{name}.yml").read_text())
+    variables = {"inventory_dir": str(endpoints / name), "playbook_dir": str(PROJECT)}
+    paths = [
+        settings["api_endpoint_app_dir"],
+        *(one["src"] for one in settings["api_endpoint_artifacts"]),
+    ]
+    for path in paths:
+        assert local_path(path, variables, "x").is_relative_to(endpoints / name)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -49,7 +49,7 @@ def good():
 
 
 def found(facts=FACTS, **changes):
-    return problems({**good(), **changes}, facts, str(PROJECT / "playbooks"))
+    return problems({**good(), **changes}, facts, {"playbook_dir": str(PROJECT / "playbooks")})
 
 
 def test_good_settings_have_no_problem():
@@ -563,7 +563,10 @@ def test_every_problem_is_told_at_once():
 )
 def test_the_release_to_go_back_to(given, is_good):
     said = problems(
-        {**good(), "api_endpoint_release": given}, FACTS, str(PROJECT / "playbooks"), rollback=True
+        {**good(), "api_endpoint_release": given},
+        FACTS,
+        {"playbook_dir": str(PROJECT / "playbooks")},
+        rollback=True,
     )
     assert len(said) == (0 if is_good else 1)
 
@@ -574,7 +577,7 @@ def test_going_back_needs_nothing_of_the_laptop():
         "api_endpoint_app_dir": "nope",
         "api_endpoint_artifacts": [{"src": "nope", "dest": "m"}],
     }
-    assert problems(given, FACTS, str(PROJECT / "playbooks"), rollback=True) == []
+    assert problems(given, FACTS, {"playbook_dir": str(PROJECT / "playbooks")}, rollback=True) == []
 
 
 def test_code_from_git_needs_no_folder():

@@ -131,8 +131,7 @@ class ActionModule(PreflightAction):
         found += unknown + mistaken
         if not mistaken:
             settings |= {name: self._templar.template(variables[name]) for name in DERIVED}
-            folder = variables.get("playbook_dir") or "."
-            found += problems(settings, facts, folder, bool(arguments.get("rollback")))
+            found += problems(settings, facts, variables, bool(arguments.get("rollback")))
             found += hidden(settings, old)
             found += self._ports(settings, text)
         self.refuse([adapted(problem, variables) for problem in found])

@@ -1,7 +1,9 @@
 """my-api, a small JSON API. The model is in model.py, and loaded when that is imported."""
 
-from flask import Flask, abort, jsonify, request
-from model import predict
+import math
+
+from flask import Flask, abort, jsonify, render_template, request
+from model import EXAMPLE, predict
 from werkzeug.exceptions import HTTPException
 
 app = Flask(__name__)
@@ -9,14 +11,33 @@ app.json.ensure_ascii = False
 app.config["MAX_CONTENT_LENGTH"] = 1_000_000  # bytes in a request's body
 
 
+@app.get("/")
+def index():
+    """Show people how to call the API, and let them try it."""
+    return render_template("index.html", example=EXAMPLE)
+
+
 @app.route("/api/v1/predict", methods=["GET", "POST"])
 def answer():
-    """Answer GET ?text=... and POST {"text": ...}."""
-    arguments = request.args if request.method == "GET" else json_object()
-    text = arguments.get("text")
-    if not isinstance(text, str) or not text.strip():
-        abort(400, "'text' is required.")
-    return jsonify(predict(text))
+    """Answer a question: GET with ?name=value for each field of EXAMPLE, or POST with a JSON object."""
+    given = request.args if request.method == "GET" else json_object()
+    question = {name: field(name, given.get(name), one) for name, one in EXAMPLE.items()}
+    return jsonify(predict(**question))
+
+
+def field(name: str, value: object, example: str | float) -> str | float:
+    """Return a field's value, of the kind that its example has: a text or a number; 400 for anything else."""
+    if isinstance(example, str):
+        if not isinstance(value, str) or not value.strip():
+            abort(400, f"'{name}' is required, a text such as '{example}'.")
+        return value
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        abort(400, f"'{name}' is required, a number such as {example}.")
+    return number
 
 
 @app.get("/healthz")
@@ -29,7 +50,7 @@ def alive():
 def ready():
     """Answer 200 when the model predicts; 503 when it does not."""
     try:
-        predict("ready?")
+        predict(**EXAMPLE)
     except Exception:
         app.logger.exception("The model does not predict")
         abort(503, "The model does not predict.")

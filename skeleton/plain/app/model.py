@@ -1,4 +1,7 @@
-"""The model: is a text English or French? Replace it by yours, with the same function."""
+"""The model: is a text English or French? Replace it by yours, with the same two names."""
+
+# A question: the name of each field, with an example of its kind. The page at / and the tests ask it.
+EXAMPLE = {"text": "Où est la bibliothèque ?"}
 
 WORDS = {
     "en": {

@@ -1,7 +1,10 @@
-"""The model: is a text English or French? Replace it by yours, with the same function."""
+"""The model: is a text English or French? Replace it by yours, with the same two names."""
 
 import torch
 from network import LABELS, WEIGHTS, encode, network
+
+# A question: the name of each field, with an example of its kind. The page at / and the tests ask it.
+EXAMPLE = {"text": "Où est la bibliothèque ?"}
 
 # Mapped from the file, the weights are one copy for all workers.
 with torch.device("meta"):

@@ -24,24 +24,30 @@ def client(wsgi):
     return wsgi.app.test_client()
 
 
-@pytest.mark.parametrize(
-    ("text", "label"), [("Où est la bibliothèque ?", "fr"), ("Where is the library?", "en")]
-)
-def test_predicts_by_get_and_by_post(client, text, label):
-    by_get = client.get("/api/v1/predict", query_string={"text": text})
-    by_post = client.post("/api/v1/predict", json={"text": text})
+def test_predicts_by_get_and_by_post(client, wsgi):
+    by_get = client.get("/api/v1/predict", query_string=wsgi.EXAMPLE)
+    by_post = client.post("/api/v1/predict", json=wsgi.EXAMPLE)
     assert by_get.status_code == by_post.status_code == 200
     assert by_get.json == by_post.json
-    assert by_get.json["label"] == label
-    assert 0 < by_get.json["score"] <= 1
+    assert by_get.json
+
+
+def test_each_field_is_required_and_of_its_kind(client, wsgi):
+    for name, value in wsgi.EXAMPLE.items():
+        others = {other: one for other, one in wsgi.EXAMPLE.items() if other != name}
+        wrong = (
+            [3, " ", None, ["a"]] if isinstance(value, str) else ["a", True, None, "nan", 10**400]
+        )
+        for question in (others, *({**others, name: one} for one in wrong)):
+            answer = client.post("/api/v1/predict", json=question)
+            assert answer.status_code == 400, question
+            assert f"'{name}' is required" in answer.json["error"]["message"]
 
 
 @pytest.mark.parametrize(
     ("call", "status"),
     [
         ({"path": "/api/v1/predict"}, 400),
-        ({"path": "/api/v1/predict?text=%20"}, 400),
-        ({"path": "/api/v1/predict", "method": "POST", "json": {"text": 3}}, 400),
         ({"path": "/api/v1/predict", "method": "POST", "json": ["a"]}, 400),
         (
             {
@@ -71,8 +77,19 @@ def test_alive_and_ready(client):
 
 
 def test_a_model_that_does_not_predict(client, wsgi, monkeypatch):
-    monkeypatch.setattr(wsgi, "predict", lambda _: 1 / 0)
-    assert client.get("/readyz").status_code == 503
-    answer = client.get("/api/v1/predict?text=a")
+    monkeypatch.setattr(wsgi, "predict", lambda **_: 1 / 0)
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert "division" not in answer.text
+    answer = client.post("/api/v1/predict", json=wsgi.EXAMPLE)
     assert answer.status_code == 500
     assert answer.json == {"error": {"status": 500, "message": "Internal error."}}
+
+
+def test_the_page_shows_how_to_call_it_and_loads_nothing_from_elsewhere(client, wsgi):
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "/api/v1/predict --json" in page.text
+    for name in wsgi.EXAMPLE:
+        assert f'<label for="{name}">' in page.text
+    assert not [word for word in ("src=", '<link rel="stylesheet', "@import") if word in page.text]

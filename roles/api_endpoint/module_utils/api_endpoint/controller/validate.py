@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ansible.module_utils.api_endpoint.interpreter import misplaced
 from ansible.module_utils.api_endpoint.release.requirements import choose, name_of, read
 from ansible.module_utils.api_endpoint.urls import BROKEN_URL, has_broken_password
 
+Laptop = Mapping[str, Any]  # the variables that say where relative paths of the laptop begin
 URLS = (
     "git_url",
     "pip_index_url",
@@ -511,7 +512,7 @@ def host_paths(settings: Settings) -> list[str]:
     return found
 
 
-def artifacts(settings: Settings, playbook_dir: str) -> list[str]:
+def artifacts(settings: Settings, laptop: Laptop) -> list[str]:
     """Check the model data, and that what the app writes does not collide with it."""
     found = []
     taken: dict[str, str] = {}
@@ -539,7 +540,7 @@ def artifacts(settings: Settings, playbook_dir: str) -> list[str]:
                     "and list it first."
                 )
         taken[dest] = label
-        found += source(artifact, label, playbook_dir)
+        found += source(artifact, label, laptop)
     for path in settings.get("api_endpoint_writable_paths") or []:
         if not isinstance(path, str) or not is_within(Path("/release"), path):
             found.append(
@@ -555,7 +556,7 @@ def artifacts(settings: Settings, playbook_dir: str) -> list[str]:
     return found
 
 
-def source(artifact: dict[str, Any], label: str, playbook_dir: str) -> list[str]:
+def source(artifact: dict[str, Any], label: str, laptop: Laptop) -> list[str]:
     """Check where an artifact comes from."""
     found = []
     sources = [name for name in ("src", "url", "path", "command") if artifact.get(name)]
@@ -578,7 +579,7 @@ def source(artifact: dict[str, Any], label: str, playbook_dir: str) -> list[str]
         found += download(artifact, label)
     if sources == ["src"]:
         found += on_laptop(
-            str(artifact["src"]), playbook_dir, f"{label}.src", Path.exists, "a file or folder"
+            str(artifact["src"]), laptop, f"{label}.src", Path.exists, "a file or folder"
         )
     if sources == ["path"] and not PATH.fullmatch(str(artifact["path"])):
         found.append(f"{label}.path is {artifact['path']!r}. Give an absolute path on the host.")
@@ -608,17 +609,17 @@ def download(artifact: dict[str, Any], label: str) -> list[str]:
 
 
 def on_laptop(
-    given: str, playbook_dir: str, name: str, is_kind: Callable[[Path], bool], kind: str
+    given: str, laptop: Laptop, name: str, is_kind: Callable[[Path], bool], kind: str
 ) -> list[str]:
     """Check that a path of the laptop exists and is of the right kind."""
     try:
-        path = local_path(given, {"playbook_dir": playbook_dir}, name)
+        path = local_path(given, laptop, name)
     except DeployError as error:
         return [str(error)]
     return [] if is_kind(path) else [f"{name} is {given!r} ({path}), which is not {kind}."]
 
 
-def code(settings: Settings, playbook_dir: str) -> list[str]:
+def code(settings: Settings, laptop: Laptop) -> list[str]:
     """Check where the code comes from, and that the WSGI module is in it when it lies on the laptop."""
     subdir = str(settings.get("api_endpoint_app_subdir") or "")
     if subdir and not is_within(Path("/code"), subdir):
@@ -638,10 +639,10 @@ def code(settings: Settings, playbook_dir: str) -> list[str]:
             "Neither api_endpoint_app_dir nor api_endpoint_git_url is set. Give the folder of your app on this computer, "
             "with its wsgi.py, or the URL of its git repository."
         ]
-    found = on_laptop(given, playbook_dir, "api_endpoint_app_dir", Path.is_dir, "a folder")
+    found = on_laptop(given, laptop, "api_endpoint_app_dir", Path.is_dir, "a folder")
     if found:
         return found
-    folder = local_path(given, {"playbook_dir": playbook_dir}, "api_endpoint_app_dir") / subdir
+    folder = local_path(given, laptop, "api_endpoint_app_dir") / subdir
     wsgi = str(settings.get("api_endpoint_wsgi") or "wsgi:app")
     module = wsgi.partition(":")[0].replace(".", "/")
     if (
@@ -653,7 +654,7 @@ def code(settings: Settings, playbook_dir: str) -> list[str]:
             f"api_endpoint_app_dir is {given!r}, and {folder} has no {module}.py. Correct api_endpoint_app_dir, "
             "api_endpoint_app_subdir (the folder within) or api_endpoint_wsgi (module:callable)."
         )
-    source = local_path(given, {"playbook_dir": playbook_dir}, "api_endpoint_app_dir")
+    source = local_path(given, laptop, "api_endpoint_app_dir")
     return found or required(settings, source, subdir)
 
 
@@ -771,7 +772,7 @@ def passwords(settings: Settings) -> list[str]:
 
 
 def problems(
-    settings: Settings, facts: dict[str, Any], playbook_dir: str, rollback: bool = False
+    settings: Settings, facts: dict[str, Any], laptop: Laptop, rollback: bool = False
 ) -> list[str]:
     """Return every problem there is with the settings and the host's facts."""
     if found := passwords(settings):
@@ -792,5 +793,5 @@ def problems(
         *volume(settings),
         *server(settings),
         # Going back needs nothing of the laptop.
-        *([] if rollback else [*code(settings, playbook_dir), *artifacts(settings, playbook_dir)]),
+        *([] if rollback else [*code(settings, laptop), *artifacts(settings, laptop)]),
     ]
