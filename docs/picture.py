@@ -1,6 +1,8 @@
-"""Draw a run of the demo: ANSIBLE_FORCE_COLOR=1 make demo | python docs/picture.py docs/_static/demo.svg.
+"""Draw what a run prints, as a narrow window shows it: python docs/picture.py docs/_static/run.svg < output.
 
-What had nothing to do is left out, and so are empty lines and rows of asterisks.
+The output has colours (ANSIBLE_FORCE_COLOR=1), and each command before it in a line that begins
+with `$ `. Left out are tasks that changed nothing and say nothing, plays in which nothing is left,
+progress and empty lines.
 """
 
 import re
@@ -10,42 +12,51 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-HERE = f"{Path(__file__).resolve().parents[1]}/"
+COLUMNS = 66
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def lines(said: str) -> list[str]:
-    """Return the lines that are worth to be looked at."""
-    blocks = re.split(r"\n\s*\n", said[said.index("Starting the instance") :])
-    kept = []
-    for block in blocks:
-        plain = COLOURS.sub("", block)
-        if plain.startswith(("TASK", "RUNNING HANDLER")) and not re.search(
-            r"^(changed|ok): ", plain, re.M
-        ):
+def is_shown(block: str) -> bool:
+    """Tell whether a block of lines is worth a look."""
+    if block.startswith(("TASK", "RUNNING HANDLER")):
+        return bool(re.search(r"^changed: |^ +msg: ", block, re.M))
+    return "skipping: no hosts matched" not in block
+
+
+def lines(printed: str) -> list[str]:
+    """Return the lines that are worth a look."""
+    printed = re.sub(r"(?m)^\.\.\. .*\n", "\n", printed)
+    blocks = [block.strip("\n") for block in re.split(r"\n\s*\n", printed) if block.strip()]
+    kept = [block for block in blocks if is_shown(COLOURS.sub("", block))]
+    found = []
+    for block, after in zip(kept, [*kept[1:], ""], strict=True):
+        if re.match(r"PLAY (?!RECAP)", block) and not after.startswith(("TASK", "RUNNING")):
             continue
-        kept += [
-            re.sub(r" \*+$", "", line).replace(HERE, "")
-            for line in block.strip().splitlines()
-            if "ssh -i" not in line
+        # Ansible breaks a long message at 80 columns; the window breaks it again.
+        block = re.sub(r"(?:\x1b\[[0-9;]*m)*\n(?:\x1b\[[0-9;]*m)* {8,}", " ", block)
+        found += [
+            re.sub(r" \*+$", "", re.sub(r"(?<=\S) {2,}", " ", line)) for line in block.split("\n")
         ]
-    return ["$ make demo", *kept]
+    return found
 
 
-def main() -> None:
-    """Draw what comes on standard input."""
+def main(target: str = "-") -> None:
+    """Draw what comes on standard input, or print it without colours."""
+    shown = lines(sys.stdin.read())
+    if target == "-":
+        print(COLOURS.sub("", "\n".join(shown)))
+        return
     with open("/dev/null", "w", encoding="utf-8") as nowhere:
-        console = Console(record=True, width=112, file=nowhere, force_terminal=True)
-        for line in lines(sys.stdin.read()):
-            console.print(Text.from_ansi(line), no_wrap=True, overflow="ellipsis")
-        drawn = console.export_svg(title="make demo")
+        console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
+        for line in shown:
+            console.print(Text.from_ansi(line), overflow="fold")
+        drawn = console.export_svg(title=COLOURS.sub("", shown[0]).removeprefix("$ "))
     # Fonts of the reader's own machine, instead of somebody else's server.
     drawn = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.S).replace(
         "Fira Code", "ui-monospace"
     )
-    with open(sys.argv[1], "w", encoding="utf-8") as picture:
-        picture.write(drawn)
+    Path(target).write_text(drawn, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

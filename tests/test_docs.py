@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 from ansible.module_utils.api_endpoint.controller.commands import TARGETS
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from helpers import PROJECT, ROLE, role_tags
 
 PAGES = [
@@ -154,3 +155,13 @@ def test_prose_is_wrapped_at_100_columns(page):
         if len(line) > 100 and not line.startswith("|") and " " in line.strip()[:90]
     ]
     assert long == []
+
+
+def test_the_settings_in_the_readme_are_accepted():
+    block = re.search(r"<!-- settings -->\n```yaml\n(.*?)```", PAGES[0].read_text(), re.S)[1]
+    assert len(block.splitlines()) == 10
+    # A default may be an expression; Ansible fills it in before it checks.
+    spec = {name: one | {"default": None} for name, one in options("api_endpoint").items()}
+    checked = ArgumentSpecValidator(spec).validate(yaml.safe_load(block))
+    assert checked.error_messages == []
+    assert checked.unsupported_parameters == set()
