@@ -1,6 +1,7 @@
 """make deploy and its siblings: what is wrong in files is said before Ansible starts, and the rest before the first task."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -163,6 +164,18 @@ def test_a_file_for_a_host_that_is_not_there_is_named(clone):
     problems, warnings = inventories.stray_files([folder.parent], hosts, groups)
     assert (problems, len(warnings)) == ([], 1)
     assert "sets nothing in this run" in warnings[0]
+
+
+def test_a_file_beside_site_yml_is_named_since_ansible_does_not_read_it(clone):
+    (clone / "host_vars").mkdir()
+    (clone / "host_vars" / "good.yml").write_text("---\n")
+    sources = [str(clone / "endpoints" / "good" / "inventory.yml")]
+    assert inventories.unread_files(clone, sources) == [
+        "host_vars/good.yml sets nothing: Ansible does not look there. "
+        "Move it to endpoints/good/host_vars/."
+    ]
+    (clone / "hosts.yml").write_text(GOOD)
+    assert inventories.unread_files(clone, [str(clone / "hosts.yml")]) == []
 
 
 def test_the_first_part_of_a_hosts_name_is_not_its_name(clone):
@@ -363,3 +376,22 @@ def test_a_diagnosis_shows_commands_for_the_inventory_at_hand(tmp_path, monkeypa
     assert result["summary"] == f"x\n $ {mine}\n"
     assert result["findings"] == [{"remedy": [mine, "sudo reboot"]}]
     assert result["read_all_data"].startswith(f"{mine} --tags model -e ")
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_the_demo_names_a_port_that_another_program_has(is_taken):
+    """Before a container is started: Docker's own message does not say who has it."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        if is_taken:
+            other.listen()
+        done = subprocess.run(
+            ["bash", "-euc", 'keys=x; . tools/instance.sh; refuse_taken_ports "$1"; echo free', "x", str(port)],
+            cwd=PROJECT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    if is_taken:
+        assert done.returncode == 1
+        assert f"Nothing was started. Port {port} of this computer is taken by" in done.stderr
+    else:
+        assert done.stdout == "free\n", done.stderr

@@ -35,6 +35,7 @@ from ansible.module_utils.api_endpoint.controller.inventories import (  # noqa: 
     stray_files,
     tag_problems,
     tags_of,
+    unread_files,
 )
 
 OPTIONS = ("NAME", "TAGS", "LIMIT", "RELEASE", "CONFIRM", "ARGS")
@@ -115,8 +116,10 @@ def options_of(target: str, given: Mapping[str, str]) -> list[str]:
 def check_files(source: str, playbook: str) -> None:
     """Check the inventory and the files of variables; raise RunError with every problem."""
     inventory = Inventory([source])
-    folders = folders_of([source], [PROJECT, (PROJECT / playbook).parent])
-    problems = [*inventory.problems, *content_problems(folders)]
+    folders = folders_of([source], [(PROJECT / playbook).parent])
+    problems = [
+        *inventory.problems, *content_problems(folders), *unread_files(PROJECT, [source]),
+    ]  # fmt: skip
     if inventory.is_static:
         problems += host_problems([source], inventory.groups)
         problems += stray_files(folders, inventory.hosts, inventory.groups)[0]

@@ -94,15 +94,24 @@ def found(inventory: Any, playbooks: list[Path]) -> tuple[list[str], list[str]]:
         if {path.name for path in playbooks} == {"load_balancers.yml"}
         else inventories.ENDPOINTS
     )
-    known = inventories.tags_of(PROJECT, [path.name for path in playbooks])
-    problems = inventories.tag_problems(context.CLIARGS.get("tags", ()), known)
-    # Molecule gives some of its own.
-    skipped = [
-        tag for tag in context.CLIARGS.get("skip_tags", ()) if inventories.nearest(tag, known)
-    ]
-    problems += inventories.tag_problems(skipped, known)
+    problems = tag_problems([path.name for path in playbooks])
     problems += inventories.Inventory(sources).problems
     problems += inventories.host_problems(sources, groups, group)
+    problems += inventories.unread_files(PROJECT, sources)
     folders = inventories.folders_of(sources, [path.parent for path in playbooks])
     stray, warnings = inventories.stray_files(folders, set(inventory.hosts), groups)
     return problems + stray, warnings
+
+
+def tag_problems(playbooks: list[str]) -> list[str]:
+    """Return the problems with the tags of the command line."""
+    from ansible.module_utils.api_endpoint.controller import inventories
+
+    given = set(context.CLIARGS.get("tags", ())) - inventories.SPECIAL_TAGS
+    skipped = set(context.CLIARGS.get("skip_tags", ())) - inventories.SPECIAL_TAGS
+    if not given | skipped:
+        return []
+    known = inventories.tags_of(PROJECT, playbooks)
+    # Molecule skips some of its own.
+    skipped = {tag for tag in skipped if inventories.nearest(tag, known)}
+    return inventories.tag_problems(sorted(given | skipped), known)

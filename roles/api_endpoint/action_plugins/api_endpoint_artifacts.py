@@ -222,7 +222,7 @@ class ActionModule(ActionBase):
                 follow=follow,
             )
         except NoWayError as reason:
-            self._display.vv(f"{reason}: {source} is sent over Ansible's connection")
+            self._say(f"{reason}: {source} goes over Ansible's connection")
             remote = Remote(self._put, lambda command: self._as_root(command, arguments), self._say)
             Pieces(source, target, remote, follow=follow).send()
 

@@ -58,11 +58,21 @@ YAML_CAUSES = {
 }
 
 
+def _value_of(_: Any, __: str, node: Any) -> Any:
+    """Return what stands for a value with a tag of Ansible's, such as !vault."""
+    return node.value
+
+
 class _Loader(yaml.SafeLoader):
-    """Takes what Ansible's own loader takes: values with tags such as !vault."""
+    """Says in which line and why something is not YAML."""
 
 
-_Loader.add_multi_constructor("!", lambda *given: getattr(given[-1], "value", None))
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads a large inventory in a tenth of the time."""
+
+
+for loader in (_Loader, _FastLoader):
+    loader.add_multi_constructor("!", _value_of)
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
@@ -79,7 +89,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def read(path: Path) -> tuple[Any, list[str]]:
     """Return what a YAML file holds, and the problem with its YAML if there is one."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader), []  # noqa: S506 - a SafeLoader
+        text = path.read_text(encoding="utf-8")
+        try:
+            return yaml.load(text, _FastLoader), []  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError:
+            return yaml.load(text, _Loader), []  # noqa: S506 - a SafeLoader
     except UnicodeDecodeError:
         return None, [f"{short(path)} is not text in UTF-8. Save it as UTF-8."]
     except OSError as error:
@@ -366,6 +380,19 @@ def stray_files(
         elif kind == "host_vars":
             warnings.append(f"{says}: it sets nothing in this run.")
     return problems, warnings
+
+
+def unread_files(project: Path, sources: Iterable[str]) -> list[str]:
+    """Check host_vars/ beside site.yml: its plays are those of playbooks/, where Ansible looks instead."""
+    beside = folders_of(sources)
+    folder = project / "host_vars"
+    if not folder.is_dir() or not beside or project in [one.resolve() for one in beside]:
+        return []
+    return [
+        f"{short(path)} sets nothing: Ansible does not look there. Move it to {short(beside[0])}/host_vars/."
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".")
+    ]
 
 
 def tags_of(project: Path, playbooks: Iterable[str]) -> set[str]:

@@ -82,7 +82,7 @@ def send(
     rsync is not to be had here or has no way to the host.
     """
     if not shutil.which("rsync"):
-        raise NoWayError("rsync is not installed on this computer")
+        raise NoWayError("rsync, which is faster and resumes, is not installed on this computer")
     shell, host, remote = remote_shell(connection, become)
     command = ["rsync", "--partial", "--inplace", "--progress", "--times"]
     if source.is_dir():
