@@ -33,10 +33,10 @@ def lines(printed: str) -> list[str]:
         if re.match(r"PLAY (?!RECAP)", block) and not after.startswith(("TASK", "RUNNING")):
             continue
         # Ansible breaks a long message at 80 columns; the window breaks it again.
+        if block.startswith("PLAY RECAP"):
+            block = re.sub(r" {2,}", " ", block)
         block = re.sub(r"(?:\x1b\[[0-9;]*m)*\n(?:\x1b\[[0-9;]*m)* {8,}", " ", block)
-        found += [
-            re.sub(r" \*+$", "", re.sub(r"(?<=\S) {2,}", " ", line)) for line in block.split("\n")
-        ]
+        found += [re.sub(r" \*+$", "", line) for line in block.split("\n")]
     return found
 
 
