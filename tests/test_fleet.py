@@ -1,6 +1,7 @@
 """Several hosts: one release, one way back, a balancer that is understood, and a table that says where each host stands."""
 
 import importlib.util
+import re
 import socket
 import subprocess
 import threading
@@ -355,7 +356,7 @@ def test_a_run_takes_the_lock_of_an_earlier_one_of_this_computer_that_has_died(m
     spec.loader.exec_module(lock)
     asked = []
 
-    def answers(holder):
+    def answers(holder, **arguments):
         asked.clear()
 
         def execute(module_args, task_vars):
@@ -367,7 +368,7 @@ def test_a_run_takes_the_lock_of_an_earlier_one_of_this_computer_that_has_died(m
             )
 
         action = object.__new__(lock.ActionModule)
-        action._task = type("Task", (), {"args": {"name": "api"}})
+        action._task = type("Task", (), {"args": {"name": "api", **arguments}})
         action._execute_module = execute
         action._low_level_execute_command = lambda _command: {"rc": 1, "stdout": ""}
         monkeypatch.setattr(lock.ActionBase, "run", lambda *_: {})
@@ -380,6 +381,30 @@ def test_a_run_takes_the_lock_of_an_earlier_one_of_this_computer_that_has_died(m
     assert asked[1]["instead_of"] == "its"
     assert answers({**dead, "pid": lock.os.getpid()})["failed"], "that one runs"
     assert answers({**dead, "machine": "another"})["failed"]
+    # Where it had the lock already, it takes nobody's.
+    assert answers(dead, run="own")["failed"]
+    assert asked == [{"name": "api", "run": "own"}]
+
+
+def lock_tasks(name):
+    """Return the files and modules by which the tasks of a file take and release the lock, in order."""
+    text = (ROLE / "tasks" / f"{name}.yml").read_text()
+    return re.findall(
+        r"import_tasks: ((?:un)?lock)\.yml|\b(api_endpoint_lock|refuse(?=\.yml))\b", text
+    )
+
+
+def test_no_other_deployment_comes_between_the_build_and_the_activation():
+    """Before activate.yml only a run that ends for all hosts releases the lock (refuse.yml); a turn renews it."""
+    assert lock_tasks("build") == [("lock", ""), ("", "refuse")]
+    assert lock_tasks("select_release") == [("lock", "")]
+    assert lock_tasks("refuse") == [("unlock", "")]
+    assert lock_tasks("activate") == [("", "api_endpoint_lock"), ("unlock", ""), ("unlock", "")]
+    tasks = yaml.safe_load((ROLE / "tasks" / "activate.yml").read_text())
+    block = next(task for task in tasks if "block" in task)
+    assert "unlock.yml" in str(block["always"])
+    (left_out,) = [task for task in tasks if "unlock.yml" in str(task) and "block" not in task]
+    assert f"not {block['when']}" in left_out["when"]
 
 
 def test_a_rollback_changes_the_release_and_nothing_else_of_the_host():
@@ -393,7 +418,7 @@ def test_a_rollback_changes_the_release_and_nothing_else_of_the_host():
                 file if isinstance(file, str) else file["file"],
                 str(task.get("when")),
             )
-    always = {"lock.yml", "drain.yml", "release.yml", "health.yml", "rejoin.yml"}
+    always = {"drain.yml", "release.yml", "health.yml", "rejoin.yml"}
     others = {file: when for file, when in included.values() if file not in always}
     assert {"nginx.yml", "hardening.yml", "legacy_takeover.yml"} <= set(others)
     assert [

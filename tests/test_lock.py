@@ -122,6 +122,46 @@ def test_work_renews_the_lock(lock):
     assert json.loads(lock.record.read_text())["touched"] >= record["touched"]
 
 
+def renew_by_shell(lock, token):
+    done = subprocess.run(["/bin/sh", "-c", lock.renewing(token)], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_a_run_whose_turn_comes_renews_its_lock_even_after_the_lease(lock):
+    lock.take(ANNA)
+    for renew in (lambda: renew_by_shell(lock, "a"), lambda: lock.renew("a")):
+        record = json.loads(lock.record.read_text())
+        lock.record.write_text(json.dumps({**record, "touched": 5.5}))
+        renew()
+        renewed = json.loads(lock.record.read_text())
+        assert renewed.pop("touched") > record["touched"] - 60
+        assert renewed == ANNA
+        assert lock.record.stat().st_mode & 0o777 == 0o600
+    assert renew_by_shell(lock, "a") == "a"
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "said"),
+    [
+        (lambda lock: lock.take(BEN, instead_of="a"), "ben on lap took it at 2026-01-01"),
+        (lambda lock: give_back(lock, "a"), "another deployment came and went while"),
+    ],
+    ids=["taken", "taken and given back"],
+)
+def test_a_run_whose_turn_comes_too_late_is_refused(lock, meanwhile, said):
+    lock.take(ANNA)
+    with lock.held("a"):
+        pass  # the busy file names it
+    meanwhile(lock)
+    before = lock.record.exists() and lock.record.read_text()
+    assert renew_by_shell(lock, "a") == ""
+    with pytest.raises(DeployError, match=said):
+        lock.renew("a")
+    with pytest.raises(DeployError, match=said), lock.held("a"):
+        pass
+    assert (lock.record.exists() and lock.record.read_text()) == before
+
+
 def test_work_that_goes_on_is_waited_for(lock):
     lock.take(ANNA)
     with lock.held("a"):

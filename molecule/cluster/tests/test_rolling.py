@@ -203,6 +203,29 @@ def never_unlocked_while_drained(roll):
 
 
 @pytest.mark.full
+def test_a_host_that_another_deployment_reached_first_is_not_touched(roll, new_app):
+    """Its lock is held from the build on. That another one has taken it since is what its absence means."""
+    first, second = (roll.hosts[name] for name in roll.names[:2])
+    before = second.release
+    roll.app = new_app("# a run that comes too late")
+    with load(roll.balancer) as result:
+        run = roll.start()
+        wait_until(
+            lambda: first.host.file(DRAIN_FLAG).exists or run.has_ended, "the first drains", 1200
+        )
+        assert all(api.host.file(LOCK).exists for api in roll.hosts.values()), run.output
+        second.host.check_output(f"rm {LOCK}")
+        done = run.wait()
+    assert done.status != 0
+    assert "This run no longer has the lock of this host" in done.said, done.output
+    assert_nothing_failed(result)
+    assert second.release == before != first.release
+    assert not any(api.host.file(LOCK).exists for api in roll.hosts.values())
+    assert roll().status == 0
+    only(roll.releases)
+
+
+@pytest.mark.full
 def test_a_rollback_everywhere_to_the_same_release(roll):
     before = only(roll.releases)
     with (

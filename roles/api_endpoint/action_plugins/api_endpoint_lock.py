@@ -55,7 +55,7 @@ def user() -> str:
 
 
 class ActionModule(ActionBase):
-    """Take the lock."""
+    """Take the lock, or renew it."""
 
     _supports_check_mode = False
 
@@ -65,6 +65,12 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
+        lock = Lock(arguments["name"])
+        if run := arguments.get("run"):
+            answer = self._low_level_execute_command(lock.renewing(run))
+            if run in str(answer.get("stdout", "")).splitlines():
+                return {"changed": False, "token": run}
+            return self._execute_module(module_args=arguments, task_vars=task_vars)
         machine = this_computer()
         record = {
             "token": uuid.uuid4().hex,
@@ -73,7 +79,7 @@ class ActionModule(ActionBase):
             "machine": machine,
             "pid": os.getppid(),
         }
-        answer = self._low_level_execute_command(Lock(arguments["name"]).taking(record))
+        answer = self._low_level_execute_command(lock.taking(record))
         if record["token"] in str(answer.get("stdout", "")).splitlines():
             return {"changed": False, "token": record["token"]}
         arguments |= record

@@ -19,6 +19,10 @@ options:
     description: Name of the endpoint.
     type: str
     required: true
+  run:
+    description: Token of this run, when it should have the lock already. It is renewed then, or the task fails.
+    type: str
+    default: ""
   token:
     description: The run's token. Made by the action plugin.
     type: str
@@ -87,6 +91,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
+            "run": {"type": "str", "default": ""},
             "token": {"type": "str", "default": ""},
             "who": {"type": "str", "default": "unknown"},
             "computer": {"type": "str", "default": "unknown"},

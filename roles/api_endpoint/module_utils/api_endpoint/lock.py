@@ -33,6 +33,12 @@ since=$(date -u '+%Y-%m-%d %H:%M:%S UTC')
 exec 9>>{busy} && flock --nonblock 9 && ! test -e {record} \\
   && printf '%s, "since": "%s", "touched": %s}}\\n' {text} "$since" "$(date +%s)" >{record}.new \\
   && mv {record}.new {record} && echo {token}"""
+# Renews a lock that is still the run's.
+RENEW = """\
+umask 077
+exec 9>>{busy} && flock --nonblock 9 && grep -qsF {entry} {record} \\
+  && sed "s/\\"touched\\": [0-9.]*/\\"touched\\": $(date +%s)/" {record} >{record}.new \\
+  && mv {record}.new {record} && echo {token}"""
 
 
 def is_locked(path: Path) -> bool:
@@ -143,13 +149,39 @@ class Lock:
             token=shlex.quote(record["token"]),
         )
 
+    def renewing(self, token: str) -> str:
+        """Return the shell command that renews the lock if it is still this run's, and prints the token then."""
+        return RENEW.format(
+            busy=shlex.quote(str(self.busy)),
+            record=shlex.quote(str(self.record)),
+            entry=_entry(token),
+            token=shlex.quote(token),
+        )
+
+    def renew(self, token: str) -> None:
+        """Renew the lock for the run that has it, or raise an error that says who has it now."""
+        with self._working(wait=30):
+            self._write(self._own(token))
+
+    def _own(self, token: str) -> dict[str, Any]:
+        """Return the record of the run that has the lock; raise an error when that is another one."""
+        record = read_json(self.record) or {}
+        if record.get("token") == token:
+            return record
+        # Not holder(): the process that is at work is this one.
+        other = self._fresh(even_if_silent=True)
+        raise DeployError(
+            f"This run no longer has the lock of this host: {other.get('who', 'somebody')} on "
+            f"{other.get('computer', 'a computer')} took it at {other.get('since')}. Run again when they are done."
+            if other
+            else "This run no longer has the lock of this host: another deployment came and went while this one did nothing "
+            f"here for {LEASE / 60:.0f} minutes, or the host was restarted. Run again."
+        )
+
     def giving_back(self, token: str) -> str:
         """Return the shell command that ends the lock if it is still this run's; it needs no Python on the host."""
-        entry, record = (
-            shlex.quote(json.dumps({"token": token})[1:-1]),
-            shlex.quote(str(self.record)),
-        )
-        return f"if grep -qsF {entry} {record}; then rm -f {record}; fi"
+        record = shlex.quote(str(self.record))
+        return f"if grep -qsF {_entry(token)} {record}; then rm -f {record}; fi"
 
     @contextmanager
     def held(self, token: str, is_dry_run: bool = False) -> Iterator[None]:
@@ -162,16 +194,7 @@ class Lock:
                 "This run has not taken the lock of this host. Run it from its first task."
             )
         with self._working(wait=30) as busy:
-            record = read_json(self.record) or {}
-            if record.get("token") != token:
-                other = self.holder()
-                raise DeployError(
-                    f"This run no longer has the lock of this host: {other.get('who', 'somebody')} on "
-                    f"{other.get('computer', 'a computer')} took it at {other.get('since')}. Run again when they are done."
-                    if other
-                    else "This run no longer has the lock of this host, which was restarted meanwhile or left alone for too "
-                    "long. Run again."
-                )
+            record = self._own(token)
             self._write(record)
             # Not by a rename, which would make it another file than the locked one.
             os.ftruncate(busy, 0)
@@ -182,17 +205,25 @@ class Lock:
                 self._write(record)
 
 
+def _entry(token: str) -> str:
+    """Return what stands in the record of a run, quoted for a shell."""
+    return shlex.quote(json.dumps({"token": token})[1:-1])
+
+
 def run_module(module: AnsibleModule) -> None:
-    """Take the lock, and exit with its token."""
+    """Take the lock, or renew it, and exit with its token."""
     given = module.params
     lock = Lock(given["name"])
     record = {name: given[name] for name in ("token", "who", "computer", "machine", "pid")}
     record["since"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     try:
-        lock.take(record, given["instead_of"], given["wait"])
+        if given["run"]:
+            lock.renew(given["run"])
+        else:
+            lock.take(record, given["instead_of"], given["wait"])
     except ConflictError as conflict:
         module.fail_json(msg=str(conflict), holder=conflict.holder, busy=conflict.busy)
     except (DeployError, OSError) as error:
         module.fail_json(msg=describe_error(error))
     # The lock is no part of the host's state: a second run of the role changes nothing.
-    module.exit_json(changed=False, token=given["token"])
+    module.exit_json(changed=False, token=given["run"] or given["token"])
