@@ -27,6 +27,7 @@ class Host:
         self.refused: dict[str, Exception] = {}
         self.failed: set[str] = set()
         self.unread: set[str] = set()  # units of which systemd has not read the latest files
+        self.streams: dict[str, int] = {}  # by unit, which they keep from ending when it is stopped
 
     def systemctl(self, *arguments: str):
         verb, units = arguments[0], [word for word in arguments[1:] if not word.startswith("-")]
@@ -39,6 +40,9 @@ class Host:
                 self.active.add(unit)
             if verb == "reset-failed":
                 self.failed.discard(unit)
+            if verb == "kill":
+                self.done.append(f"kill {unit}")
+                self.streams.pop(unit, None)
             if verb == "stop" or (verb == "disable" and "--now" in arguments):
                 self.active.discard(unit)
             if verb in ("enable", "disable"):
@@ -54,6 +58,8 @@ class Host:
     def state(self, unit: str) -> str:
         if unit in self.active:
             return "active"
+        if unit in self.streams:
+            return "deactivating"
         return "failed" if unit in self.failed else "inactive"
 
     def properties(self, slot: str, *_names: str) -> dict[str, str]:
@@ -105,6 +111,10 @@ def host(tmp_path, monkeypatch):
     host.resume_flag = tmp_path / "run" / "resume"
     monkeypatch.setattr(rollout.Endpoint, "resume_flag", host.resume_flag)
     monkeypatch.setattr(rollout.Endpoint, "rollout_lock", tmp_path / "run" / "deploying")
+    for name in ("streams", "streams_left"):
+        monkeypatch.setattr(
+            rollout.Endpoint, name, lambda _self, slot: host.streams.get(f"api@{slot}.service", 0)
+        )
     monkeypatch.setattr(rollout, "available_memory", lambda: 10**12)
     monkeypatch.setattr(rollout, "main_process", lambda _unit: os.getpid())
     monkeypatch.setattr(
@@ -206,6 +216,71 @@ def test_a_version_that_does_not_stop_is_killed(host, monkeypatch):
     run(host)
     assert f"kill --signal=KILL {BLUE}" in host.done
     assert host.active == {GREEN}
+
+
+def grant(host, release, **plan):
+    """Change how a release is rolled out."""
+    path = host.root / "releases" / release / "rollout.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | plan))
+
+
+def test_streams_go_on_beside_the_new_version_and_the_run_does_not_wait(host):
+    grant(host, OLD, stream_grace=300)
+    host.streams[BLUE] = 2
+    result = run(host)
+    assert host.done.index("live -> slots/green") < host.done.index(f"stop {BLUE}")
+    assert f"kill {BLUE}" not in host.done
+    assert f"disable {BLUE}" in host.done, "it would start with the host"
+    assert result["notes"] == [
+        f"2 streams of release {OLD} may go on for 300 s (api_endpoint_stream_grace). A release within that time waits for "
+        "them, and a rollback cuts them off."
+    ]
+    # Nor does the next run take them for something that was left.
+    again = run(host)
+    assert (again["changed"], again["repaired"], host.streams) == (False, [], {BLUE: 2})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "grace", "told"),
+    [
+        (
+            "blue_green",
+            0,
+            "Cut off 1 stream of release aaaaaaaaaaaa: api_endpoint_stream_grace is 0.",
+        ),
+        ("restart", 300, "they get api_endpoint_graceful_timeout, 1 s."),
+    ],
+)
+def test_streams_that_get_no_time_are_cut_off_and_counted(host, strategy, grace, told):
+    grant(host, NEW, strategy=strategy)
+    grant(host, OLD, stream_grace=grace)
+    host.streams[BLUE] = 1
+    assert run(host)["notes"][0].endswith(told)
+    assert f"kill {BLUE}" in host.done
+    assert host.streams == {}
+
+
+@pytest.mark.parametrize("is_rollback", [False, True])
+def test_the_next_release_waits_for_streams_in_its_slot_and_a_rollback_does_not(
+    host, monkeypatch, is_rollback
+):
+    grant(host, NEW, stream_grace=300)
+    (host.root / "slots" / "green").mkdir(parents=True)
+    (host.root / "slots" / "green" / "release").symlink_to(f"../../releases/{NEW}")
+    host.streams[GREEN] = 3
+    now = itertools.count(step=10)
+    monkeypatch.setattr(rollout.time, "monotonic", lambda: next(now))
+
+    def sleep(_seconds):
+        if next(now) > 200:
+            host.streams.pop(GREEN, None)
+
+    monkeypatch.setattr(rollout.time, "sleep", sleep)
+    note = run(host, rollback=is_rollback)["notes"][0]
+    assert note.startswith("Waited ")
+    assert f"for 3 streams of release {NEW}, which still had the slot" in note
+    assert note.endswith(f", and cut off {3 if is_rollback else 0}.")
+    assert (f"kill {GREEN}" in host.done) is is_rollback
 
 
 def test_a_refused_version_that_cannot_be_stopped_keeps_nobody_waiting(host, monkeypatch):

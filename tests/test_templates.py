@@ -205,7 +205,7 @@ def test_what_is_the_roles_own_in_gunicorn_and_what_the_user_has_replaced(
     assert text.endswith("\nspeak_uwsgi()\n") == worker.startswith("api_endpoint_worker."), (
         "gunicorn's own go on with HTTP"
     )
-    assert len(text.splitlines()) < 40, "a page that a person can read"
+    assert len(text.splitlines()) < 45, "a page that a person can read"
 
 
 def test_without_query_strings_in_the_logs_there_are_none_in_gunicorns_complaints(render):
@@ -406,9 +406,12 @@ def test_the_cache_as_it_is_and_with_old_answers(render):
 def test_an_api_key_is_whose_answer_it_is_unless_the_cache_tells_keys_apart(render):
     usual = render("site.conf.j2", api_endpoint_cache={"ttl": 9})
     others = "$http_content_length$http_transfer_encoding$http_if_match$http_if_unmodified_since $api_endpoint_is_plain {"
-    assert f"map $http_authorization$http_cookie$http_x_api_key{others}\n" in usual
+    assert (
+        f"map $api_endpoint_wants_events$http_authorization$http_cookie$http_x_api_key{others}\n"
+        in usual
+    )
     in_key = render("site.conf.j2", api_endpoint_cache={"key": ["x-api-key"]})
-    assert f"map $http_authorization$http_cookie{others}\n" in in_key
+    assert f"map $api_endpoint_wants_events$http_authorization$http_cookie{others}\n" in in_key
     assert '$request_uri\\n$http_x_api_key";' in in_key
 
 
@@ -693,3 +696,29 @@ def test_a_report_says_well_or_unwell(render):
     )
     assert "Well: nothing needs to be done." in well
     assert "<title>api-endpoint on localhost: unwell</title>" in unwell
+
+
+@pytest.mark.parametrize(
+    ("places", "variables"),
+    [
+        (32, {}),
+        (64, {"api_endpoint_stream_share": 100}),
+        (0, {"api_endpoint_stream_share": 0}),
+        (1, {"api_endpoint_profile": "pytorch"}),
+        (1, {"api_endpoint_stream_share": 1}),
+        (2, {"api_endpoint_worker_class": "sync"}),
+        (64, {"api_endpoint_worker_class": "gevent"}),
+    ],
+)
+def test_streams_have_a_share_of_what_is_answered_at_a_time(render, places, variables):
+    text = render("gunicorn.conf.py.j2", **variables)
+    assert f"limit_streams(count={places}, graceful_seconds=30)" in text
+
+
+@pytest.mark.parametrize(("grace", "longest"), [(300, 300), (0, 30)])
+def test_a_version_that_stops_has_time_for_its_streams(render, grace, longest):
+    gunicorn, unit = render(
+        "gunicorn.conf.py.j2", "service.conf.j2", api_endpoint_stream_grace=grace
+    )
+    assert f"\ngraceful_timeout = {longest}\n" in gunicorn
+    assert f"TimeoutStopSec={longest + 5}\n" in unit

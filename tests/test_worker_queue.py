@@ -272,7 +272,10 @@ def test_the_header_of_an_nginx_that_was_not_upgraded_yet_is_understood():
 
 
 def test_a_request_is_overdue_when_it_takes_longer_than_the_timeout(worker, clock):
-    worker.in_flight = {1: (clock.now - 31, "/late"), 2: (clock.now - 29, "/other")}
+    worker.in_flight = {1: api_endpoint_worker.Flight("/late")}
+    clock.sleep(2)
+    worker.in_flight[2] = api_endpoint_worker.Flight("/other")
+    clock.sleep(29)
     assert worker.overdue() == []
     worker.cfg.timeout = 30
     assert worker.overdue() == ["/late"]

@@ -268,3 +268,24 @@ def test_without_a_cache_each_request_goes_to_the_app(api):
     with api.beside() as plain:
         assert not is_kept(plain, url)
         assert from_cache(plain.get(url)) == []
+
+
+def test_streams_are_not_kept_and_nobody_waits_for_anothers(api, tmp_path):
+    url = f"/parts?in={tmp_path}"
+    raw = f"GET {url} HTTP/1.1\r\nHost: {api.name}\r\nAccept: text/event-stream\r\n\r\n"
+    with contextlib.ExitStack() as connections:
+        streams = []
+        for _ in range(2):
+            client = connections.enter_context(api.connect())
+            client.sendall(raw.encode())
+            streams.append(client.makefile("rb"))
+        # The first part of each is there before any of them ends.
+        for stream in streams:
+            assert b"first\r\n" in iter(stream.readline, b"")
+        (tmp_path / "release").touch()
+        for stream in streams:
+            assert b"last\r\n" in iter(stream.readline, b"")
+    assert [from_cache(api.get(url)) for _ in range(2)] == [MISS, MISS]
+    # Not even its lock is waited for, where a client says that it wants events.
+    assert from_cache(api.get(url, {"Accept": "text/html, text/event-stream"})) == []
+    wait_until(lambda: api.asked(url) == 5, "the app is asked each time")

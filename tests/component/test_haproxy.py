@@ -7,6 +7,8 @@ import json
 import re
 import signal
 import socket
+import threading
+import time
 
 import pytest
 from haproxy import NAME, Balancer, cut, junk, render, running
@@ -466,3 +468,27 @@ def test_a_reload_closes_no_connection_under_a_client(balancer):
     assert (answer.status, answer.getheader("Connection")) == (200, "close")
     balancer.release()
     assert held.answer().status == 200
+
+
+def test_a_stream_comes_as_it_is_made_and_may_be_silent_for_longer_than_a_client():
+    """The client's time-out is one of clients: one that only listens has nothing to say."""
+    go_on = threading.Event()
+
+    def events(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"5\r\nfirst\r\n")
+        go_on.wait()
+        handler.wfile.write(b"4\r\nlast\r\n0\r\n\r\n")
+
+    with running(render(load_balancer_client_timeout=1)) as balancer:
+        for host in balancer.hosts.values():
+            host.does["/events"] = events
+        pending = balancer.send("/events")
+        answer = pending.connection.getresponse()
+        assert answer.read(5) == b"first"
+        time.sleep(2.5)
+        go_on.set()
+        assert answer.read() == b"last"

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -24,11 +25,13 @@ from urllib.parse import parse_qs
 def app(environ, start_response):
     asked = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
     if "age" in asked:  # as if the request had begun so many seconds ago
-        WORKER.in_flight[threading.get_ident()] = time.monotonic() - float(asked["age"]), environ["PATH_INFO"]
+        WORKER.in_flight[threading.get_ident()].alive_at -= float(asked["age"])
     if "hold" in asked:
         pathlib.Path(f"held-{asked['hold']}-{uuid.uuid4().hex}").touch()
         while not pathlib.Path(f"release-{asked['hold']}").exists():
             time.sleep(0.01)
+    if "parts" in asked:
+        return parts(asked, start_response)
     if "sleep" in asked:
         time.sleep(float(asked["sleep"]))
     if "leave" in asked:
@@ -39,6 +42,18 @@ def app(environ, start_response):
     }
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(told).encode()]
+
+def parts(asked, start_response):
+    start_response("200 OK", [("Content-Type", asked["type"])])
+    for number in range(int(asked["parts"])):
+        yield b"part %d\\n" % number
+        WORKER.in_flight[threading.get_ident()].alive_at -= float(asked.get("silence", 0))
+        if "until" in asked:
+            name = f"{asked['until']}-{uuid.uuid4().hex}"
+            pathlib.Path(f"held-{name}").touch()
+            while not (pathlib.Path(f"release-{asked['until']}").exists() or pathlib.Path(f"release-{name}").exists()):
+                time.sleep(0.01)
+        time.sleep(0.2)
 """
 # The app gets at its worker; a burst is an overload after a moment.
 SETTINGS = """
@@ -138,6 +153,7 @@ def gunicorn(tmp_path):
                 ),
             ],
             cwd=tmp_path, stderr=(tmp_path / "stderr").open("w"),
+            env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)},
         )  # fmt: skip
         started.append(process)
         server = Gunicorn(process, tmp_path)
@@ -221,6 +237,122 @@ def test_a_request_that_hangs_costs_its_worker_and_no_other_request(gunicorn):
         assert hanging[0].result()[0] == 0
     assert set(statuses) == {200}
     assert "/ took longer than 300 s. This worker is replaced." in server.errors
+
+
+EVENTS = "/?type=text/event-stream&parts"
+
+
+def test_a_stream_may_take_longer_than_the_time_out_as_long_as_it_sends(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "2")
+    before = server.workers()
+    answer = server.exchange(f"{EVENTS}=16&silence=50")  # of 300 s, each time
+    assert answer.endswith(b"".join(b"part %d\n" % number for number in range(16)))
+    assert server.workers() == before
+
+
+@contextlib.contextmanager
+def begun(server, path):
+    """Ask for a stream, and yield its connection once the first part is there."""
+    with server.connect() as client:
+        client.sendall(packet(path))
+        received = b""
+        while b"part 0" not in received:
+            more = client.recv(65536)
+            assert more, received
+            received += more
+        yield client
+
+
+def test_a_silent_stream_is_cut_off_and_costs_no_worker(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "4")
+    before = server.workers()
+    with asked(server, "/?hold=b") as other:
+        with begun(server, f"{EVENTS}=2&until=a&silence=600") as client:
+            with pytest.raises(ConnectionResetError):  # nginx takes a mere end for the whole answer
+                client.recv(65536)
+            assert server.ask()[0] == 200
+            server.release("a")
+        server.release("b")
+        assert other[0].result()[0] == 200
+    assert server.errors.count("/ sent nothing for 300 s. Its stream is cut off.") == 1
+    assert server.workers() == before
+    # Its thread is free again: as many requests as threads are answered at a time.
+    with asked(server, "/?hold=d", 4):
+        wait_until(lambda: server.held("d") == 4, "four requests are in the app")
+        server.release("d")
+
+
+def test_a_worker_is_replaced_when_silent_streams_have_half_of_its_threads(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "2")
+    before = server.workers()
+    with begun(server, f"{EVENTS}=2&until=a&silence=600"):
+        wait_until(lambda: server.workers() and server.workers() != before, "it is replaced")
+    assert server.ask()[0] == 200
+
+
+def test_streams_have_a_share_of_the_places_of_all_workers(gunicorn):
+    # Half of 2 x 4.
+    server = gunicorn(
+        "--workers", "2", "--threads", "4", api_endpoint_workers=2, api_endpoint_threads=4
+    )
+    with contextlib.ExitStack() as streams:
+        for name in "abcd":
+            streams.enter_context(begun(server, f"{EVENTS}=2&until={name}"))
+        for kind in ("text/event-stream", "application/x-ndjson"):
+            head, _, body = server.exchange(f"/?type={kind}&parts=1").partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 "), kind
+            assert b"X-Load-Shed: yes" in head
+            assert json.loads(body)["error"]["message"].startswith("Too many streams")
+        assert server.ask()[0] == 200, "requests that are none are answered"
+        server.release("a")
+        wait_until(lambda: server.exchange(f"{EVENTS}=1").startswith(b"HTTP/1.1 200 "), "a place")
+        for name in "bcd":
+            server.release(name)
+
+
+def test_short_answers_of_unknown_length_take_no_place(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "4", api_endpoint_stream_share=1)
+    with begun(server, "/?type=text/csv&parts=2&until=a"), begun(server, f"{EVENTS}=2&until=a"):
+        assert server.exchange("/?type=text/csv&parts=1").startswith(b"HTTP/1.1 503 ")
+        server.release("a")
+    wait_until(lambda: server.exchange(f"{EVENTS}=1").startswith(b"HTTP/1.1 200 "), "a place")
+
+
+def test_without_a_share_there_are_no_streams(gunicorn):
+    server = gunicorn("--workers", "1", api_endpoint_stream_share=0)
+    assert server.exchange(f"{EVENTS}=1").startswith(b"HTTP/1.1 503 ")
+    assert server.ask()[0] == 200
+
+
+def test_a_version_that_stops_gives_streams_more_time_than_others(gunicorn):
+    server = gunicorn("--workers", "1", "--threads", "4", api_endpoint_graceful_timeout=1)
+    with asked(server, "/?hold=b") as other:
+        wait_until(lambda: server.held("b") == 1, "a request is in the app")
+        with begun(server, f"{EVENTS}=2&until=a") as client:
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not (server.folder / "socket").exists(), "it takes no connections")
+            server.release("a")
+            assert client.recv(65536) == b"part 1\n"
+            assert client.recv(65536) == b""
+        assert server.process.wait(300) == 0
+        assert other[0].result()[0] == 0
+
+
+def test_the_log_tells_how_many_streams_a_stop_has_cut_off(gunicorn):
+    server = gunicorn(
+        *("--workers", "1", "--threads", "4", "--graceful-timeout", "4"),
+        api_endpoint_graceful_timeout=1,
+    )
+    with (
+        begun(server, f"{EVENTS}=2&until=a") as one,
+        begun(server, f"{EVENTS}=2&until=a") as two,
+    ):
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(300)
+        for client in (one, two):
+            with pytest.raises(ConnectionResetError):
+                client.recv(65536)
+    assert "Cut off 2 streams that had not ended" in server.errors
 
 
 def test_a_worker_that_is_replaced_gives_the_others_their_time(gunicorn):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import fcntl
 import gc
 import io
 import json
 import logging
+import math
 import os
 import re
 import select
@@ -40,6 +42,7 @@ BURST_SECONDS = 5  # a queue that lasts longer is an overload
 FILLING_BURST_SECONDS = 1  # the same, when nginx soon has to refuse the requests of others
 SHEDDING_GAIN = 5  # shedding pays where answering takes so many times as long as reading
 CLOCK_JUMP_SECONDS = 3600  # a longer wait means that somebody has set the clock
+STREAM_SECONDS = 5  # an answer of unknown length that takes longer is a stream
 
 HEAD_BYTES = 4  # of a uwsgi packet; two of them say how long the variables behind it are
 PACKET_BYTES = HEAD_BYTES + 0xFFFF
@@ -53,6 +56,17 @@ HEADERS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [ \t\x21-\x7e\x80-\xff]*\
 # nginx says the same when it sheds a request itself.
 MESSAGE = "The API is busy. Please try again in a moment."
 BUSY = json.dumps({"error": {"status": 503, "message": MESSAGE}}).encode() + b"\n"
+STREAMS_MESSAGE = "Too many streams are open. Please try again in a moment."
+STREAMS_FULL = json.dumps({"error": {"status": 503, "message": STREAMS_MESSAGE}}).encode() + b"\n"
+
+
+def shed_headers(body: bytes) -> list[tuple[str, str]]:
+    """Return the headers of an answer that sheds a request."""
+    return [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("X-Load-Shed", "yes"),
+    ]
 
 
 class Queue:
@@ -191,6 +205,66 @@ class MalformedRequestError(Exception):
 
 class ClientGoneError(ConnectionError):
     """nginx has closed the connection, because its client has."""
+
+
+class StreamsFullError(Exception):
+    """All places for streams are taken."""
+
+
+class StreamPlaces:
+    """Places for streams, which all workers share: bytes of a file that a stream's process locks.
+
+    The kernel frees those of a process that dies, and others can count them in /proc/locks.
+    """
+
+    def __init__(self) -> None:
+        self.count: int | None = None  # None: as many as come
+        self.path = ""
+        self.graceful_seconds = math.inf  # of requests that are no streams, when a version stops
+        self.process = 0
+        self.file = -1
+        self.own: set[int] = set()
+        self.changing = threading.Lock()
+
+    def take(self) -> int | None:
+        """Return a place that was free; None when none was."""
+        if self.count is None:
+            return -1
+        with self.changing:
+            if self.process != os.getpid():  # a lock is its process's
+                self.process, self.own = os.getpid(), set()
+                self.file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            for place in range(self.count):
+                if place not in self.own:
+                    with contextlib.suppress(OSError):
+                        fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                        self.own.add(place)
+                        return place
+        return None
+
+    def free(self, place: int) -> None:
+        """Let another stream have a place."""
+        if place >= 0:
+            with self.changing:
+                self.own.discard(place)
+                fcntl.lockf(self.file, fcntl.LOCK_UN, 1, place)
+
+
+places = StreamPlaces()
+
+
+def limit_streams(count: int, graceful_seconds: float) -> None:
+    """Let at most `count` answers be streams, of all workers together.
+
+    When a version stops, requests that are none get `graceful_seconds`; streams get gunicorn's
+    `graceful_timeout`.
+    """
+    places.graceful_seconds = graceful_seconds
+    if folder := os.environ.get("RUNTIME_DIRECTORY"):
+        path = Path(folder, "streams")
+        path.write_bytes(bytes(count))
+        path.chmod(0o770)  # as the socket beside it has it
+        places.path, places.count = str(path), count
 
 
 def parse_packet(packet: bytes) -> dict[str, str]:
@@ -337,18 +411,43 @@ class Request:
                 left -= taken
 
 
-class Response:
+class Flight:
+    """A request that is being answered, and when it gave its last sign of life."""
+
+    headers_sent = False
+    is_stream = False  # it has begun, and nobody knows when it ends
+    is_cut = False
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.alive_at = time.monotonic()
+
+    def watch(self, parts: Iterable[bytes]) -> Iterable[bytes]:
+        """Pass on the parts of an answer that gunicorn sends. Each is a sign of life."""
+        try:
+            for part in parts:
+                yield part
+                self.alive_at = time.monotonic()
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
+
+
+class Response(Flight):
     """An answer on its way to nginx; with what gunicorn's hooks and logs look at."""
 
     chunked = False
+    place: int | None = None  # its place among the streams
+    no_place_until = 0.0
+    is_whole = False  # the app has given all of its parts at once
 
     def __init__(self, request: Request) -> None:
+        super().__init__(request.path)
         self.request = request
         self.client = request.client
         self.status = ""
         self.headers: list[tuple[str, str]] = []
         self.head = b""
-        self.headers_sent = False
         self.response_length: int | None = None
         self.sent = 0  # bytes of the body
         self.omits_body = False
@@ -417,12 +516,49 @@ class Response:
     def send(self, data: bytes) -> None:
         """Send bytes, behind the head if that is not sent yet."""
         if not self.headers_sent:
+            self.admit()
             self.headers_sent = True
+            self.is_stream = self.has_no_length
             data = self.head + data
+        # How slowly its client may read, nginx decides.
+        self.alive_at = math.inf
         try:
             self.client.sendall(data)
         except OSError as error:
             raise ClientGoneError from error
+        finally:
+            self.alive_at = time.monotonic()
+        if self.is_stream and self.place is None and self.alive_at > self.no_place_until:
+            self.place = places.take()
+            self.no_place_until = self.alive_at + 1
+
+    @property
+    def has_no_length(self) -> bool:
+        """Whether nobody knows beforehand when it ends: it is a stream, or a short one of them."""
+        return self.response_length is None and not (self.omits_body or self.is_whole)
+
+    def admit(self) -> None:
+        """Refuse an answer of unknown length before its first byte, when there is no place for a stream.
+
+        Events take their place now. Of all others most end soon: those that do not, take it then.
+        """
+        if not self.has_no_length or self.place is not None or self.headers_sent:
+            return
+        place = places.take()
+        if place is None:
+            raise StreamsFullError
+        kind = next((value for name, value in self.headers if name.lower() == "content-type"), "")
+        if kind.strip().lower().startswith("text/event-stream"):
+            self.place = place
+        else:
+            places.free(place)
+            self.no_place_until = time.monotonic() + STREAM_SECONDS
+
+    def refuse(self) -> None:
+        """Answer that there is no place for a stream."""
+        self.status, self.sent = "", 0
+        self.start_response("503 Service Unavailable", shed_headers(STREAMS_FULL))
+        self.write(STREAMS_FULL)
 
     def close(self) -> None:
         """Send the head of an answer without a body."""
@@ -476,6 +612,9 @@ class UwsgiWorker:
     nr: int
     wsgi: Callable[..., Iterable[bytes]]
     is_multithreaded = False
+
+    def note_part(self) -> None:
+        """Note that a part of an answer was sent."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -537,17 +676,28 @@ class UwsgiWorker:
             if self.nr >= self.max_requests and self.alive:
                 self.log.info("Autorestarting worker after current request.")
                 self.alive = False
-            answer = self.wsgi(request.environ, response.start_response)
+            answer: Iterable[bytes] | None = None
             try:
+                answer = self.wsgi(request.environ, response.start_response)
+                response.is_whole = isinstance(answer, (list, tuple))
+                if response.status:
+                    response.admit()
                 for part in answer:
                     response.write(part)
+                    self.note_part()
                 response.close()
+            except StreamsFullError:
+                answer = answer or ()
+                response.refuse()
             finally:
-                took = timedelta(seconds=time.monotonic() - begun)
-                self.log.access(response, request, request.environ, took)
-                if hasattr(answer, "close"):
-                    answer.close()
+                if answer is not None:
+                    took = timedelta(seconds=time.monotonic() - begun)
+                    self.log.access(response, request, request.environ, took)
+                    if hasattr(answer, "close"):
+                        answer.close()
         finally:
+            if response.place is not None:
+                places.free(response.place)
             try:
                 post_request(self, request, request.environ, response)
             except Exception:
@@ -556,6 +706,10 @@ class UwsgiWorker:
 
 class PlainWorker(UwsgiWorker, SyncWorker):
     """gunicorn's `sync`: one request at a time."""
+
+    def note_part(self) -> None:
+        """Tell gunicorn that this worker is alive."""
+        self.notify()
 
 
 def __getattr__(name: str) -> type:
@@ -578,8 +732,8 @@ class ThreadedWorker(UwsgiWorker, SyncWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.queue = Queue(self.cfg.workers, self.cfg.threads)
-        # By thread: when its request began, and the path.
-        self.in_flight: dict[int, tuple[float, str]] = {}
+        self.in_flight: dict[int, Flight] = {}  # by thread
+        self.cutting = threading.Lock()  # held while a connection is cut, or given up by its thread
         self.this_thread = threading.local()  # `.accepted_at`: when it accepted its connection
 
     def load_wsgi(self) -> None:
@@ -596,19 +750,16 @@ class ThreadedWorker(UwsgiWorker, SyncWorker):
             if 0 < waited < CLOCK_JUMP_SECONDS and self.queue.should_shed(
                 bucket, waited, concurrency, reading
             ):
-                start_response(
-                    "503 Service Unavailable",
-                    [
-                        ("Content-Type", "application/json"),
-                        ("Content-Length", str(len(BUSY))),
-                        ("X-Load-Shed", "yes"),
-                    ],
-                )
+                start_response("503 Service Unavailable", shed_headers(BUSY))
                 return [BUSY]
             try:
-                return app(environ, start_response)
+                parts = app(environ, start_response)
             finally:
                 self.queue.learn(bucket, time.monotonic() - begun)
+            flight = self.in_flight.get(threading.get_ident())
+            return (
+                flight.watch(parts) if type(flight) is Flight else parts
+            )  # of gunicorn's own HTTP
 
         self.wsgi = answer
 
@@ -636,15 +787,35 @@ class ThreadedWorker(UwsgiWorker, SyncWorker):
             )
         # From here on it accepts nothing, and gives the requests that are not overdue their time.
         self.alive = False
-        end = time.monotonic() + self.cfg.graceful_timeout
-        while (
-            sum(thread.is_alive() for thread in threads) > len(self.overdue())
-            and time.monotonic() < end
-        ):
-            self.notify()
-            self.end_slow_leases(acceptors, seconds=0.05)
+        self.wait_for_requests(threads, acceptors, is_replaced=bool(overdue))
         if self.overdue():
             os._exit(1)  # whatever its threads are at
+
+    def wait_for_requests(
+        self, threads: list[threading.Thread], acceptors: list[Acceptor], is_replaced: bool
+    ) -> None:
+        """Give requests their time to end: streams more of it, unless the worker is to be replaced soon."""
+        begun = time.monotonic()
+        graceful = begun + min(self.cfg.graceful_timeout, places.graceful_seconds)
+        # gunicorn kills the worker at its time-out; the streams' cut is to be in the log before.
+        end = graceful if is_replaced else max(graceful, begun + self.cfg.graceful_timeout - 1)
+        while sum(thread.is_alive() for thread in threads) > len(self.overdue()):
+            self.notify()
+            self.end_slow_leases(acceptors, seconds=0.05)
+            now = time.monotonic()
+            streams = self.streams()
+            if now > (end if streams else graceful):
+                if streams:
+                    self.log.warning(
+                        "Cut off %s streams that had not ended %.0f s after the stop of their worker.",
+                        streams,
+                        now - begun,
+                    )
+                return
+
+    def streams(self) -> int:
+        """Return how many streams are in flight and show life."""
+        return sum(its.is_stream and not its.is_cut for its in list(self.in_flight.values()))
 
     def end_slow_leases(self, acceptors: list[Acceptor], seconds: float) -> None:
         """For some seconds, let another thread accept when the one that does is slow."""
@@ -668,17 +839,42 @@ class ThreadedWorker(UwsgiWorker, SyncWorker):
         return came
 
     def overdue(self) -> list[str]:
-        """Return the paths of the requests that take longer than they may.
+        """Return the paths of the requests that take longer than they may; cut off streams that are silent.
 
         gunicorn's time-out finds workers that do not react. A worker of threads reacts, whatever
-        its requests do.
+        its requests do. A stream that is cut off has its thread as long as the app keeps it, which
+        the others can spare; a worker is replaced when half of its threads are gone like that.
         """
-        now = time.monotonic()
-        return [
-            path
-            for begun, path in list(self.in_flight.values())
-            if 0 < self.cfg.timeout < now - begun
+        oldest = time.monotonic() - (self.cfg.timeout or math.inf)
+        silent = [
+            (ident, its) for ident, its in list(self.in_flight.items()) if its.alive_at < oldest
         ]
+        if not silent:
+            return []
+        for ident, its in silent:
+            if isinstance(its, Response) and its.headers_sent and not its.is_cut:
+                self.cut(ident, its)
+        hung = [its.path for _, its in silent if not its.is_cut]
+        lost = [its.path for _, its in silent if its.is_cut]
+        return hung + lost if hung or 2 * len(lost) >= self.cfg.threads else []
+
+    def cut(self, ident: int, response: Response) -> None:
+        """End the connection of a silent stream, whose thread is in the app.
+
+        Its descriptor stays and leads to a dead end, which the thread notices with the next part. What
+        it led to is closed with the request unread in it: nginx takes that for an error (`complete`).
+        """
+        with self.cutting:
+            if self.in_flight.get(ident) is not response or response.alive_at == math.inf:
+                return
+            here, there = socket.socketpair()
+            there.close()
+            os.dup2(here.fileno(), response.client.fileno(), inheritable=False)
+            here.close()
+            response.is_cut = True
+        self.log.error(
+            "%s sent nothing for %s s. Its stream is cut off.", response.path, self.cfg.timeout
+        )
 
     def serve(self, acceptor: Acceptor) -> None:
         """Answer one request after the other, in a thread."""
@@ -706,15 +902,16 @@ class ThreadedWorker(UwsgiWorker, SyncWorker):
 
     def answer_request(self, response: Response) -> None:
         """Answer a request of nginx, whose time counts from now."""
-        self.in_flight[threading.get_ident()] = time.monotonic(), response.request.path
+        self.in_flight[threading.get_ident()] = response
         try:
             super().answer_request(response)
         finally:
-            self.in_flight.pop(threading.get_ident(), None)
+            with self.cutting:
+                self.in_flight.pop(threading.get_ident(), None)
 
     def handle_request(self, listener: Any, req: Any, client: Any, addr: Any) -> None:
         """Answer a request in HTTP, whose time counts from now."""
-        self.in_flight[threading.get_ident()] = time.monotonic(), req.path
+        self.in_flight[threading.get_ident()] = Flight(req.path)
         try:
             super().handle_request(listener, req, client, addr)
         finally:

@@ -116,6 +116,8 @@ RANGES = {
     "api_endpoint_threads": (1, 1024, "threads"),
     "api_endpoint_timeout": (1, 3600, "seconds"),
     "api_endpoint_graceful_timeout": (1, 3600, "seconds"),
+    "api_endpoint_stream_grace": (0, 86_400, "seconds"),
+    "api_endpoint_stream_share": (0, 100, "percent"),
     "api_endpoint_max_requests": (0, 1_000_000_000, "requests"),
     "api_endpoint_client_timeout": (1, 3600, "seconds"),
     "api_endpoint_proxy_timeout": (1, 3600, "seconds"),

@@ -46,8 +46,8 @@ from ansible.module_utils.basic import AnsibleModule
 # What is assumed of a release that does not say it.
 UNKNOWN: dict[str, Any] = {
     "server_name": "localhost", "health": {"path": "/", "status": [], "timeout": 5}, "start_timeout": 120, "workers": 1,
-    "smoke": [], "warm_up": "", "strategy": "auto", "drain": 1, "graceful_timeout": 30, "command_timeout": 600,
-    "environment": {}, "mounts": [],
+    "smoke": [], "warm_up": "", "strategy": "auto", "drain": 1, "graceful_timeout": 30, "stream_grace": 0,
+    "command_timeout": 600, "environment": {}, "mounts": [],
 }  # fmt: skip
 STOP_MARGIN_SECONDS = 10  # beyond its graceful time-out, after which systemd kills what is left (TimeoutStopSec: 5 more)
 LONGEST_ANSWER_SECONDS = 600.0  # a request that was held may take so long until it is cut off
@@ -79,6 +79,7 @@ class Rollout:
         self.offset = 0  # where gunicorn's error log ended before the start
         self.prepared = 0.0  # when the slot got its settings (epoch); 0 before
         self.started = 0.0  # when the slot was started (epoch); 0 before
+        self.told_of_streams: list[str] = []
         self.rollout_lock = -1  # the file descriptor that holds the rollout lock; -1 before
 
     def run(self) -> dict[str, Any]:
@@ -165,6 +166,7 @@ class Rollout:
         plan = self.plan(self.release)
         self.restore_link()
         self.take_over_held_requests()
+        self.end_streams_in_the_idle_slot(plan)
         strategy, why = self.choose(plan)
         live_plan = self.plan(self.previous)
         begun = time.monotonic()
@@ -181,15 +183,44 @@ class Rollout:
             if strategy == "blue_green":
                 time.sleep(live_plan["drain"])
                 self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
-            self.stop_and_disable(self.live)
+            self.retire(live_plan)
         self.resume_requests()
-        notes = self.notes()
+        notes = [*self.notes(), *self.told_of_streams]
         # A rollback removes nothing: its author may want to look at the release that was wrong.
         removed = [] if self.given["rollback"] else self.collect()
         self.audit("live", strategy=strategy, seconds=str(seconds))
         return {
             "strategy": strategy, "why": why, "seconds": seconds, "removed": removed, "proof": proof.way, "notes": notes,
         }  # fmt: skip
+
+    def end_streams_in_the_idle_slot(self, plan: dict[str, Any]) -> None:
+        """Wait for the streams of the version that had the slot before. A rollback is urgent, and waits for none."""
+        begun, streams = time.monotonic(), self.endpoint.streams(self.slot)
+        if not streams:
+            return
+        release = self.endpoint.release_of(self.slot)
+        cut = self.stop(self.slot, 0 if self.given["rollback"] else plan["stream_grace"])
+        self.told_of_streams.append(
+            f"Waited {time.monotonic() - begun:.0f} s for {count(streams)} of release {release}, which still had the slot, "
+            f"and cut off {cut}."
+        )
+
+    def retire(self, live_plan: dict[str, Any]) -> None:
+        """Stop the version that was live. Its streams go on for a while, beside the new version and without this run."""
+        grace = live_plan["stream_grace"]
+        systemctl("disable", self.endpoint.unit_of(self.live))
+        streams = self.stop(self.live, leaves_streams=grace > 0)
+        if not streams:
+            systemctl("reset-failed", self.endpoint.unit_of(self.live))
+        elif grace:
+            self.told_of_streams.append(
+                f"{count(streams)} of release {self.previous} may go on for {grace} s (api_endpoint_stream_grace). "
+                "A release within that time waits for them, and a rollback cuts them off."
+            )
+        else:
+            self.told_of_streams.append(
+                f"Cut off {count(streams)} of release {self.previous}: api_endpoint_stream_grace is 0."
+            )
 
     def restore_link(self) -> None:
         """Make the link `live` where somebody has removed it, so that the release that serves gets its requests back."""
@@ -343,22 +374,35 @@ class Rollout:
         self.history.went_live(self.release, self.previous, by_rollback=self.given["rollback"])
         self.write_links()
 
-    def stop(self, slot: str) -> None:
-        """Stop a slot, with force when it does not stop in its time, which an app can have systemd extend without end."""
+    def stop(
+        self, slot: str, stream_seconds: float | None = None, leaves_streams: bool = False
+    ) -> int:
+        """Stop a slot, with force when it does not stop in its time, which an app can have systemd extend without end.
+
+        Streams get `stream_seconds`, or the graceful time-out as all requests; or all else is waited for, and they are left
+        to systemd. Return how many were cut off, or left.
+        """
         unit = self.endpoint.unit_of(slot)
         plan = read_json(self.folder(self.endpoint.release_of(slot)) / "rollout.json") or {}
         graceful = plan.get("graceful_timeout", UNKNOWN["graceful_timeout"])
+        stream_seconds = graceful if stream_seconds is None else stream_seconds
         systemctl("stop", "--no-block", unit)
-        deadline = time.monotonic() + graceful + STOP_MARGIN_SECONDS
+        begun = time.monotonic()
         while self.endpoint.properties(slot, "ActiveState").get("ActiveState") not in (
             "inactive",
             "failed",
         ):
-            if time.monotonic() > deadline:
+            waited, streams = time.monotonic() - begun, self.endpoint.streams_left(slot)
+            if streams and leaves_streams:
+                return streams
+            if (streams and waited > stream_seconds) or (
+                waited > max(graceful, stream_seconds) + STOP_MARGIN_SECONDS
+            ):
                 systemctl("kill", "--signal=KILL", unit)
                 must("stop", unit)
-                return
+                return streams
             time.sleep(0.1)
+        return 0
 
     def stop_and_disable(self, slot: str) -> None:
         """Stop a slot, keep it from starting at the next boot, and forget how it failed."""
@@ -386,7 +430,11 @@ class Rollout:
         replace_symlink(self.endpoint.link_of(self.live), self.endpoint.holding_socket)
         time.sleep(0.2)
         self.endpoint.wait_until_accepted(self.live, live_plan["graceful_timeout"])
-        self.stop(self.live)
+        if streams := self.stop(self.live):
+            self.told_of_streams.append(
+                f"Cut off {count(streams)} of release {self.previous}: with the strategy restart they get "
+                f"api_endpoint_graceful_timeout, {live_plan['graceful_timeout']} s."
+            )
 
     def schedule_fallback(self) -> None:
         """Have systemd serve the live release again and resume requests as soon as this process dies.
@@ -562,7 +610,9 @@ class Rollout:
             "the fallback was left on": self.is_fallback_left(),
             "not enabled for the next boot": state.get("UnitFileState") != "enabled",
             "not running": state.get("ActiveState") != "active",
-            "the other slot was left on": idle_state.get("ActiveState") != "inactive"
+            # One that is being stopped has streams, which it may end.
+            "the other slot was left on": idle_state.get("ActiveState")
+            not in ("inactive", "deactivating")
             or idle_state.get("UnitFileState") == "enabled",
             "not in the history": "live" not in self.history.entries.get(self.release, {}),
             "commands of an interrupted run": bool(self.leftover_commands()),
@@ -603,7 +653,8 @@ class Rollout:
         if self.endpoint.lacks_uwsgi_link(slot):
             self.endpoint.uwsgi_link_of(slot).parent.mkdir(mode=0o755, exist_ok=True)
             replace_symlink(self.endpoint.uwsgi_link_of(slot), "../gunicorn.sock")
-        self.stop_and_disable(idle)
+        if amiss["the other slot was left on"]:
+            self.stop_and_disable(idle)
         if amiss["not in the history"]:
             self.history.went_live(self.release, self.endpoint.release_of(idle), by_rollback=False)
 
@@ -672,6 +723,11 @@ class Rollout:
             **more,
         }
         audit(self.given["audit_log"], self.endpoint.name, action, words)
+
+
+def count(streams: int) -> str:
+    """Return a number of streams in words."""
+    return f"{streams} stream{'' if streams == 1 else 's'}"
 
 
 def bring(module: AnsibleModule) -> dict[str, Any]:

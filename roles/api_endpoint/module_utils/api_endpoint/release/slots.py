@@ -250,6 +250,24 @@ class Endpoint:
         while queued(self.socket_of(slot), main) and time.monotonic() < deadline:
             time.sleep(0.1)
 
+    def streams(self, slot: str) -> int:
+        """Return how many streams a slot has: each has a lock on a byte of a file beside the slot's socket."""
+        try:
+            its = os.stat(Path(self.socket_of(slot)).with_name("streams"))
+        except OSError:
+            return 0
+        name = f"{os.major(its.st_dev):02x}:{os.minor(its.st_dev):02x}:{its.st_ino}"
+        locks = (line.split() for line in _read("/proc/locks").decode().splitlines())
+        ranges = [lock[-2:] for lock in locks if name in lock and "->" not in lock]
+        return sum(int(last) - int(first) + 1 for first, last in ranges if last != "EOF")
+
+    def streams_left(self, slot: str) -> int:
+        """Return how many streams a slot has when it has no other requests; 0 when it has some."""
+        streams = self.streams(slot)
+        main = self.main_process(slot) if streams else 0
+        is_all = bool(streams) and len(accepted(self.socket_of(slot), main)) <= streams
+        return streams if is_all else 0
+
     def workers(self, slot: str) -> list[int]:
         """Return the process ids of a slot's workers: the children of its main process that can accept requests."""
         main = self.main_process(slot)
