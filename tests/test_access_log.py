@@ -262,7 +262,13 @@ def test_percentiles_are_of_the_nearest_rank():
 
 @pytest.fixture
 def given():
-    return {"since": 3600, "most_bytes": PLENTY, "most_seconds": 60, "path": "/readyz"}
+    return {
+        "name": "api",
+        "since": 3600,
+        "most_bytes": PLENTY,
+        "most_seconds": 60,
+        "path": "/readyz",
+    }
 
 
 def test_the_figures_of_the_last_hour(log, given):
@@ -279,6 +285,21 @@ def test_the_figures_of_the_last_hour(log, given):
     assert status.traffic(log, given) == {
         "seconds": 3600, "requests": 46, "server_errors": 5, "client_errors": 7, "p50": 10, "p95": 1500, "note": "",
     }  # fmt: skip
+
+
+def test_the_time_of_an_audit_does_not_count_and_is_told(log, given, tmp_path, monkeypatch):
+    """The log does not tell which requests were the audit's: all of its seconds are left out."""
+    monkeypatch.setattr(access_log, "LOG_FOLDER", tmp_path)
+    (tmp_path / "api").mkdir()
+    now = time.time()
+    write(log, [*[line(now - 100)] * 3, *[line(now - 60)] * 900, line(now - 40), line(now - 30)])
+    assert status.traffic(log, given)["requests"] == 905
+    access_log.note_audit("api", now - 70, now - 50)
+    access_log.note_audit("api", now - 5000, now - 4990)
+    found = status.traffic(log, given)
+    assert (found["requests"], found["note"]) == (5, "without the time of a privacy audit")
+    access_log.audits_file("api").write_text("{")
+    assert status.traffic(log, given)["requests"] == 905
 
 
 def test_without_a_log_there_are_no_requests(log, given):

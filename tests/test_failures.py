@@ -168,6 +168,18 @@ def test_a_log_shows_each_traceback_once(release):
     assert "KeyError: 'b'" not in folded(one + other, explain(other, release))
 
 
+def test_lines_that_differ_in_their_times_alone_are_counted():
+    said = "ERROR in app: Exception on / [GET]"
+    lines = [f"[2026-12-01 12:56:{second},555] {said}" for second in range(10, 40)]
+    text = "".join(
+        f"{line}\n{log('KeyError: 1').partition(chr(10))[2].rpartition('Main')[0]}"
+        for line in lines
+    )
+    counted = folded(text).splitlines()
+    assert sum(said in line for line in counted) == 2
+    assert counted[-1] == f"{lines[-1]} (29 times)"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "is_lasting"),
     [

@@ -713,6 +713,32 @@ def test_code_that_the_host_has_is_not_sent(act, tmp_path):
     assert len(act.asked) == 1
 
 
+code = load_file(ROLE / "action_plugins" / "api_endpoint_code.py")
+
+
+def test_the_revision_is_that_of_the_repository_that_tracks_the_app(tmp_path):
+    """A folder of an app that lies in another repository's clone, which tracks nothing of it, has none."""
+
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    (tmp_path / "tracked").mkdir()
+    (tmp_path / "tracked" / "wsgi.py").write_text("app = None\n")
+    assert code.revision(tmp_path / "tracked") == ""
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    commit = git("rev-parse", "HEAD")
+    assert code.revision(tmp_path / "tracked") == commit
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "wsgi.py").write_text("app = None\n")
+    assert code.revision(tmp_path / "mine") == ""
+    (tmp_path / "tracked" / "model.py").write_text("")
+    assert code.revision(tmp_path / "tracked") == f"{commit}+changes"
+
+
 # --- model data
 
 

@@ -82,6 +82,20 @@ def test_after_a_roll_back_a_deployment_is_rolled_back_to_what_it_replaced(root)
     assert history.worth_keeping(D, 3) == {D, A, C, B}
 
 
+def test_what_a_rollback_left_is_rolled_back_and_nobody_is_led_to_it(root):
+    history = deploy(root, A, B, C)
+    history.went_live(B, C, by_rollback=True)
+    assert [history.state(release, B) for release in (A, B, C)] == ["good", "live", "rolled back"]
+    assert history.previous(B) == A
+    assert history.previous("") == B, "not the one that was left, though it was deployed last"
+    # Forward again by name: it is live, and the older one was not left for being bad.
+    history.went_live(C, B, by_rollback=True)
+    assert [history.state(release, C) for release in (A, B, C)] == ["good", "good", "live"]
+    history.went_live(A, C, by_rollback=True)
+    history.went_live(C, A, by_rollback=False)
+    assert History(root).state(C, D) == "good", "it was deployed again"
+
+
 def test_states(root):
     history = deploy(root, A, B)
     history.has_failed(C, "start", "it stopped\nand more")

@@ -1,5 +1,6 @@
 """nginx's configuration is replaced as a whole or not at all."""
 
+import hashlib
 import os
 import re
 from types import SimpleNamespace
@@ -85,6 +86,23 @@ def test_files_links_and_removals_and_then_nothing(folder):
     assert (folder / "nginx.conf.before-api-endpoint").read_text() == "# Debian's\n"
     load(folder)
     assert ensure(folder) == {"changed": False, "written": [], "pending": False, "diff": []}
+
+
+@pytest.mark.parametrize("is_packages", [True, False])
+def test_the_packages_own_file_is_kept_without_a_warning(folder, is_packages):
+    """On a clean host nobody has written nginx.conf."""
+    path = folder / "nginx.conf"
+    digest = hashlib.md5(b"# Debian's\n" if is_packages else b"", usedforsecurity=False).hexdigest()
+    program = folder.parent / "bin" / "dpkg-query"
+    program.write_text(
+        f'#!/bin/sh\nif [ "$1" = --search ]; then echo "nginx-common: {path}"; else echo " {path} {digest}"; fi\n'
+    )
+    program.chmod(0o755)
+    module = stub(folder)
+    nginx.ensure(module)
+    assert kept(folder) == {"nginx.conf.before-api-endpoint": "# Debian's\n"}
+    warning = f"{path} was not the role's own; it is kept as {path}.before-api-endpoint."
+    assert module.warnings == ([] if is_packages else [warning])
 
 
 def test_a_reload_that_was_never_done_is_still_a_change(folder):

@@ -25,6 +25,12 @@ def line(
     )
 
 
+def test_the_times_of_audits_are_left_out():
+    lines = [line(BEGIN), line(BEGIN + 60), line(BEGIN + 90)]
+    assert Traffic("/").count(lines).all.requests == 3
+    assert Traffic("/", [(BEGIN + 50, BEGIN + 61)]).count(lines).all.requests == 2
+
+
 class Page(HTMLParser):
     """The elements of a page, its tables and its text."""
 

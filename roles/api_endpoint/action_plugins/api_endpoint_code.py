@@ -32,7 +32,10 @@ UPDATE = "Run `git submodule update --init --recursive` there."
 
 
 def revision(folder: Path) -> str:
-    """Return the git commit that a folder on the laptop is at, marked when it has changes; empty without git."""
+    """Return the git commit of the repository that tracks a folder on the laptop, marked when the folder has changes.
+
+    It is empty without git, and for a folder that merely lies in a repository which tracks nothing of it.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -44,7 +47,7 @@ def revision(folder: Path) -> str:
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    if not commit:
+    if not commit or not git("ls-files", "--", "."):
         return ""
     return f"{commit}+changes" if git("status", "--porcelain", "--", ".") else commit
 

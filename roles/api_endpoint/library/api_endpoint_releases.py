@@ -42,7 +42,9 @@ releases:
       description: Its id, which C(-e api_endpoint_release=) takes.
       type: str
     state:
-      description: C(live), C(good) (it was live before), C(failed) or C(built) (it was never tried).
+      description:
+        - C(live), C(good) (it was live before), C(rolled back) (a rollback left it), C(failed) or C(built) (it was never
+          tried).
       type: str
     built:
       description: When it was built (UTC).

@@ -12,7 +12,12 @@ description:
   - Reads nginx's access log from its beginning, rotated files included. Requests for the health path do not count.
   - What it returns has no query strings, and the log nothing that tells who called.
   - Needs to be root. Changes nothing.
+  - The times of privacy audits are left out.
 options:
+  name:
+    description: Name of the endpoint.
+    type: str
+    required: true
   path:
     description: Health path.
     type: str
@@ -24,6 +29,7 @@ author:
 EXAMPLES = r"""
 - name: Count the requests
   api_endpoint_traffic:
+    name: api-endpoint
     path: /readyz
   register: traffic
 """
@@ -47,6 +53,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            "name": {"type": "str", "required": True},
             "path": {"type": "str", "default": "/"},
         },
         supports_check_mode=True,

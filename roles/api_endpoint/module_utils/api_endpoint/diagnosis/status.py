@@ -18,7 +18,9 @@ from ansible.module_utils.api_endpoint.release.slots import Endpoint
 from ansible.module_utils.api_endpoint.traffic.access_log import (
     ACCESS_LOG,
     Budget,
+    audits,
     is_health,
+    is_of_audit,
     percentile,
     recent,
 )
@@ -32,11 +34,16 @@ def traffic(log: Path, given: dict[str, Any]) -> dict[str, Any]:
     classes: Counter[int] = Counter()
     durations: Counter[int] = Counter()
     oldest = now
+    times = audits(given["name"])
+    audited = False
     for request in recent(log, now - given["since"], budget):
         oldest = request.time
-        if not is_health(request, given["path"]):
+        if is_of_audit(request, times):
+            audited = True
+        elif not is_health(request, given["path"]):
             classes[request.status // 100] += 1
             durations[request.duration] += 1
+    notes = ["without the time of a privacy audit"] if audited else []
     seconds = int(now - oldest) if budget.is_spent else given["since"]
     return {
         "seconds": seconds,
@@ -45,7 +52,16 @@ def traffic(log: Path, given: dict[str, Any]) -> dict[str, Any]:
         "client_errors": classes[4],
         "p50": percentile(durations, 50),
         "p95": percentile(durations, 95),
-        "note": f"the log is long: only the last {seconds // 60} min" if budget.is_spent else "",
+        "note": "; ".join(
+            [
+                *notes,
+                *(
+                    [f"the log is long: only the last {seconds // 60} min"]
+                    if budget.is_spent
+                    else []
+                ),
+            ]
+        ),
     }
 
 

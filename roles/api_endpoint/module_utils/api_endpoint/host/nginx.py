@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -65,6 +66,24 @@ def kept_as(name: str, before: str | None, wanted: str | None, noted: dict[str, 
         return "" if value_digest(before) == noted[name] else beside + EDITED
     # Nothing is noted: the role's own files are known by their first line, which never changes.
     return "" if before.splitlines()[:1] == (wanted or "").splitlines()[:1] else beside + FOREIGN
+
+
+def packaged(path: Path) -> bool:
+    """Tell whether a file is as its Debian package has brought it: dpkg knows the digest of such files."""
+    try:
+        owner = subprocess.run(
+            ["dpkg-query", "--search", str(path)], capture_output=True, text=True, check=False
+        ).stdout.partition(":")[0]
+        shown = subprocess.run(
+            ["dpkg-query", "--show", "--showformat=${Conffiles}", owner or "nginx"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    except OSError:
+        return False
+    return [str(path), digest] in [line.split()[:2] for line in shown.splitlines()]
 
 
 def keep(folder: Path, name: str, kept: str) -> None:
@@ -238,10 +257,12 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
     if changes and not module.check_mode:
         for name in changes:
             if kept[name]:
+                is_packages = packaged(folder / name)
                 keep(folder, name, kept[name])
-                module.warn(
-                    f"{folder / name} was not the role's own; it is kept as {folder / kept[name]}."
-                )
+                if not is_packages:
+                    module.warn(
+                        f"{folder / name} was not the role's own; it is kept as {folder / kept[name]}."
+                    )
         # Its name first: cut off after it, the next run sees that nginx has not loaded what is on the disk.
         apply(folder, new_name(module.params["loaded"]) | changes, links)
     digests = digests_of(module.params["files"], links) | put_away(module.params["absent"], before)

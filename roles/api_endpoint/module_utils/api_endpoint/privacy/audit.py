@@ -35,6 +35,7 @@ from ansible.module_utils.api_endpoint.privacy.source_address import (
 )
 from ansible.module_utils.api_endpoint.release.slots import SLOTS
 from ansible.module_utils.api_endpoint.systemd import systemctl
+from ansible.module_utils.api_endpoint.traffic.access_log import note_audit
 
 JOURNAL = "/run/systemd/journal/socket"
 SETTLE_SECONDS = 2.0  # in which logs are written after the last request
@@ -69,7 +70,11 @@ class Audit:
             planted(canary, self.given["name"]) as canaries,
             source_addresses(rng, self.given["port"]) as self.sources,
         ):
-            self._send(marks, rng.getrandbits(32))
+            begun = time.time()
+            try:
+                self._send(marks, rng.getrandbits(32))
+            finally:
+                note_audit(self.given["name"], begun, time.time())
             time.sleep(SETTLE_SECONDS)
             subprocess.run(["journalctl", "--sync"], check=False, capture_output=True)
             self._search(marks, canary)

@@ -95,6 +95,7 @@ EXITED = "Main process exited, code=exited"
 SYSTEMD = re.compile(
     r"(?:Starting|Started|Stopping|Stopped|Failed to start) \S+\.service|\S+\.service: |\[\d{4}-.* \[INFO\] "
 )
+STAMP = re.compile(r"^\[\d{4}-[^\]]*\] ")
 NO_CALLABLE = re.compile(r"Failed to find attribute '(\w+)' in '([\w.]+)'")
 
 
@@ -356,15 +357,25 @@ def _without_callable(name: str, module: str, folder: Path) -> Failure:
 
 
 def folded(text: str, shown: Failure | None = None) -> str:
-    """Return a log with its tracebacks folded, each once, and without the one that was shown already."""
+    """Return a log with its tracebacks folded, each once, and without the one that was shown already.
+
+    Of lines that follow each other and differ in their times alone, the last one stays, with their number.
+    """
     seen = [shown.trace] if shown else []
     lines: list[str] = []
+    before, count = "", 1
     for entry in parse(text):
         if isinstance(entry, str):
-            lines.append(entry)
+            said = STAMP.sub("", entry)
+            count = count + 1 if said and said == before else 1
+            if count > 1:
+                lines.pop()
+            lines.append(f"{entry} ({count} times)" if count > 1 else entry)
+            before = said
             continue
         trace = [line for part in entry for line in part.folded()]
         if trace not in seen:
             seen.append(trace)
             lines += trace
+            before = ""
     return "\n".join(lines)

@@ -64,8 +64,8 @@ class History:
     """`history.json` of an endpoint.
 
     For each release: `deployed`, when a deployment last brought it live, and `before`, what was live until then (a rollback
-    leaves both as they are, so that rolling back twice goes back twice); `live`, when it last went live; `failed`, when and
-    why it last did not.
+    leaves both as they are, so that rolling back twice goes back twice); `live`, when it last went live; `left`, when a
+    rollback went from it to an older one; `failed`, when and why it last did not go live.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -89,7 +89,10 @@ class History:
         if not by_rollback or "deployed" not in entry:
             entry["deployed"] = entry["live"]
             entry["before"] = before
+        elif self._deployed(before) > str(entry["deployed"]):
+            self.entries[before]["left"] = entry["live"]
         entry.pop("failed", None)
+        entry.pop("left", None)
         self.save()
 
     def has_failed(self, release: str, step: str, reason: str) -> None:
@@ -111,10 +114,12 @@ class History:
         write_json(self.path, self.entries, 0o640)
 
     def state(self, release: str, live: str) -> str:
-        """Return what became of a release: live, good (it was live), failed, or built."""
+        """Return what became of a release: live, good (it was live), rolled back (left by a rollback), failed, or built."""
         entry = self.entries.get(release, {})
         if release == live:
             return "live"
+        if "left" in entry:
+            return "rolled back"
         if "deployed" in entry:
             return "good"
         return "failed" if "failed" in entry else "built"
@@ -130,11 +135,16 @@ class History:
 
     def previous(self, live: str) -> str:
         """Return the good release that the live one was deployed over, or else an older one; empty when there is none."""
-        good = self.good()
+        # Nobody is led back to what was left on purpose.
+        good = [one for one in self.good() if one == live or "left" not in self.entries[one]]
         if live not in good:
             return good[0] if good else ""
         before = str(self.entries[live].get("before", ""))
         return before if before in good else next(iter(good[good.index(live) + 1 :]), "")
+
+    def _deployed(self, release: str) -> str:
+        """Return when a release was deployed last; empty when it never was."""
+        return str(self.entries.get(release, {}).get("deployed", ""))
 
     def worth_keeping(self, live: str, keep: int, also: str = "") -> set[str]:
         """Return the live release, the one before it, the last `keep` good ones, and `also`."""

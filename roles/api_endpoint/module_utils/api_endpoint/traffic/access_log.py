@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import gzip
 import math
 import os
@@ -18,7 +19,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.files import read_json, write_json
+
 ACCESS_LOG = Path("/var/log/nginx/access.log")
+LOG_FOLDER = Path("/var/log")  # in which each endpoint has a folder
+MOST_AUDITS = 100  # whose times are kept
 BLOCK = 256 * 1024  # bytes read at a time
 LONGEST = 1024 * 1024  # bytes of a line; nothing that nginx writes is longer
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -177,6 +183,33 @@ def lines_of(log: Path) -> Iterator[bytes]:
                 yield line
         except DAMAGED:
             continue
+
+
+def audits_file(name: str) -> Path:
+    """Return the file in which the times of an endpoint's privacy audits are noted."""
+    return LOG_FOLDER / name / "audits.json"
+
+
+def note_audit(name: str, begun: float, ended: float) -> None:
+    """Note when an audit sent its requests (epoch): they are nobody's traffic. A note that fails is no failed audit."""
+    with contextlib.suppress(OSError):
+        write_json(
+            audits_file(name), {"sent": [*audits(name), (begun, ended)][-MOST_AUDITS:]}, 0o640
+        )
+
+
+def audits(name: str) -> list[tuple[float, float]]:
+    """Return when audits sent requests; none when the note is missing or damaged."""
+    with contextlib.suppress(DeployError, OSError, ValueError, TypeError):
+        return [
+            (begun, ended) for begun, ended in (read_json(audits_file(name)) or {}).get("sent", [])
+        ]
+    return []
+
+
+def is_of_audit(request: Request, times: list[tuple[float, float]]) -> bool:
+    """Tell whether a request came while an audit sent its own; which of these are the audit's, the log cannot tell."""
+    return any(int(begun) <= request.time <= ended + 1 for begun, ended in times)
 
 
 def is_health(request: Request, path: str) -> bool:

@@ -8,7 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ansible.module_utils.api_endpoint.traffic.access_log import ACCESS_LOG, in_seconds, lines_of
+from ansible.module_utils.api_endpoint.traffic.access_log import (
+    ACCESS_LOG,
+    audits,
+    in_seconds,
+    lines_of,
+)
 from ansible.module_utils.api_endpoint.traffic.stats import HOUR, Figures, Traffic
 from ansible.module_utils.basic import AnsibleModule
 
@@ -196,5 +201,6 @@ def report(traffic: Traffic) -> dict[str, Any]:
 
 def run_module(module: AnsibleModule) -> None:
     """Do what the module is asked for, and exit with the result."""
-    traffic = Traffic(module.params["path"]).count(lines_of(ACCESS_LOG))
+    given = module.params
+    traffic = Traffic(given["path"], audits(given["name"])).count(lines_of(ACCESS_LOG))
     module.exit_json(changed=False, report=report(traffic), requests=traffic.all.requests)

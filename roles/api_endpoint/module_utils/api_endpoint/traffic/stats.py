@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ansible.module_utils.api_endpoint.traffic.access_log import (
     Request,
     is_health,
+    is_of_audit,
     parse,
     percentile,
 )
@@ -89,10 +90,11 @@ def referrer_of(request: Request) -> str:
 
 
 class Traffic:
-    """The requests of a log, those for the health path left out."""
+    """The requests of a log, without those for the health path and without the times of privacy audits."""
 
-    def __init__(self, health_path: str) -> None:
+    def __init__(self, health_path: str, audited: list[tuple[float, float]] | None = None) -> None:
         self.health_path = health_path
+        self.audited = audited or []
         self.all = Figures()
         self.hours: defaultdict[int, Figures] = defaultdict(Figures)
         self.endpoints = Names()
@@ -112,7 +114,7 @@ class Traffic:
         return self
 
     def _add(self, request: Request) -> None:
-        if not is_health(request, self.health_path):
+        if not is_health(request, self.health_path) and not is_of_audit(request, self.audited):
             self.hours[request.time // HOUR].add(request)
             self.endpoints.add(endpoint_of(request), request)
             self.referrers.add(referrer_of(request), request)
