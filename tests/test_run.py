@@ -395,3 +395,16 @@ def test_the_demo_names_a_port_that_another_program_has(is_taken):
         assert f"Nothing was started. Port {port} of this computer is taken by" in done.stderr
     else:
         assert done.stdout == "free\n", done.stderr
+
+
+def test_a_message_of_an_assertion_has_commands_for_the_inventory_at_hand(tmp_path):
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {localhost: {ansible_connection: local}}}\n")
+    play = [{"hosts": "all", "gather_facts": False, "tasks": [{
+        "ansible.builtin.include_role": {"name": "api_endpoint", "tasks_from": "remove"}}]}]  # fmt: skip
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
+    (tmp_path / "roles").symlink_to(PROJECT / "roles")
+    done = ansible("-i", "hosts.yml", "play.yml", "-e", "api_endpoint_name=mine", cwd=tmp_path)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 2, said
+    remove = "playbooks/remove.yml -e api_endpoint_remove=mine"
+    assert f"ansible-playbook -i hosts.yml {remove}" in said

@@ -41,8 +41,11 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self._timer: threading.Timer | None = None
-        self._names_slow_tasks = not constants.config.get_config_value(
-            "display_skipped_hosts", plugin_type="callback", plugin_name="default"
+        # Another callback for the output, such as JSON, is left as it is.
+        self._names_slow_tasks = constants.DEFAULT_STDOUT_CALLBACK == "default" and not (
+            constants.config.get_config_value(
+                "display_skipped_hosts", plugin_type="callback", plugin_name="default"
+            )
         )
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
