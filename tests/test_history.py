@@ -144,7 +144,7 @@ def test_data_that_is_being_brought_is_left_alone_and_forgotten_halves_go(root):
         half.write_text("half")
         os.utime(half, (time.time() - days * 86400,) * 2)
     before = sorted(os.listdir(root / "data"))
-    history.collect(root / "data", {A}, data_is_busy=True)
+    history.collect(root / "data", {A}, is_busy=True)
     assert sorted(os.listdir(root / "data")) == before
     history.collect(root / "data", {A})
     assert sorted(os.listdir(root / "data")) == [".part-new", "a" * 64]
@@ -177,7 +177,7 @@ def test_what_an_interrupted_run_left_is_found_and_what_failed_is_kept(root):
     )  # fmt: skip
     assert not [
         path
-        for path in history.unfinished(root / "data", B, data_is_busy=True)
+        for path in history.unfinished(root / "data", B, is_busy=True)
         if root / "data" in path.parents
     ]
     for path in history.unfinished(root / "data", B):

@@ -1,18 +1,23 @@
 """What is installed, and when it is installed again."""
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+import time
+import tomllib
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from ansible.module_utils.api_endpoint.errors import DeployError
+from ansible.module_utils.api_endpoint.jobs import Background
 from ansible.module_utils.api_endpoint.release import virtualenv as venv
 from ansible.module_utils.api_endpoint.release.source import lay_out
 from ansible.module_utils.api_endpoint.sandbox import Outcome, Sandbox
 from helpers import PROJECT, Stub
+from outcomes import wait_until
 
 
 @pytest.fixture
@@ -85,11 +90,11 @@ def calls(tmp_path, monkeypatch):
     """Build virtualenvs without a host: what would run, with the files that it would read."""
     called = []
 
-    def run(self, command):
+    def run(self, command, watch=None):
         folder = self.folder
         texts = {
             path.name: path.read_text()
-            for path in (*folder.glob("*.txt"), *(tmp_path / "cache").glob("netrc"))
+            for path in (*folder.glob("*.t*"), *(tmp_path / "cache").glob("netrc"))
         }
         called.append(
             {
@@ -104,36 +109,57 @@ def calls(tmp_path, monkeypatch):
     monkeypatch.setattr(Sandbox, "run", run)
     monkeypatch.setattr(Sandbox, "end", lambda _self: None)
     monkeypatch.setattr(venv, "RUN", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(venv.uv, "HOST_FILES", ())
+    (tmp_path / "uv").mkdir()
+    venv.uv.program(tmp_path).write_text("")
     account = SimpleNamespace(pw_uid=os.getuid(), pw_gid=os.getgid())
     monkeypatch.setattr(venv.pwd, "getpwnam", lambda _name: account)
     (tmp_path / "venvs").mkdir()
     return called
 
 
+PIP = ["--prefer-binary"]  # an option that only pip has
+
+
 def built(tmp_path, code, calls, **more):
     calls.clear()
     virtualenv(tmp_path, code, **more).build(tmp_path / "venvs" / "key", tmp_path / "cache")
     assert not (tmp_path / "cache" / "netrc").exists()
-    return calls
+    if more.get("options") == PIP:
+        return calls
+    # uv's own steps: the virtualenv with pip in it, the bytecode, the cache
+    assert [call["command"][1] for call in calls[-2:]] == ["-m", "cache"]
+    assert "--without-pip" in calls[0]["command"]
+    assert "--no-index" in calls[1]["command"]
+    return calls[1:-2]
 
 
-def test_a_file_with_hashes_is_installed_as_it_is(tmp_path, code, calls):
+BOTH = pytest.mark.parametrize("options", [[], PIP], ids=["uv", "pip"])
+
+
+@BOTH
+def test_a_file_with_hashes_is_installed_as_it_is(tmp_path, code, calls, options):
     required(tmp_path, HASHED)
-    _make, first, second = built(tmp_path, code, calls, packages=["numpy==2"])
+    _make, first, second = built(tmp_path, code, calls, packages=["numpy==2"], options=options)
     assert first["files"]["requirements.txt"] == f"flask==3 --hash=sha256:{'0' * 64}\n"
     assert "--require-hashes" in first["command"]
     assert "--no-deps" not in first["command"]
     assert second["files"]["server.txt"] == "numpy==2\ngunicorn==27.0.1\n"
     assert "--require-hashes" not in second["command"]
     assert second["files"]["pins.txt"] == "flask==3\n"
-    _make, first, _second = built(tmp_path, code, calls, packages=["flask==3.1"])
+    _make, first, _second = built(tmp_path, code, calls, packages=["flask==3.1"], options=options)
     assert {"--require-hashes", "--no-deps"} <= set(first["command"])
 
 
-def test_packages_of_the_app_beside_hashes_come_in_a_step_of_their_own(tmp_path, code, calls):
+@BOTH
+def test_packages_of_the_app_beside_hashes_come_in_a_step_of_their_own(
+    tmp_path, code, calls, options
+):
     (tmp_path / "app" / "setup.py").write_text("")
     required(tmp_path, f"{HASHED}-e .\n")
-    _make, first, own, server = built(tmp_path, code, calls)
+    _make, first, own, server = built(tmp_path, code, calls, options=options)
     assert first["files"]["requirements.txt"] == f"flask==3 --hash=sha256:{'0' * 64}\n"
     assert own["files"]["own.txt"] == f"{tmp_path}/venvs/key/local/app\n"
     assert "own.txt" in own["command"]
@@ -145,12 +171,13 @@ def test_packages_of_the_app_beside_hashes_come_in_a_step_of_their_own(tmp_path,
     assert set(server["files"]) - {"netrc"} <= set(known)
 
 
-def test_packages_for_another_computer_are_named(tmp_path, code, calls, monkeypatch):
+@BOTH
+def test_packages_for_another_computer_are_named(tmp_path, code, calls, monkeypatch, options):
     (tmp_path / "app" / "wheels").mkdir()
     (tmp_path / "app" / "wheels" / "mylib-1.0-cp39-cp39-win_amd64.whl").write_text("")
     required(tmp_path, "--find-links wheels\nmylib\n")
 
-    def run(_self, command):
+    def run(_self, command, watch=None):
         if command[1] == "-c":
             return Outcome(
                 0,
@@ -159,13 +186,14 @@ def test_packages_for_another_computer_are_named(tmp_path, code, calls, monkeypa
                 ).stdout,
                 False,
             )
-        return Outcome(int("--requirement" in command), "ResolutionImpossible", False)
+        fails = {"--requirement", "--requirements"} & set(command)
+        return Outcome(int(bool(fails)), "something that nobody knows", False)
 
     monkeypatch.setattr(Sandbox, "run", run)
     with pytest.raises(
         DeployError, match=r"so not installed: mylib-1\.0-cp39-cp39-win_amd64\.whl\. `pip download "
     ):
-        built(tmp_path, code, calls)
+        built(tmp_path, code, calls, options=options)
 
 
 def test_what_a_file_expects_from_a_folder_comes_from_there(tmp_path, code, calls):
@@ -177,10 +205,12 @@ def test_what_a_file_expects_from_a_folder_comes_from_there(tmp_path, code, call
     )
     (tmp_path / "app" / "setup.py").write_text("")
     required(tmp_path, (tmp_path / "app" / "requirements.txt").read_text())
-    _make, look, first, second = built(tmp_path, code, calls, index_url="https://example.org/own")
+    _make, look, first, second = built(
+        tmp_path, code, calls, index_url="https://example.org/own", options=PIP
+    )
     carried = tmp_path / "venvs" / "key" / "local"
     assert look["command"][-1] == f"{carried}/app/wheels"
-    assert ("--constraint", f"{carried}/found.txt") == tuple(first["command"][-2:])
+    assert ["--constraint", f"{carried}/found.txt"] == first["command"][-3:-1]
     assert first["files"]["requirements.txt"].splitlines() == [
         "--index-url https://example.org/own",
         "--extra-index-url https://example.org/simple",
@@ -192,6 +222,130 @@ def test_what_a_file_expects_from_a_folder_comes_from_there(tmp_path, code, call
     assert "--no-index" not in second["files"]["server.txt"]
     assert f"--find-links {carried}/app/wheels" in second["files"]["server.txt"]
     assert not carried.exists()
+
+
+def test_and_so_it_is_with_uv(tmp_path, code, calls):
+    (tmp_path / "app" / "wheels").mkdir()
+    (tmp_path / "app" / "wheels" / "mylib-1.0-py3-none-any.whl").write_text("")
+    required(
+        tmp_path,
+        "--extra-index-url https://example.org/simple\n--no-index\n--find-links wheels\nmylib\n",
+    )
+    _make, look, first, second = built(tmp_path, code, calls, index_url="https://example.org/own")
+    carried = tmp_path / "venvs" / "key" / "local"
+    assert look["command"][-1] == f"{carried}/app/wheels"
+    assert ("--constraints", f"{carried}/found.txt") in pairs(first["command"])
+    assert "--no-index" in first["command"]
+    assert first["files"]["requirements.txt"] == "mylib\n"
+    told = tomllib.loads(first["files"]["uv.toml"])["pip"]
+    assert told["find-links"] == [f"{carried}/app/wheels"]
+    assert told["index-url"] == "https://example.org/own"
+    assert told["extra-index-url"] == ["https://example.org/simple"]
+    assert not told["no-index"]
+    assert "--no-index" not in second["command"]
+
+
+def pairs(command):
+    return list(itertools.pairwise(command))
+
+
+def test_files_of_the_cache_are_in_no_virtualenv(tmp_path, code, calls):
+    """A setup.py may write the cache, so a file that both have could change under a live release."""
+    _make, first, _server = built(tmp_path, code, calls)
+    assert tomllib.loads(first["files"]["uv.toml"])["pip"]["link-mode"] == "copy"
+
+
+@pytest.mark.parametrize(
+    ("said", "does_pip_try"),
+    [
+        ("error: Couldn't parse requirement in `requirements.txt` at position 0", True),
+        ("hint: Pre-releases are available for `x` in the requested range", True),
+        ("error: Failed to download `x`\n  cause: Hash mismatch for `x`", False),
+        ("cause: Because x was not found in the package registry and you require x", False),
+    ],
+)
+def test_pip_tries_what_uv_cannot(tmp_path, code, calls, monkeypatch, said, does_pip_try):
+    commands = []
+
+    def run(_self, command, watch=None):
+        commands.append(command)
+        return Outcome(int("requirements.txt" in command and command[1] == "pip"), said, False)
+
+    monkeypatch.setattr(Sandbox, "run", run)
+    found = virtualenv(tmp_path, code)
+    places = (tmp_path / "venvs" / "key", tmp_path / "cache")
+    if does_pip_try:
+        found.build(*places)
+        assert len(found.notes) == 1
+        assert found.notes[0].startswith("pip built the virtualenv, which takes longer: uv could")
+        assert any(command[1:4] == ["-m", "pip", "install"] for command in commands)
+    else:
+        with pytest.raises(DeployError, match=r"Installing the requirements failed"):
+            found.build(*places)
+        assert found.notes == []
+
+
+@pytest.mark.parametrize(
+    ("output", "wheel", "why"),
+    [
+        ("ERROR: No matching distribution found for uv==0.13.9", b"", "No matching distribution"),
+        ("", b"another wheel", "has another digest"),
+    ],
+)
+def test_without_uv_pip_does_it_and_the_run_says_so(
+    tmp_path, code, calls, monkeypatch, output, wheel, why
+):
+    venv.uv.program(tmp_path).unlink()
+
+    def run(self, command, watch=None):
+        if "download" in command and wheel:
+            (self.folder / "uv").mkdir()
+            (self.folder / "uv" / "uv-0.13.9-py3-none-any.whl").write_bytes(wheel)
+        return Outcome(int("download" in command and not wheel), output, False)
+
+    monkeypatch.setattr(Sandbox, "run", run)
+    found = virtualenv(tmp_path, code)
+    found.build(tmp_path / "venvs" / "key", tmp_path / "cache")
+    (note,) = found.notes
+    assert why in note
+    assert "\n" not in note
+    assert not venv.uv.program(tmp_path).exists()
+
+
+def test_the_build_goes_on_without_its_run_and_the_next_one_waits_for_it(
+    tmp_path, code, monkeypatch
+):
+    started = []
+
+    def build(self, folder, _home, say):
+        started.append(1)
+        say("half way")
+        while not (tmp_path / "go").exists():
+            time.sleep(0.02)
+        folder.mkdir(parents=True)
+        self.notes.append("as it is")
+
+    monkeypatch.setattr(venv.Virtualenv, "build", build)
+    for name in ("refuse_unusable", "probe"):
+        monkeypatch.setattr(venv, name, lambda *_: None)
+    work = Background("api-virtualenv", str(tmp_path))
+    monkeypatch.setattr(venv, "background", lambda _module: work)
+    given = {"root": str(tmp_path), "code": "digest", "part": False, "user": "any"}
+    module = virtualenv(tmp_path, code).module
+    module.params |= given
+    try:
+        first = venv.ensure(module)
+        wait_until(lambda: work.state().get("text") == "half way", "it is at work")
+        pid = work.state()["pid"]
+        assert venv.ensure(module) == first
+        assert work.state()["pid"] == pid
+        (tmp_path / "go").touch()
+        result = work.wait(first["task"], 60)["result"]
+    finally:
+        work.end()
+    assert result["changed"]
+    assert result["notes"] == ["as it is"]
+    assert venv.ensure(module) == {"changed": False, "key": result["key"], "excluded": []}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +382,8 @@ def test_one_package_of_each_name_in_a_folder(tmp_path, files, chosen):
     ).splitlines() == chosen
 
 
-def test_credentials_are_in_no_command_and_in_no_file_that_stays(tmp_path, code, calls):
+@BOTH
+def test_credentials_are_in_no_command_and_in_no_file_that_stays(tmp_path, code, calls, options):
     required(
         tmp_path,
         "--extra-index-url https://u:file-hunter22@a.example.org/simple\n"
@@ -236,7 +391,7 @@ def test_credentials_are_in_no_command_and_in_no_file_that_stays(tmp_path, code,
     )
     found = built(
         tmp_path, code, calls, index_url="https://c.example.org/simple",
-        credentials={"https://c.example.org/simple": "bot:var%40hunter22"},
+        credentials={"https://c.example.org/simple": "bot:var%40hunter22"}, options=options,
     )  # fmt: skip
     for call in found:
         kept = {name: text for name, text in call["files"].items() if name != "netrc"}
@@ -323,11 +478,13 @@ def test_the_umask_of_the_host_leaves_nothing_for_setup_to_repair(tmp_path, code
     """Ansible's modules have the umask of the user who logs in."""
     built = SimpleNamespace(
         read=lambda _code: None, key=lambda: "k", choice=SimpleNamespace(note=""), excluded=[],
-        build=lambda folder, _cache: folder.mkdir(parents=True),
+        build=lambda folder, _cache, _say: folder.mkdir(parents=True), credentials={}, notes=[],
     )  # fmt: skip
     monkeypatch.setattr(venv, "Virtualenv", lambda _module: built)
     for name in ("refuse_unusable", "probe"):
         monkeypatch.setattr(venv, name, lambda *_: None)
+    here = SimpleNamespace(begin=lambda _task, work: work(print))
+    monkeypatch.setattr(venv, "background", lambda _module: here)
     (tmp_path / "code" / "its").mkdir(parents=True)
     params = {
         "root": str(tmp_path),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Take users, passwords and tokens out of the URLs, so that no log, message or command line has them."""
+"""Take users, passwords and tokens out of the URLs, so that no log, message or command line has them; show how far it is."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -16,7 +17,7 @@ LISTS = ("extra_index_urls", "packages", "constraints", "options")
 
 
 class ActionModule(ActionBase):
-    """Split, and run the module."""
+    """Split, run the module, and wait."""
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -36,4 +37,11 @@ class ActionModule(ActionBase):
         for name in LISTS:
             arguments[name] = [cleaned(text) for text in arguments.get(name) or []]
         arguments["credentials"] = credentials
-        return self._execute_module(module_args=arguments, task_vars=task_vars)
+        answer = self._execute_module(module_args=arguments, task_vars=task_vars)
+        while answer.get("task") and not answer.get("failed"):
+            if text := answer.get("text"):
+                host = (task_vars or {}).get("inventory_hostname", "")
+                self._display.display(f"  {time.strftime('%H:%M:%S')} {host}: {text}")
+            arguments["task"] = answer["task"]
+            answer = self._execute_module(module_args=arguments, task_vars=task_vars)
+        return answer

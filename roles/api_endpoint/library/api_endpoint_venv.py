@@ -14,6 +14,8 @@ description:
     one virtualenv; no package installer runs for them again.
   - Before anything is installed, the Python runs once in the service's sandbox. One that the account cannot run there, that
     lacks venv or ensurepip, or that is too old for gunicorn is refused.
+  - uv does the work, and pip where uv cannot. The process that builds goes on when the connection drops; the next call for
+    the same virtualenv waits for it.
   - A virtualenv is never rebuilt in place. One whose building was interrupted has no C(.complete) file and is removed.
 options:
   root:
@@ -70,9 +72,13 @@ options:
   credentials:
     description:
       - Credentials by the URL that they are for, C(user:password). The action plugin takes them out of the other options;
-        pip gets them by a netrc file, git by its environment.
+        uv and pip get them by a netrc file, git by its environment.
     type: dict
     default: {}
+  task:
+    description: What an earlier call has returned as RV(task), to wait for its end.
+    type: str
+    default: ""
   user:
     description: User and group who own the virtualenv and who run pip, inside the walls of the endpoint's service.
     type: str
@@ -105,6 +111,14 @@ key:
   description: Name of the virtualenv below C(venvs), 16 hexadecimal digits.
   type: str
   returned: when it can be told without changing anything
+task:
+  description: The name of the work that goes on. Call again with O(task).
+  type: str
+  returned: while it is built
+text:
+  description: How far it is.
+  type: str
+  returned: while it is built
 excluded:
   description: The requirements that were left out, as they stand in the files.
   type: list
@@ -135,6 +149,7 @@ def main() -> None:
             "options": texts,
             "part": {"type": "bool", "default": False},
             "credentials": {"type": "dict", "default": {}, "no_log": True},
+            "task": {"type": "str", "default": ""},
             "user": {"type": "str", "default": "www-data"},
         },
         supports_check_mode=True,

@@ -68,7 +68,8 @@ class Background:
     for), `pid`, `text` (how far it is), and at the end `result` or `error`. A reboot clears both.
     """
 
-    def __init__(self, name: str, folder: str = FOLDER) -> None:
+    def __init__(self, name: str, folder: str = FOLDER, does: str = "brings the data") -> None:
+        self.does = does
         self.alive = Path(folder, f"{name}.alive")
         self.file = Path(folder, f"{name}.json")
 
@@ -156,7 +157,7 @@ class Background:
             state = self.state()
             if state.get("task") != task:
                 raise DeployError(
-                    "Another run has started other work on this host's data meanwhile. Run again."
+                    "Another run has started other work on this host meanwhile. Run again."
                 )
             if "error" in state:
                 raise DeployError(state["error"])
@@ -164,8 +165,8 @@ class Background:
                 return {"result": state["result"]}
             if not alive:
                 raise DeployError(
-                    "The process that brings the data was killed, or the host was restarted. Run again: it goes on where it "
-                    "was."
+                    f"The process that {self.does} was killed, or the host was restarted. Run again: what was fetched "
+                    "is still there."
                 )
             if time.monotonic() >= deadline:
                 return {"text": state.get("text", "")}

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,22 +136,29 @@ class Sandbox:
             self.arguments(command), env={**os.environ, "LC_ALL": "C.UTF-8"}, **streams
         )
 
-    def run(self, command: list[str]) -> Outcome:
-        """Run a command to its end, or until it has nearly filled the disk of the endpoint."""
+    def run(self, command: list[str], watch: Callable[[str], None] | None = None) -> Outcome:
+        """Run a command to its end, or until it has nearly filled the disk of the endpoint.
+
+        `watch` gets the end of what the command has said so far, each second.
+        """
         self.end()
         if not self.root:
-            return self._run(command, None)
+            return self._run(command, None, watch)
         with work_folder(self.root, self.task) as work:
             chown_tree(work, self.user, self.user)
-            return self._run(command, work)
+            return self._run(command, work, watch)
 
-    def _run(self, command: list[str], work: Path | None) -> Outcome:
+    def _run(
+        self, command: list[str], work: Path | None, watch: Callable[[str], None] | None
+    ) -> Outcome:
         begun = time.monotonic()
         with tempfile.TemporaryFile(dir=work.parent if work else None) as spool:
             process = self._start(
                 command, stdin=subprocess.DEVNULL, stdout=spool, stderr=subprocess.STDOUT
             )
             while (status := poll(process)) is None:
+                if watch:
+                    watch(tail(spool.fileno()))
                 if work and lacks_spare_room(work):
                     self.end()
                     process.wait()
@@ -159,12 +167,17 @@ class Sandbox:
                             work, f"{shlex.join(command)} was stopped before it filled that disk."
                         )
                     )
-            spool.seek(max(0, spool.seek(0, os.SEEK_END) - EXCERPT))
-            output = spool.read().decode(errors="replace").strip()
+            output = tail(spool.fileno())
         if work and status and says_full(output):
             output += f"\nIts files and its temporary files are on {disk_of(work)} of the host. Make room there."
         is_late = self.timeout is not None and time.monotonic() - begun >= self.timeout
         return Outcome(status, output, is_late)
+
+
+def tail(handle: int) -> str:
+    """Return the end of an open file, whose position, which a process that writes it has too, stays."""
+    begin = max(0, os.fstat(handle).st_size - EXCERPT)
+    return os.pread(handle, EXCERPT, begin).decode(errors="replace").strip()
 
 
 def poll(process: subprocess.Popen[bytes]) -> int | None:

@@ -150,28 +150,26 @@ class History:
         """Return the live release, the one before it, the last `keep` good ones, and `also`."""
         return {live, self.previous(live), also, *self.good()[:keep]} - {""}
 
-    def collect(
-        self, data_dir: str | Path, kept: set[str], data_is_busy: bool = False
-    ) -> list[str]:
+    def collect(self, data_dir: str | Path, kept: set[str], is_busy: bool = False) -> list[str]:
         """Remove releases that are not kept, and what no kept one refers to; return the ids that went.
 
-        Data is left alone while it is busy, that is, while more of it is being brought.
+        Data and virtualenvs are left alone while the host is busy, that is, while more of them are being made.
         """
         gone = [release for release in self.releases() if release not in kept]
         for release in gone:
             discard(self.root / "releases" / release)
-        unneeded = self._unneeded(Path(data_dir), kept, data_is_busy)
+        unneeded = self._unneeded(Path(data_dir), kept, is_busy)
         if unneeded is None:
             return gone
         for path in unneeded:
             discard(path)
-        for half in [] if data_is_busy else Path(data_dir).glob(".part-*"):
+        for half in [] if is_busy else Path(data_dir).glob(".part-*"):
             if time.time() - half.stat().st_mtime > FORGOTTEN:
                 discard(half)
         self.save()
         return gone
 
-    def unfinished(self, data_dir: str | Path, live: str, data_is_busy: bool = False) -> list[Path]:
+    def unfinished(self, data_dir: str | Path, live: str, is_busy: bool = False) -> list[Path]:
         """Return what interrupted runs left: half-built entries, releases that never started, and what only those need.
 
         A release that failed is kept: its files may show why. One that was built before the live one went live is kept too:
@@ -190,9 +188,9 @@ class History:
                 never.append(release)
         paths = [self.root / "releases" / release for release in never]
         needed = set(releases) - set(never)
-        return sorted([*paths, *(self._unneeded(Path(data_dir), needed, data_is_busy) or [])])
+        return sorted([*paths, *(self._unneeded(Path(data_dir), needed, is_busy) or [])])
 
-    def _unneeded(self, data: Path, kept: set[str], data_is_busy: bool) -> list[Path] | None:
+    def _unneeded(self, data: Path, kept: set[str], is_busy: bool) -> list[Path] | None:
         """Return half-built entries, and those to which no kept release refers; None when a release does not say."""
         parts = [
             (read_json(self.root / "releases" / release / "release.json") or {}).get("components")
@@ -205,10 +203,12 @@ class History:
         secrets = {part.get("secrets", "") for part in parts if part}
         artifacts = {artifact["digest"] for part in parts if part for artifact in part["artifacts"]}
         unneeded = [path for path in entries(self.root / "code") if path.name not in codes]
-        unneeded += [path for path in entries(self.root / "venvs") if path.name not in virtualenvs]
         unneeded += [path for path in entries(self.root / "secrets") if path.name not in secrets]
         stores = [self.root / name for name in ("code", "releases", "venvs", "state/app")]
-        if not data_is_busy:
+        if not is_busy:
+            unneeded += [
+                path for path in entries(self.root / "venvs") if path.name not in virtualenvs
+            ]
             unneeded += [
                 path
                 for path in entries(data)

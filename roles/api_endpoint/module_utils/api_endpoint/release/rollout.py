@@ -675,9 +675,7 @@ class Rollout:
         """Return what interrupted runs left on the disk; nothing where another run may be at work on it."""
         if self.given["rollback"] or (self.check_mode and Lock(self.endpoint.name).holder()):
             return []
-        return self.history.unfinished(
-            self.given["data_dir"], self.release, data_is_busy=self.data_is_busy()
-        )
+        return self.history.unfinished(self.given["data_dir"], self.release, is_busy=self.is_busy())
 
     def links(self) -> dict[Path, str]:
         """Return the links that lead people to what is live, but for those where the old service has things of its own."""
@@ -707,11 +705,12 @@ class Rollout:
         """Remove what no release that is worth keeping needs; return the ids of the releases that went."""
         live = self.release if self.is_live else self.previous
         kept = self.history.worth_keeping(live, self.given["keep"], also=self.release)
-        return self.history.collect(self.given["data_dir"], kept, data_is_busy=self.data_is_busy())
+        return self.history.collect(self.given["data_dir"], kept, is_busy=self.is_busy())
 
-    def data_is_busy(self) -> bool:
-        """Tell whether data is being brought to this host."""
-        return Background(f"{self.endpoint.name}-data").is_alive()
+    def is_busy(self) -> bool:
+        """Tell whether data is being brought to this host, or a virtualenv is built, without a lock."""
+        names = (f"{self.endpoint.name}-data", f"{self.endpoint.name}-virtualenv")
+        return any(Background(name).is_alive() for name in names)
 
     def audit(self, result: str, **more: str) -> None:
         """Write a line into the log of deployments."""

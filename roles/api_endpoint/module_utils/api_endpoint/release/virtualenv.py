@@ -10,7 +10,10 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.api_endpoint.digests import file_digest, tree_digest, value_digest
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
@@ -22,10 +25,13 @@ from ansible.module_utils.api_endpoint.interpreter import (
     refuse_part,
     refuse_unusable,
 )
+from ansible.module_utils.api_endpoint.jobs import Background
 from ansible.module_utils.api_endpoint.lock import Lock
+from ansible.module_utils.api_endpoint.release import uv
+from ansible.module_utils.api_endpoint.release.installing import is_only_uvs, progress, reason
 from ansible.module_utils.api_endpoint.release.requirements import LOCAL, Plan, canonical, choose
 from ansible.module_utils.api_endpoint.release.secrets import quote
-from ansible.module_utils.api_endpoint.sandbox import Sandbox
+from ansible.module_utils.api_endpoint.sandbox import Outcome, Sandbox
 from ansible.module_utils.api_endpoint.urls import Credentials, git_environment, hide, netrc, take
 from ansible.module_utils.basic import AnsibleModule
 
@@ -66,6 +72,18 @@ with open(sys.argv[1], "w") as file:
             if not order[0]:
                 print(path.name)
 """
+# Prints the wheels that a virtualenv of Python's own has: pip, and setuptools where it belongs to Python.
+BUNDLED = """
+import ensurepip, glob, os, sys, sysconfig
+places = [sysconfig.get_config_var("WHEEL_PKG_DIR"), os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")]
+for name in ["pip"] + ["setuptools"] * (sys.version_info < (3, 12)):
+    found = [path for place in places if place for path in glob.glob(os.path.join(place, name + "-*.whl"))]
+    if found:
+        print(found[0])
+"""
+CACHE_SHARE = 3  # virtualenvs' worth of packages that uv's cache may hold before it is emptied
+POLL_SECONDS = 5  # between two words on how far it is
+Say = Callable[[str], None]
 
 
 class Virtualenv:
@@ -75,6 +93,7 @@ class Virtualenv:
         self.module = module
         self.given = module.params
         self.credentials: Credentials = dict(module.params["credentials"])
+        self.notes: list[str] = []  # what the run has to tell
 
     def read(self, code: Path) -> None:
         """Work out what is installed."""
@@ -159,29 +178,41 @@ class Virtualenv:
             16,
         )
 
-    def build(self, folder: Path, home: Path) -> None:
-        """Make the virtualenv and install into it, as its owner."""
+    def build(self, folder: Path, home: Path, say: Say = lambda _text: None) -> None:
+        """Make the virtualenv and install into it, as its owner: by uv, or by pip where uv cannot."""
+        try:
+            told = uv.settings(self.plan, self.options, self.given["options"], os.environ, home)
+            self.build_by(told, folder, home, say)
+        except uv.PipNeededError as why:
+            self.notes.append(
+                f"pip built the virtualenv, which takes longer: uv {hide(str(why), self.credentials)}."
+            )
+            self.build_by(None, folder, home, say)
+
+    def build_by(self, told: uv.Settings | None, folder: Path, home: Path, say: Say) -> None:
+        """Make the virtualenv and install into it: by uv with these settings, or by pip."""
         account = pwd.getpwnam(self.given["user"])
+        root = Path(self.given["root"])
         secret, carried = home / "netrc", folder / "local"
+        secrets = {**self.for_git(), **(told.environment if told else {})}
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", dir=RUN, prefix="api-endpoint-"
         ) as variables:
-            variables.writelines(
-                f"{name}={quote(value)}\n" for name, value in self.for_git().items()
-            )
+            variables.writelines(f"{name}={quote(value)}\n" for name, value in secrets.items())
             variables.flush()
             # setup.py is code of strangers: it gets what the app gets, and nothing that it starts stays.
             sandbox = Sandbox(
                 name=self.given["name"],
                 task="virtualenv",
-                root=Path(self.given["root"]),
+                root=root,
                 user=self.given["user"],
                 folder=folder,
                 environment={
                     "HOME": str(home), "NETRC": str(secret), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1",
+                    "UV_CACHE_DIR": str(uv.cache(root)),
                 },
                 inherited=tuple(name for name in os.environ if INHERITED.fullmatch(name)),
-                writable=(str(folder), str(home)),
+                writable=(str(folder), str(home), *([str(uv.cache(root))] if told else [])),
                 timeout=None,
                 secrets=Path(variables.name),
             )  # fmt: skip
@@ -189,43 +220,54 @@ class Virtualenv:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             # All that root writes there is written before the account may.
-            self.write_files(folder, carried)
+            self.write_files(folder, carried, told)
             self.carry(carried)
             for path in (folder, home):
                 path.mkdir(exist_ok=True)
                 os.chmod(path, 0o750)  # noqa: S103
                 os.chown(path, account.pw_uid, account.pw_gid)
+            if told:
+                uv.claim(root, account.pw_uid, account.pw_gid)
             secret.unlink(missing_ok=True)
             try:
                 self.write_netrc(secret, account)
-                self.install(sandbox, folder, carried)
+                if told:
+                    self.install_by_uv(sandbox, folder, carried, told, say)
+                else:
+                    self.install_by_pip(sandbox, folder, carried, say)
             finally:
                 secret.unlink(missing_ok=True)
                 shutil.rmtree(carried, ignore_errors=True)
 
-    def write_files(self, folder: Path, carried: Path) -> None:
-        """Write what pip reads."""
+    def write_files(self, folder: Path, carried: Path, told: uv.Settings | None) -> None:
+        """Write what uv and pip read."""
         # The server's own packages come from an index, whatever the app's file says of itself.
         passed = [
             line
             for line in self.options
             if not line.startswith(("--no-index", "--require", "--constraint"))
         ]
+        own = self.options
+        fetched = [*passed, f"uv=={uv.VERSION}"]
+        if told:
+            # Its settings have them; what it does not know in a requirements file it would leave out.
+            own, passed = (
+                [line for line in lines if line.startswith(("--require", "--constraint"))]
+                for lines in (own, passed)
+            )
         files = {
-            "requirements.txt": [*self.options, *self.first],
+            "requirements.txt": [*own, *self.first],
             "constraints.txt": self.constraints,
             "own.txt": [
-                *(
-                    line
-                    for line in self.options
-                    if not line.startswith(("--require", "--constraint"))
-                ),
+                *(line for line in own if not line.startswith(("--require", "--constraint"))),
                 *self.own,
             ],
             "server.txt": [*passed, *self.second],
             # The server's packages change nothing that the app pins.
             "pins.txt": [pin for line in self.choice.requirements if (pin := line.pin)],
         }
+        if told:
+            files |= {"uv.toml": told.text.splitlines(), "uv.txt": fetched}
         for name, lines in files.items():
             text = "".join(f"{line}\n" for line in lines)
             (folder / name).write_text(text.replace(LOCAL, str(carried)), encoding="utf-8")
@@ -257,61 +299,186 @@ class Virtualenv:
             opened.write(content)
             os.fchown(opened.fileno(), account.pw_uid, account.pw_gid)
 
-    def install(self, sandbox: Sandbox, folder: Path, carried: Path) -> None:
-        """Make the virtualenv, install what the app requires, and then the server and what the role adds."""
-        python = str(folder / "bin" / "python")
+    def fail(self, step: str, command: list[str], done: Outcome, unfit: list[str]) -> DeployError:
+        """Return the error for a command that failed; `unfit` are wheels that are not for this host."""
+        version = Path(os.path.realpath(self.given["python"])).name.removeprefix("python")
+        platforms = " ".join(
+            f"--platform {kind}_{os.uname().machine}"
+            for kind in ("manylinux_2_28", "manylinux2014")
+        )
+        others = (
+            f"For another Python or computer than the host's, and so not installed: {', '.join(unfit)}. "
+            f"`pip download --only-binary :all: --python-version {version} {platforms} --dest FOLDER NAME` fetches "
+            "those that fit.\n"
+        )
+        remedies = (
+            "Remedies: api_endpoint_pip_exclude leaves a requirement out, api_endpoint_pip_constraints pins one, "
+            "api_endpoint_apt_packages adds what compiling needs (build-essential, python3-dev)."
+        )
+        return DeployError(
+            f"{step} failed (exit status {done.status}):\n{hide(done.output, self.credentials)}\n"
+            f"The command was: {shlex.join(command)}\n{others if unfit else ''}{reason(done.output) or remedies}"
+        )
 
-        unfit: list[str] = []
+    def run(self, sandbox: Sandbox, say: Say, step: str, *command: str) -> Outcome:
+        """Run a command of the building, and say how far it is."""
+        begun = time.monotonic()
 
-        def run(step: str, *command: str) -> str:
-            done = sandbox.run(list(command))
-            if done.status != 0:
-                version = Path(os.path.realpath(self.given["python"])).name.removeprefix("python")
-                platforms = " ".join(
-                    f"--platform {kind}_{os.uname().machine}"
-                    for kind in ("manylinux_2_28", "manylinux2014")
-                )
-                others = (
-                    f"For another Python or computer than the host's, and so not installed: {', '.join(unfit)}. "
-                    f"`pip download --only-binary :all: --python-version {version} {platforms} --dest FOLDER NAME` fetches "
-                    "those that fit.\n"
-                )
-                raise DeployError(
-                    f"{step} failed (exit status {done.status}):\n{hide(done.output, self.credentials)}\n"
-                    f"The command was: {shlex.join(command)}\n"
-                    f"{others if unfit else ''}"
-                    "Remedies: api_endpoint_pip_exclude leaves a requirement out, api_endpoint_pip_constraints pins one, "
-                    "api_endpoint_apt_packages adds what compiling needs (build-essential, python3-dev)."
-                )
-            return str(done.output)
+        def watch(output: str) -> None:
+            seconds = time.monotonic() - begun
+            done = hide(progress(output), self.credentials)
+            say(f"{step}{': ' if done else ''}{done} ({seconds:.0f} s)")
 
-        def install(step: str, file: str, *options: str) -> None:
-            run(
-                step, python, "-m", "pip", "install", "--progress-bar", "off", "--requirement", file,
-                "--constraint", "constraints.txt", *options, *self.given["options"],
-            )  # fmt: skip
+        return sandbox.run(list(command), watch)
 
-        run("Making the virtualenv", self.given["python"], "-m", "venv", str(folder))
-        found: list[str] = []
-        # With hashes the content of every package is known already.
-        if (
-            places := [str(carried / line.local) for line in self.plan.options if line.local]
-        ) and not self.plan.has_hashes:
-            found = ["--constraint", str(carried / "found.txt")]
-            unfit += run(
-                "Reading the folders of packages", python, "-c", FOUND_LOCALLY, found[1], *places
-            ).split()
+    def files_to_install(self) -> list[tuple[str, str, list[str]]]:
+        """Return what is installed in which order: the step, the file, and the options that uv and pip have in common."""
         strict = ["--require-hashes"] if self.plan.has_hashes else []
         if strict and (self.choice.excluded or self.choice.replaced):
             # A file with hashes lists all there is; what was taken out of it may not come back without one.
             strict.append("--no-deps")
-        install("Installing the requirements", "requirements.txt", *found, *strict)
-        if self.own:
-            install("Installing the app's own packages", "own.txt", "--constraint", "pins.txt")
-        install("Installing the server", "server.txt", "--constraint", "pins.txt", *found)
+        return [
+            ("Installing the requirements", "requirements.txt", strict),
+            *([("Installing the app's own packages", "own.txt", [])] if self.own else []),
+            ("Installing the server", "server.txt", []),
+        ]
+
+    def places(self, carried: Path) -> list[str]:
+        """Return the app's folders of packages; with hashes the content of every package is known already."""
+        found = [str(carried / line.local) for line in self.plan.options if line.local]
+        return [] if self.plan.has_hashes else found
+
+    def install_by_pip(self, sandbox: Sandbox, folder: Path, carried: Path, say: Say) -> None:
+        """Make the virtualenv, install what the app requires, and then the server and what the role adds."""
+        python = str(folder / "bin" / "python")
+        unfit: list[str] = []
+
+        def run(step: str, *command: str) -> str:
+            done = self.run(sandbox, say, step, *command)
+            if done.status != 0:
+                raise self.fail(step, list(command), done, unfit)
+            return done.output
+
+        run("Making the virtualenv", self.given["python"], "-m", "venv", str(folder))
+        local: list[str] = []
+        if places := self.places(carried):
+            local = ["--constraint", str(carried / "found.txt")]
+            unfit += run(
+                "Reading the folders of packages", python, "-c", FOUND_LOCALLY, local[1], *places
+            ).split()  # fmt: skip
+        for step, file, options in self.files_to_install():
+            pins = [] if file == "requirements.txt" else ["--constraint", "pins.txt"]
+            run(
+                step, python, "-m", "pip", "install", "--progress-bar", "off", "--requirement", file,
+                "--constraint", "constraints.txt", *pins, *([] if file == "own.txt" else local), *options,
+                *self.given["options"],
+            )  # fmt: skip
+
+    def install_by_uv(
+        self, sandbox: Sandbox, folder: Path, carried: Path, told: uv.Settings, say: Say
+    ) -> None:
+        """Do the same by uv; raise PipNeededError where pip may be able to."""
+        python, root = str(folder / "bin" / "python"), Path(self.given["root"])
+        bundled = self.bundled()
+        program = self.program(sandbox, folder, told, bundled[0], say)
+        install = [
+            str(program), "pip", "install", "--python", python, "--config-file", "uv.toml", "--color", "never"
+        ]  # fmt: skip
+        unfit: list[str] = []
+
+        def run(step: str, *command: str) -> str:
+            done = self.run(sandbox, say, step, *command)
+            if done.status != 0:
+                if not unfit and is_only_uvs(done.output):
+                    words = done.output.splitlines() or [f"exit status {done.status}"]
+                    said = next((line for line in words if line.startswith("error")), words[-1])
+                    raise uv.PipNeededError(f"could not ({said.removeprefix('error: ')})")
+                raise self.fail(step, list(command), done, unfit)
+            return done.output
+
+        run(
+            "Making the virtualenv",
+            self.given["python"],
+            "-m",
+            "venv",
+            "--without-pip",
+            str(folder),
+        )
+        run("Making the virtualenv", *install, "--offline", "--no-index", "--no-deps", *bundled)
+        local: list[str] = []
+        if places := self.places(carried):
+            local = ["--constraints", str(carried / "found.txt")]
+            unfit += run(
+                "Reading the folders of packages", python, "-c", FOUND_LOCALLY, local[1], *places
+            ).split()  # fmt: skip
+        for step, file, options in self.files_to_install():
+            pins = [] if file == "requirements.txt" else ["--constraints", "pins.txt"]
+            closed = ["--no-index"] if told.is_closed and file != "server.txt" else []
+            run(
+                step, *install, "--requirements", file, "--constraints", "constraints.txt", *pins,
+                *([] if file == "own.txt" else local), *closed, *options, *told.options,
+            )  # fmt: skip
+        # Tests of packages, half of the files of large ones, are run by nobody here. A file that does not compile
+        # is a template or of another Python, and is none that the app imports.
+        self.run(
+            sandbox, say, "Compiling", python, "-m", "compileall", "-q", "-q", "-j", "0", "-x", r"/site-packages/.*/tests?/",
+            str(folder / "lib"),
+        )  # fmt: skip
+        self.bound_cache(sandbox, program, folder, root)
+        (folder / ".lock").unlink(missing_ok=True)  # uv's, which every account may write
+
+    def bundled(self) -> list[str]:
+        """Return the wheels of pip, and of setuptools where it belongs to it, that the Python brings along."""
+        found = subprocess.run(
+            [self.given["python"], "-c", BUNDLED], capture_output=True, text=True, check=False
+        ).stdout.split()
+        if not found:
+            raise uv.PipNeededError(f"needs the wheel of pip, and {self.given['python']} has none")
+        return found
+
+    def program(
+        self, sandbox: Sandbox, folder: Path, told: uv.Settings, pip: str, say: Say
+    ) -> Path:
+        """Return uv's program, fetched from the package index where it is not there."""
+        program = uv.program(Path(self.given["root"]))
+        if program.exists():
+            return program
+        target = folder / "uv"
+        done = self.run(
+            sandbox, say, "Fetching uv", "/usr/bin/env", f"PYTHONPATH={pip}", self.given["python"], "-m", "pip",
+            "download", "--quiet", "--retries", "1", "--no-deps", "--only-binary", ":all:", "--dest", str(target),
+            "--requirement", "uv.txt", *told.network,
+        )  # fmt: skip
+        wheels = list(target.glob("*.whl"))
+        if done.status != 0 or not wheels:
+            said = [line for line in done.output.splitlines() if "ERROR" in line] or ["ERROR: none"]
+            why = said[-1].partition("ERROR: ")[2].rstrip(".")
+            raise uv.PipNeededError(f"{uv.VERSION} could not be fetched ({why})")
+        if not uv.unpack(wheels[0], program):
+            raise uv.PipNeededError(
+                f"{uv.VERSION} from the package index is not the known one: {wheels[0].name} has another digest"
+            )
+        shutil.rmtree(target, ignore_errors=True)
+        return program
+
+    def bound_cache(self, sandbox: Sandbox, program: Path, folder: Path, root: Path) -> None:
+        """Keep uv's cache small: what is left over goes, and all of it where it is much more than is installed."""
+        shutil.rmtree(Path(sandbox.environment["HOME"], ".cache", "pip"), ignore_errors=True)
+        most = CACHE_SHARE * size_of(folder)
+        command = "prune" if size_of(uv.cache(root)) <= most else "clean"
+        sandbox.run([str(program), "cache", command, "--quiet", "--no-config"])
 
 
-def ensure(module: AnsibleModule) -> dict[str, object]:
+def size_of(folder: Path) -> int:
+    """Return the bytes that a folder takes on its disk."""
+    done = subprocess.run(
+        ["du", "--summarize", "--block-size=1", "--", str(folder)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return int((done.stdout.split() or ["0"])[0])
+
+
+def ensure(module: AnsibleModule) -> dict[str, Any]:
     """Make sure that the virtualenv is there."""
     root = Path(module.params["root"])
     code = root / "code" / module.params["code"]
@@ -333,23 +500,45 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
         probe(module.params["python"], module.params["name"], module.params["user"], root)
     if changed and virtualenv.choice.note:
         module.warn(virtualenv.choice.note)
-    if changed and not module.check_mode:
+    result = {"changed": changed, "key": key, "excluded": virtualenv.excluded}
+    if not changed or module.check_mode:
+        return result
+
+    def work(say: Say) -> dict[str, Any]:
+        """Build it; the process ends with the work, not with the connection."""
         try:
-            virtualenv.build(folder, root / "cache")
+            virtualenv.build(folder, root / "cache", say)
             os.sync()
             (folder / COMPLETE).touch()
             (folder / COMPLETE).chmod(0o644)  # as setup wants it, whatever the host's umask is
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    return {"changed": changed, "key": key, "excluded": virtualenv.excluded}
+        return {**result, "notes": virtualenv.notes}
+
+    # The same virtualenv by the same passwords: what another run has begun goes on for this one.
+    task = value_digest([key, virtualenv.credentials])
+    background(module).begin(task, work)
+    return {"task": task}
+
+
+def background(module: AnsibleModule) -> Background:
+    """Return the process that builds an endpoint's virtualenvs."""
+    return Background(f"{module.params['name']}-virtualenv", does="builds the virtualenv")
 
 
 def run_module(module: AnsibleModule) -> None:
     """Do what the module is asked for, and exit with the result."""
     try:
         with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
-            result = ensure(module)
+            result: dict[str, Any] = (
+                {"task": module.params["task"]} if module.params["task"] else ensure(module)
+            )
+        if task := str(result.get("task", "")):
+            answer = background(module).wait(task, POLL_SECONDS)
+            result = answer.get("result") or {"changed": False, "task": task, **answer}
     except (DeployError, OSError) as error:
         module.fail_json(msg=describe_error(error, module.params["root"]))
+    for note in result.pop("notes", []):
+        module.warn(note)
     module.exit_json(**result)
