@@ -19,8 +19,7 @@ help: ## List the targets
 	@echo "Setting up .venv ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -m venv --clear .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@tools/venv.sh "$(PYTHON)"
 	@touch $@
 
 # What working on the project needs, in addition.
@@ -61,7 +60,7 @@ $(RUNS): export GIVEN := $(MAKEOVERRIDES)
 $(RUNS): .venv/.deploy
 	@python tools/run.py $@
 
-demo: .venv/.deploy ## One Debian 13 "instance" in a container, deployed over SSH, asked a question
+demo: ## One Debian 13 "instance" in a container, deployed over SSH, asked a question
 	@tools/demo.sh up
 
 demo-down: ## Remove the demo's instance

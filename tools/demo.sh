@@ -27,7 +27,9 @@ ask() { # ask TEXT
 }
 
 up() {
-  instance
+  instance &
+  make --no-print-directory venv # meanwhile
+  wait $!
   ansible-playbook -i tools/demo.yml site.yml
   ask "Où est la bibliothèque ?"
   cat <<TEXT
