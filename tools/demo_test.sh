@@ -61,4 +61,5 @@ expect "a run that changes nothing" 'changed=0 +unreachable=0 +failed=0'
 run "a dry run on the deployed instance" tools/demo.sh dry-run
 expect "a dry run that reports nothing" 'changed=0 +unreachable=0 +failed=0'
 curl --silent --fail --max-time 10 http://127.0.0.1:8080/ | grep -q "Which language is it"
+run "README's commands, on the same host" tools/readme_test.sh tools/demo.yml http://127.0.0.1:8080
 echo "demo: passed"
