@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable
 
 from figures import Figure, keep
-from host import CONTAINER, PROJECT, run, start
+from host import CONTAINER, PROJECT, ROOT, run, start
 
 INVENTORY = os.environ.get("BENCH_INVENTORY", "tools/demo.yml")
 HOST = os.environ.get("BENCH_HOST", CONTAINER)
@@ -25,6 +25,13 @@ MODEL = "no-op --tags model"
 PART = "no-op --tags app"
 NEW_CODE = "new code, beyond the app's start"
 BACK = "rollback, beyond the app's start"
+NEW_REQUIREMENTS = (
+    "new requirements (pandas, scikit-learn) until live, against pip with a cold cache"
+)
+CHANGED_LINE = "one requirement more, against pip with a cold cache"
+AGAINST_PIP = {NEW_REQUIREMENTS: 0.4, CHANGED_LINE: 0.4}
+# An option that only pip has, so that pip installs.
+PIP = ("--extra-vars", '{"api_endpoint_pip_options": ["--prefer-binary"]}')
 GOALS = {NOTHING: 4.0, MODEL: 2.0, PART: 2.0, NEW_CODE: 8.0, BACK: 4.0}
 
 
@@ -82,6 +89,32 @@ def beyond_the_start(switch: Callable[[], str]) -> float:
     return seconds - float(proven[1])
 
 
+def without_caches() -> None:
+    """Remove from the host what earlier builds have fetched and made, but for the live virtualenv."""
+    command = (
+        f"cd {ROOT}; rm -rf uv/cache cache/.cache; "
+        "for one in venvs/*; do test $one -ef p3env || rm -rf $one; done"
+    )
+    options = ("--become", "--module-name", "ansible.builtin.shell", "--args", command)
+    run("ansible", "-i", INVENTORY, HOST, *options)
+
+
+def requirements() -> dict[str, float]:
+    """Return how long new requirements take until they are live, as ratios to pip's time."""
+    file = APP / "requirements.txt"
+    text = f"{file.read_text(encoding='utf-8')}\npandas\nscikit-learn\n"
+    before = file.read_text(encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
+    without_caches()
+    least = timed(lambda: deploy(*PIP))[0]
+    without_caches()
+    found = {NEW_REQUIREMENTS: timed(deploy)[0] / least}
+    file.write_text(f"{text}tabulate\n", encoding="utf-8")
+    found[CHANGED_LINE] = timed(deploy)[0] / least
+    file.write_text(before, encoding="utf-8")
+    return found
+
+
 def floor() -> float:
     """Return the seconds of one look at the host, which is about as little as Ansible can do there."""
     return timed(lambda: run("ansible", "-i", INVENTORY, HOST, "--module-name", "setup"))[0]
@@ -91,7 +124,7 @@ def measure(repeats: int) -> dict[str, list[float]]:
     """Return, for each figure, its ratios to the floor that was measured in the same round."""
     shutil.rmtree(APP, ignore_errors=True)
     shutil.copytree(PROJECT / "app", APP, ignore=shutil.ignore_patterns("__pycache__"))
-    found: dict[str, list[float]] = {name: [] for name in GOALS}
+    found: dict[str, list[float]] = {name: [] for name in (*GOALS, *AGAINST_PIP)}
     for _ in range(repeats):
         # Before it counts: the connection that stays open, and what differs from the last deployment or was gone back from.
         deploy()
@@ -101,6 +134,8 @@ def measure(repeats: int) -> dict[str, list[float]]:
         found[PART].append(nothing_to_do("--tags", "app") / least)
         found[NEW_CODE].append(new_code() / least)
         found[BACK].append(back() / least)
+        for name, ratio in requirements().items():
+            found[name].append(ratio)
     return found
 
 
@@ -111,7 +146,13 @@ def main() -> None:
     found = measure(int(os.environ.get("BENCH_REPEATS", 5)))
     keep(
         [
-            Figure("Deployments", name, ratios, goal=GOALS[name], more_is_better=False)
+            Figure(
+                "Deployments",
+                name,
+                ratios,
+                goal={**GOALS, **AGAINST_PIP}[name],
+                more_is_better=False,
+            )
             for name, ratios in found.items()
         ]
     )

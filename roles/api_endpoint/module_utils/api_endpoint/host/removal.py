@@ -29,8 +29,8 @@ PUT_BACK = "as before the role"  # in place of a size
 MARK = "# Managed by Ansible (role api_endpoint)."
 # What the role makes in the endpoint's folder, besides `state`; a test compares it with the role's list of folders.
 CONTENT = (
-    "cache", "candidate", "code", "current", "git", "history.json", "live", "p3env", "releases", "secrets", "slots", "venvs",
-    "work",
+    "cache", "candidate", "code", "current", "git", "history.json", "live", "p3env", "releases", "secrets", "slots", "uv",
+    "venvs", "work",
 )  # fmt: skip
 STORED = re.compile(r"[0-9a-f]{64}|[0-9a-f]{16}|\.building-.*|\.part-.*|\.endpoint")
 # Where a host itself may have a disk of its own; what is mounted elsewhere is a volume for data.

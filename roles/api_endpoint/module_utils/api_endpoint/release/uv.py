@@ -260,8 +260,6 @@ def unpack(wheel: Path, target: Path) -> bool:
         return False
     with zipfile.ZipFile(io.BytesIO(content)) as opened:
         binary = opened.read(f"uv-{VERSION}.data/scripts/uv")
-    target.parent.mkdir(exist_ok=True)
-    target.parent.chmod(0o755)
     for old in target.parent.glob("uv-*"):
         old.unlink()
     temporary = target.with_name("uv-new")
@@ -275,7 +273,8 @@ def claim(root: Path, user: int, group: int) -> Path:
     """Return the cache, a folder of the account's; one of another account's is thrown away."""
     folder = cache(root)
     folder.parent.mkdir(exist_ok=True)
-    folder.parent.chmod(0o755)
+    folder.parent.chmod(0o750)
+    os.chown(folder.parent, -1, group)
     if folder.exists() and folder.stat().st_uid != user:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
