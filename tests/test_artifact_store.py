@@ -283,14 +283,14 @@ def disk(monkeypatch, free, files=10**6):
 
 
 def test_room_is_looked_for_before_a_byte_moves(store, fetch, tmp_path, monkeypatch):
-    disk(monkeypatch, api_endpoint_data.MARGIN + 6999)
+    disk(monkeypatch, api_endpoint_data.MARGIN_BYTES + 6999)
     with pytest.raises(
         DeployError,
         match=r"has 67.1 MB free, and 7.0 kB are needed.*\(model: 7.0 kB\).*Nothing was fetched",
     ):
         run(fetch, on_host(tmp_path))
     assert os.listdir(store.folder) == []
-    disk(monkeypatch, api_endpoint_data.MARGIN + 7000)
+    disk(monkeypatch, api_endpoint_data.MARGIN_BYTES + 7000)
     run(fetch, on_host(tmp_path))
 
 

@@ -409,7 +409,7 @@ def test_what_arrives_of_a_folder_has_the_digest_that_it_had(local, tmp_path, fo
 
 
 def test_a_large_file_behind_a_link_is_read_once_for_each_content(action, tmp_path, monkeypatch):
-    monkeypatch.setattr(action, "LARGE", 3)
+    monkeypatch.setattr(action, "LARGE_BYTES", 3)
     (tmp_path / "folder").mkdir()
     for name in ("first", "second"):
         (tmp_path / name).write_text(name[:5].ljust(5, "x"))

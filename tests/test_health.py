@@ -115,7 +115,7 @@ def test_the_balancers_check_asks_like_them():
 def test_the_answer_of_another_program_is_no_health(served, monkeypatch, check):
     """It answers 200, as the app does; only nginx knows which configuration it has loaded."""
     monkeypatch.setattr(prober, "loaded_configuration", lambda _socket: "a" * 32)
-    monkeypatch.setattr(health, "SHORTEST", 0)
+    monkeypatch.setattr(health, "SHORTEST_SECONDS", 0)
     if check == "after the switch":
         with pytest.raises(
             DeployError, match=f"answers on port {served.port} of 127.0.0.1, where nginx belongs"
@@ -149,7 +149,7 @@ def test_where_nginx_does_not_run_or_says_nothing_the_programs_on_the_port_tell(
 
 
 def test_what_failed_is_said_with_the_logs(served, monkeypatch):
-    monkeypatch.setattr(health, "SHORTEST", 0)
+    monkeypatch.setattr(health, "SHORTEST_SECONDS", 0)
     (served.root / "error.log").write_text("of this start\n")
     with pytest.raises(
         DeployError, match=r"expected: \[204\](?s:.*)of this start(?s:.*)/var/log/nginx/error.log"

@@ -10,7 +10,7 @@ import sys
 import pytest
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.jobs import detached
-from ansible.module_utils.api_endpoint.lock import LEASE, ConflictError, Lock
+from ansible.module_utils.api_endpoint.lock import LEASE_SECONDS, ConflictError, Lock
 from outcomes import wait_until
 
 ANNA = {
@@ -99,7 +99,7 @@ def test_a_lock_that_may_not_be_free_is_for_the_module(lock, how):
 def test_a_run_that_was_not_heard_of_for_long_is_gone(lock):
     lock.take(ANNA)
     record = json.loads(lock.record.read_text())
-    lock.record.write_text(json.dumps({**record, "touched": record["touched"] - LEASE - 1}))
+    lock.record.write_text(json.dumps({**record, "touched": record["touched"] - LEASE_SECONDS - 1}))
     lock.take(BEN)
 
 
@@ -222,7 +222,9 @@ def test_work_that_takes_longer_than_the_lease_is_still_somebodys(lock):
     lock.take(ANNA)
     with lock.held("a"):
         record = json.loads(lock.record.read_text())
-        lock.record.write_text(json.dumps({**record, "touched": record["touched"] - LEASE - 1}))
+        lock.record.write_text(
+            json.dumps({**record, "touched": record["touched"] - LEASE_SECONDS - 1})
+        )
         assert lock.signature() == "anna@desk"
         with pytest.raises(ConflictError, match="anna on desk"):
             lock.take(BEN)

@@ -190,7 +190,7 @@ def test_a_refused_version_is_stopped_and_marked(host):
         run(host)
     assert str(told.value) == (
         f'Release {NEW} was not brought live. It failed at the step "health": status 500. '
-        f"Release {OLD} goes on serving.\n--- its log"
+        f"Release {OLD} is still live.\n--- its log"
     )
     assert (live(host), host.active, host.enabled) == ("blue", {BLUE}, {BLUE})
     assert rollout.History(host.root).state(NEW, OLD) == "failed"
@@ -295,7 +295,7 @@ def test_a_refused_version_that_cannot_be_stopped_keeps_nobody_waiting(host, mon
         stop(self, slot)
 
     monkeypatch.setattr(rollout.Rollout, "stop", stop_but_green)
-    with pytest.raises(DeployError, match=f"Release {OLD} goes on serving"):
+    with pytest.raises(DeployError, match=f"Release {OLD} is still live"):
         run(host)
     assert BLUE in host.active
     assert WAITING not in host.active
@@ -481,7 +481,7 @@ def test_with_restart_a_refused_version_gives_way_to_the_old_one(host, monkeypat
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     host.refused["green"] = TypeError("anything at all")
     with pytest.raises(
-        DeployError, match=rf"TypeError: anything at all. Release {OLD} goes on serving"
+        DeployError, match=rf"TypeError: anything at all. Release {OLD} is still live"
     ):
         run(host)
     steps = host.done
@@ -505,7 +505,7 @@ def test_an_old_one_that_does_not_say_how_it_is_asked_comes_back_too(host, monke
     (host.root / "releases" / OLD / "rollout.json").unlink()
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     host.refused["green"] = rollout.ReleaseRejectedError("start", "no")
-    with pytest.raises(DeployError, match="goes on serving"):
+    with pytest.raises(DeployError, match="is still live"):
         run(host)
     assert host.active == {BLUE}
 
@@ -668,7 +668,7 @@ def test_when_live_is_removed_meanwhile_and_the_version_is_refused_the_old_one_g
         raise DeployError("worker 1 hangs")
 
     monkeypatch.setattr(rollout.ReadinessCheck, "every_worker_answers", remove_and_refuse)
-    with pytest.raises(DeployError, match=f"Release {OLD} goes on serving"):
+    with pytest.raises(DeployError, match=f"Release {OLD} is still live"):
         run(host)
     assert (live(host), host.active, host.enabled) == ("blue", {BLUE}, {BLUE})
     assert sorted(path.name for path in (host.root / "slots").iterdir()) == ["blue", "green"]
@@ -783,7 +783,7 @@ def test_the_old_templates_service_is_started_again_when_the_new_version_is_refu
 ):
     monkeypatch.setattr(rollout, "available_memory", lambda: 1)
     host.refused["blue"] = rollout.ReleaseRejectedError("health", "it is broken")
-    with pytest.raises(DeployError, match=r"model.service of the old template goes on serving"):
+    with pytest.raises(DeployError, match=r"model.service of the old template still serves"):
         first_take_over(host)
     assert "model.service" in host.active
 

@@ -79,7 +79,7 @@ def test_escaped_addresses_are_told_apart_from_plain_ones():
 
 @pytest.mark.parametrize("at", [*range(0, 9), *range(20, 40), 55, 63, 64, 65, 127, 128])
 def test_marks_at_the_edges_of_chunks_are_found_once(monkeypatch, at):
-    monkeypatch.setattr(api_endpoint_search, "CHUNK", 32)
+    monkeypatch.setattr(api_endpoint_search, "CHUNK_BYTES", 32)
     for mark in (WORD, FOUR, SIX):
         text = "-" * at + mark + "-" * 100 + mark + "-" * at
         assert len(found(text)) == 2, mark
@@ -88,7 +88,7 @@ def test_marks_at_the_edges_of_chunks_are_found_once(monkeypatch, at):
 
 
 def test_an_excerpt_shows_what_is_around(monkeypatch):
-    monkeypatch.setattr(api_endpoint_search, "CHUNK", 32)
+    monkeypatch.setattr(api_endpoint_search, "CHUNK_BYTES", 32)
     search = Search([text_mark("word", WORD)])
     search.stream(
         io.BytesIO(b"a" * 200 + b"before\xff" + WORD.encode() + b"\nafter" + b"b" * 200), "here"
@@ -109,7 +109,7 @@ def test_many_finds_are_counted_and_some_kept_of_each_kind_in_each_place():
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, bz2.compress, "zstd"])
 def test_packed_files_are_unpacked_whatever_their_names(tmp_path, pack, monkeypatch):
     # Hexadecimal digits, so that nothing remains readable in any of the packed forms.
-    monkeypatch.setattr(api_endpoint_search, "CHUNK", 65536)
+    monkeypatch.setattr(api_endpoint_search, "CHUNK_BYTES", 65536)
     content = os.urandom(200_000).hex().encode() + WORD.encode() + os.urandom(10_000).hex().encode()
     if pack == "zstd":
         packed = subprocess.run(

@@ -219,9 +219,8 @@ def test_nginx_and_the_workers_say_the_same_when_they_shed(defaults):
 
 
 def test_what_nginx_tells_the_workers(defaults):
-    """` crowd=` keeps the workers of earlier releases going, which take what stands before it for a number."""
     (found,) = set(re.findall('X.REQUEST.START "(.+)"', defaults["site.conf.j2"], re.I))
-    assert found == "t=$msec crowd= bucket=$api_endpoint_bucket concurrency=128"
+    assert found == "t=$msec bucket=$api_endpoint_bucket concurrency=128"
     said = found.replace("$msec", "1764.5").replace("$api_endpoint_bucket", "7")
     assert api_endpoint_worker.parse_request_start(said) == (1764.5, "7", 128)
 

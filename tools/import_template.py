@@ -333,7 +333,7 @@ class Import:
                 continue
             self.variables.setdefault("api_endpoint_build_commands", []).append(command)
             why = (
-                "It runs when a release is built. What it writes can only be read afterwards, unless it is in "
+                "It runs when a release is built. The files that it writes can only be read afterwards, unless they are in "
                 "api_endpoint_writable_paths."
             )
             self.decide(line.text, why, line.file, line.number)

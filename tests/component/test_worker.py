@@ -94,7 +94,7 @@ class Gunicorn:
         start = {}
         if waited is not None:
             start = {
-                "HTTP_X_REQUEST_START": f"t={time.time() - waited:.3f} crowd= bucket=0 concurrency=128"
+                "HTTP_X_REQUEST_START": f"t={time.time() - waited:.3f} bucket=0 concurrency=128"
             }
         with contextlib.suppress(OSError), self.connect() as client:
             client.sendall(

@@ -39,15 +39,15 @@ def source(clone: Clone, found: Found, notes: Notes) -> tuple[str, str]:
             "",
             0,
             scripted,
-            f"The set-up script clones this. What was read is from {cloned}, which was taken.",
+            f"The set-up script clones this. The code was read, and is taken, from {cloned}.",
         )
     if found.branch and found.branch != branch:
         if branch in USUAL_BRANCHES and clone.has_branch(found.branch):
-            why = f"The set-up script deploys this branch, which was taken. What was read is {branch}. Clone it anew."
+            why = f"The set-up script deploys this branch, which was taken. The code was read from {branch}. Clone it anew."
             notes.add("", 0, found.branch, why)
             branch = found.branch
         else:
-            why = f"The set-up script deploys this branch. What was read is {branch}, which was taken."
+            why = f"The set-up script deploys this branch. The code was read, and is taken, from {branch}."
             notes.add("", 0, found.branch, why)
     return url, branch or "HEAD"
 

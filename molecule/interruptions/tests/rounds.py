@@ -596,9 +596,9 @@ class Round:
         if self.open_window and is_serving:
             self.close_window(*self.open_window)
             self.open_window = None
-        if not is_serving and any("goes on serving." in each.said for each in ended):
+        if not is_serving and any("is still live." in each.said for each in ended):
             self.outcome.amiss.append(
-                f"a run says that a release goes on serving, which it does not:\n{ended[0].output[-4000:]}"
+                f"a run says that a release is still live, which it does not:\n{ended[0].output[-4000:]}"
             )
         if self.choices.is_patient and not self.open_window:
             wait_until(self.host.serves, "the host serves by itself", SERVING_SECONDS)

@@ -88,7 +88,7 @@ def test_a_rejected_version_leaves_the_old_service_as_it_was(host, api, before, 
         run = playbook(*imported, "-e", '{"api_endpoint_smoke_requests": [{"path": "/nowhere"}]}')
     assert run.status != 0
     assert "GET /nowhere" in run.said, run.output
-    assert "model.service of the old template goes on serving" in run.said, run.output
+    assert "model.service of the old template still serves" in run.said, run.output
     assert_nothing_failed(result)
     assert result.releases == [OLD]
     assert old_service(host) == ["active", "enabled"]

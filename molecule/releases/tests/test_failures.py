@@ -20,7 +20,7 @@ STAYS = {"drain": 600}
 
 
 def assert_serving(api, result, before):
-    """The old release goes on serving, and no request failed."""
+    """The old release is still live, and no request failed."""
     assert_nothing_failed(result)
     assert result.releases == [before], result
     assert api.release == before
@@ -39,7 +39,7 @@ def assert_refused(api, deploy, app, step, *said, **variables):
     )
     assert told, run.output
     assert told[2] == step, run.output
-    assert f"Release {before} goes on serving." in run.said, run.output
+    assert f"Release {before} is still live." in run.said, run.output
     for words in said:
         assert re.search(words, run.said), f"{words!r} is not in:\n{run.output}"
     assert_serving(api, result, before)

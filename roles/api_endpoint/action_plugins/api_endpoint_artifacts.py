@@ -26,7 +26,7 @@ from ansible.module_utils.api_endpoint.placeholders import check_file, check_fol
 from ansible.module_utils.api_endpoint.urls import shown_url
 from ansible.module_utils.parsing.convert_bool import boolean
 
-LARGE = 100_000_000  # bytes of a file that takes a moment to read
+LARGE_BYTES = 100_000_000  # bytes of a file that takes a moment to read
 MOST = 200  # artifacts that one shell command can ask for
 BEGIN = "The output begins here:"
 PULL = "Run `{command}` in its folder."
@@ -66,7 +66,7 @@ class Digests:
 
     def _of_large(self, path: Path) -> str:
         """Return the digest of a file in a folder: of a small one it is quicker read than looked up."""
-        return self.of(path.resolve()) if path.stat().st_size > LARGE else file_digest(path)
+        return self.of(path.resolve()) if path.stat().st_size > LARGE_BYTES else file_digest(path)
 
     def save(self) -> None:
         """Write the digests down; a cache that cannot be written is no error."""
@@ -254,7 +254,7 @@ class ActionModule(ActionBase):
             )
             raise DeployError(
                 f"Sending the model data failed (exit status {done['rc']}): {words}\n"
-                "What has arrived is kept: run again, and it goes on from there."
+                "The part that has arrived is kept: run again, and the transfer resumes."
             )
         # sudo may have said something before, such as that it cannot resolve the host's name.
         return str(done["stdout"]).partition(BEGIN)[2].lstrip("\r\n")
@@ -296,7 +296,7 @@ class ActionModule(ActionBase):
                 path = local_path(
                     artifact["src"], variables, f"api_endpoint_artifacts[{number}].src"
                 )
-                if path.is_file() and path.stat().st_size > LARGE:
+                if path.is_file() and path.stat().st_size > LARGE_BYTES:
                     self._say(f"looking whether {path} is new")
                 follow = self._check(path, artifact, number)
                 digest = digests.of(path, follow=follow)

@@ -18,7 +18,7 @@ from ansible.plugins.loader import action_loader
 action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.lock import Lock
 
-WAIT = 600  # seconds to let what an own earlier run began on the host come to its end
+WAIT_SECONDS = 600  # seconds to let what an own earlier run began on the host come to its end
 
 
 def is_running(pid: int) -> bool:
@@ -91,7 +91,7 @@ class ActionModule(ActionBase):
                 self._display.display(
                     "  an earlier run of yours was cut off; waiting until the host has finished its work ..."
                 )
-            arguments |= {"instead_of": holder["token"], "wait": WAIT}
+            arguments |= {"instead_of": holder["token"], "wait": WAIT_SECONDS}
             result = self._execute_module(module_args=arguments, task_vars=task_vars)
         # With its token anybody who reads this run's output could work as the run that holds the lock.
         (result.get("holder") or {}).pop("token", None)

@@ -21,7 +21,7 @@ description:
     on a socket that systemd holds; they are answered by the new version, or by the old one when the new one is refused.
   - How a release is proven stands in its C(rollout.json), so that a rollback asks what was asked then.
   - A release that is refused is stopped and marked, its last log lines are shown, and the module fails. The old release
-    goes on serving.
+    is still live.
   - The work is done by a process of its own on the host, which ends whatever becomes of the connection.
   - When that process is killed while requests are held, the unit C(<name>-fallback) at once starts the live release again
     and resumes the requests.
@@ -75,8 +75,8 @@ options:
     description: The git commit of the code, for C(release.json).
     type: str
     default: ""
-  ask:
-    description: How to ask the live release through nginx in the end, as M(api_endpoint_health) does.
+  health_check:
+    description: How to check the health of the live release through nginx in the end, as M(api_endpoint_health) does.
     type: dict
     suboptions:
       port:
@@ -161,7 +161,7 @@ EXAMPLES = r"""
       artifacts: "{{ data.artifacts }}"
       settings:
         gunicorn.conf.py: "{{ lookup('template', 'gunicorn.conf.py.j2') }}"
-    ask:
+    health_check:
       server_name: language.wmcloud.org
     error_log: /var/log/gunicorn/error.log
     audit_log: /var/log/api-endpoint/deploys.log
@@ -263,7 +263,7 @@ def main() -> None:
             "run": {"type": "str", "default": ""},
             "old_unit": {"type": "str", "default": ""},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
-            "ask": {
+            "health_check": {
                 "type": "dict",
                 "options": {
                     "port": {"type": "int", "default": 80},

@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.errors import DeployError
 
-CHUNK = 1024 * 1024  # bytes read at a time
+CHUNK_BYTES = 1024 * 1024  # bytes read at a time
 # Never part of an app's code or of a folder of data: version control, caches, and what editors and package managers keep
 # on the laptop. Virtualenvs are known by what is in them.
 ALWAYS_EXCLUDED = (
@@ -27,7 +27,7 @@ def file_digest(path: str | Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal, reading it once with constant memory."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(CHUNK_BYTES):
             found.update(chunk)
     return found.hexdigest()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-MOST = 1024 * 1024  # bytes of an answer that are looked at
+MOST_BYTES = 1024 * 1024  # bytes of an answer that are looked at
 LOADED = "loaded.invalid"  # the host name under which nginx says, over its proof socket, which configuration it has loaded
 STOP_IT = "where nginx belongs. Stop it, or give the endpoint another api_endpoint_port"
 LOOPBACK = ("127.0.0.1", "::1")
@@ -57,14 +57,14 @@ def _read(answer: http.client.HTTPResponse, late: threading.Event) -> bytes:
     """Return the beginning of an answer's body, without gzip; when it is late, what has come of it."""
     content = bytearray()
     try:
-        while len(content) < MOST and (part := answer.read1(MOST - len(content))):
+        while len(content) < MOST_BYTES and (part := answer.read1(MOST_BYTES - len(content))):
             content += part
     except (OSError, http.client.IncompleteRead):
         if not late.is_set():
             raise
     if answer.getheader("Content-Encoding", "").lower() == "gzip":
         with suppress(zlib.error):
-            return zlib.decompressobj(wbits=31).decompress(content, MOST)
+            return zlib.decompressobj(wbits=31).decompress(content, MOST_BYTES)
     return bytes(content)
 
 

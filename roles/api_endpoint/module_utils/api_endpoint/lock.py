@@ -4,8 +4,8 @@
 Two files in /run, so that a reboot clears them: `<name>.lock` says who deploys, and `<name>.busy` is locked by the process
 that is working for them at the moment. The second one names them too, because such a process goes on when its run was cut
 off and has given its lock back. A run of Ansible is many processes with nothing in between, so that the first file outlives
-each of them. It ends when the run ends it, when nothing has been done for LEASE, or when the computer that made it says that
-the run is gone.
+each of them. It ends when the run ends it, when nothing has been done for LEASE_SECONDS, or when the
+computer that made it says that the run is gone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ansible.module_utils.api_endpoint.files import read_json, write_json
 from ansible.module_utils.basic import AnsibleModule
 
 FOLDER = "/run"
-LEASE = 600.0  # seconds without a sign of life after which a run counts as gone
+LEASE_SECONDS = 600.0  # seconds without a sign of life after which a run counts as gone
 # Takes a lock that nobody has, with the host's own clock.
 TAKE = """\
 umask 077
@@ -63,7 +63,8 @@ class ConflictError(DeployError):
         wait = (
             "A process of that run is at work on the host now."
             if busy
-            else f"That run was last active {silent:.0f} s ago; if it has died, the lock expires in {LEASE - silent:.0f} s."
+            else f"That run was last active {silent:.0f} s ago; if it has died, the lock expires "
+            f"in {LEASE_SECONDS - silent:.0f} s."
         )
         super().__init__(
             f"Nothing was touched: {holder.get('who', 'somebody')} on {holder.get('computer', 'a computer')} has been "
@@ -84,7 +85,7 @@ class Lock:
         return self._fresh(even_if_silent=is_busy) or (self._worker() if is_busy else {})
 
     def _worker(self) -> dict[str, Any]:
-        """Return for whom the process that is at work has begun."""
+        """Return for whom the process is at work."""
         try:
             return read_json(self.busy) or {}
         except DeployError:
@@ -96,7 +97,7 @@ class Lock:
             found = read_json(self.record) or {}
         except DeployError:
             return {}
-        is_fresh = 0 <= time.time() - found.get("touched", 0) < LEASE
+        is_fresh = 0 <= time.time() - found.get("touched", 0) < LEASE_SECONDS
         return found if is_fresh or even_if_silent else {}
 
     def is_busy(self) -> bool:
@@ -175,7 +176,7 @@ class Lock:
             f"{other.get('computer', 'a computer')} took it at {other.get('since')}. Run again when they are done."
             if other
             else "This run no longer has the lock of this host: another deployment came and went while this one did nothing "
-            f"here for {LEASE / 60:.0f} minutes, or the host was restarted. Run again."
+            f"here for {LEASE_SECONDS / 60:.0f} minutes, or the host was restarted. Run again."
         )
 
     def giving_back(self, token: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from ansible.module_utils.api_endpoint.artifacts.download import asked_size, download
 from ansible.module_utils.api_endpoint.artifacts.extract import Limits, extract
 from ansible.module_utils.api_endpoint.artifacts.store import (
-    MARGIN,
+    MARGIN_BYTES,
     Artifact,
     Store,
     extent,
@@ -23,7 +23,7 @@ from ansible.module_utils.api_endpoint.artifacts.store import (
     mib,
 )
 from ansible.module_utils.api_endpoint.digests import (
-    CHUNK,
+    CHUNK_BYTES,
     file_digest,
     tree_digest,
     value_digest,
@@ -73,7 +73,7 @@ def digest_of(path: Path, progress: Progress) -> str:
     """Return the SHA-256 of a file, saying how far it is."""
     found, done, size = hashlib.sha256(), 0, path.stat().st_size
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(CHUNK_BYTES):
             found.update(chunk)
             done += len(chunk)
             progress(done, size)
@@ -103,7 +103,7 @@ def copy(source: Path, target: Path, progress: Progress) -> str:
     """Copy a file and return its SHA-256."""
     found, done, size = hashlib.sha256(), 0, source.stat().st_size
     with open(source, "rb") as reading, open(target, "wb") as writing:
-        while chunk := reading.read(CHUNK):
+        while chunk := reading.read(CHUNK_BYTES):
             writing.write(chunk)
             found.update(chunk)
             done += len(chunk)
@@ -254,7 +254,7 @@ class Fetch:
         target = self.store.folder / f"{BUILDING}unpacked-{archive.name[-16:]}"
         discard(target)
         disk = os.statvfs(self.store.folder)
-        limits = Limits(size=max(0, disk.f_bavail * disk.f_frsize - MARGIN))
+        limits = Limits(size=max(0, disk.f_bavail * disk.f_frsize - MARGIN_BYTES))
         progress = Progress(say, f"unpacking {artifact.dest}")
         extract(archive, target, limits, name=self.name, user=self.user, progress=progress)
         if target.is_dir():

@@ -23,7 +23,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 LIVE_VIRTUALENV = "p3env"  # its link: this run makes none of its own
 PASSING = ("step", "run")
-POLL = 10  # seconds between two words on how far it is
+POLL_SECONDS = 10  # seconds between two words on how far it is
 
 
 def read(given: list[dict[str, Any]], store: Store) -> list[Artifact]:
@@ -140,7 +140,7 @@ def run_module(module: AnsibleModule) -> None:
                     lambda say: fetch.run(artifacts, given["virtualenv"], given["verify"], say),
                 )
                 module.exit_json(changed=False, began=began)
-        answer = background.wait(task, POLL)
+        answer = background.wait(task, POLL_SECONDS)
     except (DeployError, OSError) as error:
         module.fail_json(msg=describe_error(error, given["data_dir"]))
     if "text" in answer:

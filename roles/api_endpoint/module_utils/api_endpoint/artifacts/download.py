@@ -36,9 +36,9 @@ from ansible.module_utils.api_endpoint.placeholders import HEAD_BYTES, LFS, page
 from ansible.module_utils.api_endpoint.urls import shown_url
 
 # Bytes read at a time: what a pipe holds, and little enough to stay in the processor's cache. 1 MiB is half as fast.
-PIECE = 64 * 1024
-EXCERPT = 4000  # bytes of an error page that are read
-HEAD = 256 * 1024  # bytes of headers at most
+PIECE_BYTES = 64 * 1024
+EXCERPT_BYTES = 4000  # bytes of an error page that are read
+HEADERS_BYTES = 256 * 1024  # bytes of headers at most
 REDIRECTS = 50  # as curl's own limit
 AGENT = "api_endpoint (Ansible role)"
 
@@ -251,7 +251,7 @@ class _Digest(threading.Thread):
 
     def run(self) -> None:
         """Read and hash until closed."""
-        position, buffer = 0, memoryview(bytearray(PIECE))
+        position, buffer = 0, memoryview(bytearray(PIECE_BYTES))
         with self._file:
             while True:
                 with self._changed:
@@ -261,7 +261,7 @@ class _Digest(threading.Thread):
                 if limit <= position:
                     return
                 try:
-                    count = self._file.readinto(buffer[: min(PIECE, limit - position)])
+                    count = self._file.readinto(buffer[: min(PIECE_BYTES, limit - position)])
                     if not count:
                         raise OSError(errno.EIO, "it became shorter while it was read")
                 except OSError as error:
@@ -294,7 +294,7 @@ class _Curl:
     ) -> None:
         """Start curl; URL and headers go through its standard input, where no list of processes shows them."""
         self.head = b""
-        self.buffer = memoryview(bytearray(PIECE))
+        self.buffer = memoryview(bytearray(PIECE_BYTES))
         self._heads, head_end = os.pipe()
         os.set_blocking(self._heads, False)
         config = [
@@ -346,7 +346,7 @@ class _Curl:
             text = os.read(self._heads, 65536)
         except BlockingIOError:
             return True
-        if len(self.head) < HEAD:
+        if len(self.head) < HEADERS_BYTES:
             self.head += text
         return bool(text)
 
@@ -374,13 +374,13 @@ class _Curl:
     def excerpt(self, tick: Callable[[], None]) -> str:
         """Return the beginning of the body as text, waiting a few seconds for it at most."""
         text, until = b"", time.monotonic() + 5
-        while len(text) < EXCERPT and time.monotonic() < until and (more := self.read(tick)):
+        while len(text) < EXCERPT_BYTES and time.monotonic() < until and (more := self.read(tick)):
             text += more
-        return readable(text[:EXCERPT])
+        return readable(text[:EXCERPT_BYTES])
 
     def end(self) -> tuple[int, str]:
         """Return curl's exit status, and what it said when it is not 0, after the body has ended."""
-        said = self.streams[1].read(EXCERPT).decode(errors="replace").strip()
+        said = self.streams[1].read(EXCERPT_BYTES).decode(errors="replace").strip()
         return self.process.wait(), said
 
     def close(self) -> None:

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from ansible.module_utils.api_endpoint.artifacts.store import INODES, MARGIN
-from ansible.module_utils.api_endpoint.digests import CHUNK
+from ansible.module_utils.api_endpoint.artifacts.store import INODES, MARGIN_BYTES
+from ansible.module_utils.api_endpoint.digests import CHUNK_BYTES
 from ansible.module_utils.api_endpoint.errors import DeployError, disk_of, says_full
 from ansible.module_utils.api_endpoint.files import chown_tree
 from ansible.module_utils.api_endpoint.sandbox import Sandbox
@@ -300,7 +300,7 @@ class Extraction:
                 self.limits.check_size(self.bytes, self.packed)
                 self.end = (self.end + data[-BLOCK_BYTES:])[-BLOCK_BYTES:]
                 sink.write(data)
-                data = source.read(CHUNK)
+                data = source.read(CHUNK_BYTES)
             sink.flush()
         except Exception as error:  # is raised where the run waits
             self.failure = error
@@ -312,7 +312,7 @@ class Extraction:
 
     def watch(self) -> None:
         """Look at what tar lists and at the disk, while the tools run."""
-        while data := os.pread(self.listing.fileno(), CHUNK, self.position):
+        while data := os.pread(self.listing.fileno(), CHUNK_BYTES, self.position):
             self.position += len(data)
             *lines, self.line = (self.line + data).split(b"\n")
             for line in lines:
@@ -442,7 +442,7 @@ def lack_of_room(folder: Path, *, is_full: bool = False) -> str:
     # A filesystem without a fixed number of inodes says 0 of 0.
     if disk.f_files and disk.f_favail < INODES // 2:
         return f"{disk_of(folder)} of the host is out of inodes (`df -i` counts them). Remove files there and run again"
-    if is_full or disk.f_bavail * disk.f_frsize < MARGIN // 2:
+    if is_full or disk.f_bavail * disk.f_frsize < MARGIN_BYTES // 2:
         return f"{disk_of(folder)} of the host is full. Make room there and run again"
     return ""
 

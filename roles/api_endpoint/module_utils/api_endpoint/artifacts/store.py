@@ -32,7 +32,7 @@ from ansible.module_utils.api_endpoint.files import (
 )
 
 PART = ".part-"
-MARGIN = 64 * 1024 * 1024  # bytes that stay free on the disk of the data
+MARGIN_BYTES = 64 * 1024 * 1024  # bytes that stay free on the disk of the data
 INODES = 1000  # and files
 
 
@@ -214,11 +214,12 @@ class Store:
         free, free_files = disk.f_bavail * disk.f_frsize, disk.f_favail
         wanted = list(needs)
         total = sum(count for _, count in wanted)
-        if wanted and total + MARGIN > free:
+        if wanted and total + MARGIN_BYTES > free:
             listed = ", ".join(f"{what}: {mib(count)}" for what, count in wanted)
             raise DeployError(
-                f"The disk of {self.folder} has {mib(free)} free, and {mib(total)} are needed, with {mib(MARGIN)} to spare "
-                f"({listed}). Nothing was fetched. Make room, keep fewer releases (api_endpoint_keep_releases), or move the "
+                f"The disk of {self.folder} has {mib(free)} free, and {mib(total)} are needed, with "
+                f"{mib(MARGIN_BYTES)} to spare ({listed}). "
+                "Nothing was fetched. Make room, keep fewer releases (api_endpoint_keep_releases), or move the "
                 "data to a larger disk (api_endpoint_data_dir)."
             )
         # A filesystem without a fixed number of inodes says 0 of 0.

@@ -73,8 +73,9 @@ CAUSES = (
     ),
     (
         r"Release file .*is expired|Valid-Until|EXPKEYSIG|certificate .*(?:expired|not yet)",
-        "What a package source says has expired for this host. Its clock may be ahead ({date}): `sudo timedatectl set-ntp "
-        "true`; or Debian no longer keeps this source: correct /etc/apt/sources.list and the files in "
+        "The index of a package source has expired for this host. Its clock may be ahead ({date}): "
+        "`sudo timedatectl set-ntp true`; "
+        "or Debian no longer keeps this source: correct /etc/apt/sources.list and the files in "
         "/etc/apt/sources.list.d.",
     ),
     (

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 from ansible.module_utils.api_endpoint.digests import ALWAYS_EXCLUDED
 from ansible.module_utils.api_endpoint.errors import DeployError, says_full
 
-EVERY = 10  # seconds between two words on how far it is
+EVERY_SECONDS = 10  # seconds between two words on how far it is
 PROGRESS = re.compile(rb"(\d+)%\s+(\S+/s)\s+(\S+)")
 
 
@@ -115,7 +115,7 @@ def send(
                 said = (said + data)[-4000:]
             else:
                 words = (words + data)[-4000:]
-        if time.monotonic() - last >= EVERY and (found := PROGRESS.findall(said)):
+        if time.monotonic() - last >= EVERY_SECONDS and (found := PROGRESS.findall(said)):
             last = time.monotonic()
             percent, rate, left = (part.decode() for part in found[-1])
             say(f"sending {source.name}: {percent} %, {rate}, {left} left")
@@ -128,5 +128,5 @@ def send(
             )
         raise DeployError(
             f"Sending {source} with rsync failed (exit status {process.returncode}):\n"
-            f"{reason}\nWhat has arrived is kept: run again, and it goes on from there."
+            f"{reason}\nThe part that has arrived is kept: run again, and the transfer resumes."
         )

@@ -107,7 +107,7 @@ OWN_HEADERS = {
 NO_KEYS = re.compile(r"(authorization|cookie|range|if-.*)", re.I)
 # With an architecture, a version or a release, as apt takes them.
 DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~*-]+|/[a-z0-9-]+)?")
-LEAST_CACHE = 8 * 2**20  # bytes
+LEAST_CACHE_BYTES = 8 * 2**20  # bytes
 
 # Least and most of every number, and what it counts.
 RANGES = {
@@ -313,7 +313,7 @@ def cache(settings: Settings) -> list[str]:
         found.append(
             f"api_endpoint_cache.size is {given['size']!r}. Give bytes, or a number with k, m or g, such as 64m."
         )
-    elif given.get("size") is not None and in_bytes(str(given["size"])) < LEAST_CACHE:
+    elif given.get("size") is not None and in_bytes(str(given["size"])) < LEAST_CACHE_BYTES:
         found.append(
             f"api_endpoint_cache.size is {given['size']!r}. Give 8m at least: nginx counts answers in pages of memory."
         )

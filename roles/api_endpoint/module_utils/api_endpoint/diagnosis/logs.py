@@ -17,8 +17,8 @@ from ansible.module_utils.api_endpoint.traffic.access_log import (
 )
 from ansible.module_utils.basic import AnsibleModule
 
-MOST = 16 * 1024 * 1024  # bytes of a log that are read at most
-SECONDS = 10
+MOST_BYTES = 16 * 1024 * 1024  # bytes of a log that are read at most
+MOST_SECONDS = 10
 LONGEST = 2000  # characters of a line that are shown
 
 
@@ -30,7 +30,7 @@ def shown(line: str) -> str:
 
 def last_lines(log: Path) -> Iterator[bytes]:
     """Yield the lines of a log, the last one first, those of the file that was rotated last included."""
-    budget = Budget(MOST, SECONDS)
+    budget = Budget(MOST_BYTES, MOST_SECONDS)
     for path in [path for path in files_of(log) if path.suffix != ".gz"][:2]:
         with open_log(path) as file:
             yield from backwards(file, budget)

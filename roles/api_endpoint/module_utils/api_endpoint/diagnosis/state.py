@@ -23,15 +23,17 @@ from ansible.module_utils.api_endpoint.release.slots import SLOTS, Endpoint, lin
 from ansible.module_utils.api_endpoint.systemd import systemctl
 from ansible.module_utils.api_endpoint.traffic.access_log import open_log
 
-PATIENCE = 3.0  # seconds for a command that should answer at once
-LOG = 200_000  # bytes at the end of a log that are looked at
+PATIENCE_SECONDS = 3.0  # seconds for a command that should answer at once
+LOG_BYTES = 200_000  # bytes at the end of a log that are looked at
 STATE = (
     "LoadState", "ActiveState", "SubState", "Result", "NRestarts", "UnitFileState", "ExecMainStatus", "MainPID",
     "TimeoutStartUSec",
 )  # fmt: skip
 
 
-def run_command(*command: str, timeout: float = PATIENCE, given: str = "") -> tuple[int, str]:
+def run_command(
+    *command: str, timeout: float = PATIENCE_SECONDS, given: str = ""
+) -> tuple[int, str]:
     """Run a command that only looks; return its status (127: it is not there; 124: it is late) and all it said."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     try:
@@ -57,7 +59,7 @@ def tail(path: str) -> str:
     """Return the end of a log; nothing when it cannot be read."""
     try:
         with open_log(Path(path)) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
             return file.read().decode(errors="replace")
     except OSError:
         return ""

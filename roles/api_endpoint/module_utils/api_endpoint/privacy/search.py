@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-CHUNK = 1024 * 1024  # bytes that are looked at together
-CONTEXT = 60  # bytes of an excerpt before and after what was found
+CHUNK_BYTES = 1024 * 1024  # bytes that are looked at together
+CONTEXT_BYTES = 60  # bytes of an excerpt before and after what was found
 MOST = 3  # finds of a kind in a place that are kept with an excerpt; more are counted
 
 # How the separator within an address may be written: as it is, escaped for a URL, as nginx escapes, as other logs do.
@@ -132,14 +132,14 @@ class Search:
         while True:
             if time.monotonic() > self.deadline:
                 raise SearchError(f"{place}: there was no time left to search it")
-            chunk = stream.read(CHUNK)
+            chunk = stream.read(CHUNK_BYTES)
             total += len(chunk)
             buffer = kept + chunk
             end = len(buffer) if not chunk else max(begin, len(buffer) - self._overlap)
             self._look(buffer, begin, end, place)
             if not chunk:
                 return total
-            cut = max(0, end - CONTEXT)
+            cut = max(0, end - CONTEXT_BYTES)
             kept, begin = buffer[cut:], end - cut
 
     def _look(self, buffer: bytes, begin: int, end: int, place: str) -> None:
@@ -151,7 +151,7 @@ class Search:
                 while 0 <= at < end:
                     after = at + len(form.text)
                     if not (mark.number and (_is_digit(small, at - 1) or _is_digit(small, after))):
-                        excerpt = buffer[max(0, at - CONTEXT) : after + CONTEXT]
+                        excerpt = buffer[max(0, at - CONTEXT_BYTES) : after + CONTEXT_BYTES]
                         self._note(Find(mark.kind, place, readable(excerpt), form.plain))
                     at = small.find(form.text, after)
 

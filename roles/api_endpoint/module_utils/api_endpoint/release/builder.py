@@ -278,7 +278,7 @@ class Builder:
         with contextlib.suppress(OSError):  # the disk may be full, which is what the message says
             audit(self.module.params["audit_log"], self.module.params["name"], "rollout", words)
         serving = (
-            f"Release {live} goes on serving." if live else "No release is live on this host yet."
+            f"Release {live} is still live." if live else "No release is live on this host yet."
         )
         reason = describe_error(error, self.root)
         return f'Release {release} was not brought live. It failed at the step "build": {reason}\n{serving}'

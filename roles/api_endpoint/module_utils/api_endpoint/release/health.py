@@ -13,7 +13,7 @@ from ansible.module_utils.api_endpoint.http import Answer, ask_through_port, hea
 from ansible.module_utils.api_endpoint.release.slots import Endpoint
 from ansible.module_utils.basic import AnsibleModule
 
-SHORTEST = 10  # seconds that it is asked at least before it counts as broken
+SHORTEST_SECONDS = 10  # seconds that it is asked at least before it counts as broken
 
 
 def health_of(endpoint: Endpoint, release: str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, An
     slot = endpoint.live_slot
     release = endpoint.release_of(slot)
     asked = {**given, **health_of(endpoint, release)}
-    timeout = max(SHORTEST, asked["timeout"])
+    timeout = max(SHORTEST_SECONDS, asked["timeout"])
     deadline = time.monotonic() + timeout
     while True:
         answer = health_through_nginx(endpoint, asked, given["server_name"], given["port"], timeout)

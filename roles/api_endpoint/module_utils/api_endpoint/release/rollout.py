@@ -574,7 +574,7 @@ class Rollout:
         """Make sure that the release that was live serves, and say whether it does."""
         if not self.live and self.old_unit:
             started = systemctl("start", self.old_unit)
-            return f"{self.old_unit} of the old template {'does not start' if started.returncode else 'goes on serving'}."
+            return f"{self.old_unit} of the old template {'does not start' if started.returncode else 'still serves'}."
         if not self.live:
             return "No release is live on this host yet."
         try:
@@ -586,7 +586,7 @@ class Rollout:
         finally:
             # Healthy or not: held requests get their answer from the version itself.
             self.resume_requests()
-        return f"Release {self.previous} goes on serving."
+        return f"Release {self.previous} is still live."
 
     # --- what an interrupted run left
 
@@ -761,7 +761,11 @@ def asked(module: AnsibleModule) -> dict[str, Any]:
         return {"release": ""}
     return ask_through_nginx(
         endpoint,
-        {**given["ask"], "error_log": given["error_log"], "requirements": given["requirements"]},
+        {
+            **given["health_check"],
+            "error_log": given["error_log"],
+            "requirements": given["requirements"],
+        },
     )
 
 
@@ -771,7 +775,7 @@ def run_module(module: AnsibleModule) -> None:
     try:
         with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
             result = bring(module)
-        if module.params["ask"]:
+        if module.params["health_check"]:
             result["answer"] = asked(module)
     except (DeployError, OSError) as error:
         module.fail_json(msg=describe_error(error), changed=result.get("changed", False))

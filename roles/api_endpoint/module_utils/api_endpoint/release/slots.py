@@ -19,7 +19,7 @@ from ansible.module_utils.api_endpoint.systemd import systemctl
 SLOTS = ("blue", "green")
 LAST_WORD = "Shutting down: Master"  # gunicorn's main process writes nothing after it
 CONNECTED = "03"  # the state of a connected socket in /proc/net/unix
-LOOK_BACK = 200_000  # bytes of a log that are read at most
+LOOK_BACK_BYTES = 200_000  # bytes of a log that are read at most
 EXCERPT = 6000  # characters of a log that a message shows at most
 TAIL_LINES = 40  # of each log that a message shows at most
 
@@ -315,9 +315,9 @@ class Endpoint:
                 raise OSError("it is no file")
             end = file.seek(0, os.SEEK_END)
             begin = offset if offset <= end else 0
-            file.seek(max(0, begin - LOOK_BACK))
+            file.seek(max(0, begin - LOOK_BACK_BYTES))
             others |= _writers(file.read(begin - file.tell()).decode(errors="replace").splitlines())
-            file.seek(max(begin, end - LOOK_BACK))
+            file.seek(max(begin, end - LOOK_BACK_BYTES))
             return "\n".join(
                 lines_since(file.read().decode(errors="replace").splitlines(), since, others)
             )

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.api_endpoint.artifacts.store import mib
-from ansible.module_utils.api_endpoint.digests import CHUNK
+from ansible.module_utils.api_endpoint.digests import CHUNK_BYTES
 from ansible.module_utils.api_endpoint.errors import DeployError
 
 COLUMNS = "NAME,PATH,TYPE,SIZE,RO,MOUNTPOINTS,SERIAL"
 FILESYSTEMS = {"ext4": 16, "xfs": 12}  # and the longest label of each
 OPTIONS = ("nofail", "discard", "x-systemd.device-timeout=10s")
-LEAST = 16 * 1024 * 1024  # bytes by which a disk must exceed its filesystem to count as grown
+LEAST_BYTES = 16 * 1024 * 1024  # bytes by which a disk must exceed its filesystem to count as grown
 IN_WORDS = {
     "LVM2_member": "a part of an LVM volume group",
     "linux_raid_member": "a member of a RAID",
@@ -222,9 +222,9 @@ def mounted_at(place: str, process: str = "self") -> Mounted | None:
 def is_zero(path: str, size: int) -> bool:
     """Tell whether the first and the last MiB of a disk hold nothing but zeros."""
     with open(path, "rb", buffering=0) as disk:
-        for offset in (0, max(0, size - CHUNK)):
+        for offset in (0, max(0, size - CHUNK_BYTES)):
             disk.seek(offset)
-            if any(disk.read(CHUNK)):
+            if any(disk.read(CHUNK_BYTES)):
                 return False
     return True
 
@@ -580,4 +580,4 @@ def parse_filesystem_size(text: str) -> int:
 
 def has_grown(disk: Disk, size: int) -> bool:
     """Tell whether a disk has become larger than its filesystem."""
-    return bool(size) and disk.size - size > LEAST
+    return bool(size) and disk.size - size > LEAST_BYTES

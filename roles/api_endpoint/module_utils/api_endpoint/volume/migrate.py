@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible.module_utils.api_endpoint.artifacts.store import INODES, MARGIN, PART, mib
-from ansible.module_utils.api_endpoint.digests import CHUNK
+from ansible.module_utils.api_endpoint.artifacts.store import INODES, MARGIN_BYTES, PART, mib
+from ansible.module_utils.api_endpoint.digests import CHUNK_BYTES
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import BUILDING
 
@@ -116,7 +116,7 @@ def content(path: Path, seen: Callable[[int], None], from_disk: bool = False) ->
         found.update(str(size).encode())
         for begin, end in segments(handle, size):
             while begin < end:
-                piece = os.pread(handle, min(CHUNK, end - begin), begin)
+                piece = os.pread(handle, min(CHUNK_BYTES, end - begin), begin)
                 if not piece:
                     raise DeployError(f"{path} became shorter while it was read. Run again.")
                 # Zeros count for nothing, so that a hole on one disk and zeros on the other are the same.
@@ -212,7 +212,7 @@ class Move:
         """Raise DeployError when the target lacks room."""
         disk = os.statvfs(self.target)
         free = disk.f_bavail * disk.f_frsize
-        if size and size + MARGIN > free:
+        if size and size + MARGIN_BYTES > free:
             raise DeployError(too_small(self.source, size, free))
         if files and disk.f_files and files + INODES > disk.f_favail:
             raise DeployError(
@@ -249,7 +249,7 @@ class Move:
                 new.truncate(known.st_size)
                 for begin, end in segments(old.fileno(), known.st_size):
                     while begin < end:
-                        piece = os.pread(old.fileno(), min(CHUNK, end - begin), begin)
+                        piece = os.pread(old.fileno(), min(CHUNK_BYTES, end - begin), begin)
                         if not piece:
                             raise DeployError(
                                 f"{source} became shorter while it was copied. Run again."
@@ -315,6 +315,6 @@ def take_over(source: Path, target: Path) -> None:
 def too_small(source: Path, size: int, free: int) -> str:
     """Say that a volume has no room for what is to be moved to it."""
     return (
-        f"The volume has {mib(free)} free, and {mib(size)} of {source} move to it, with {mib(MARGIN)} to spare. Nothing was "
-        "moved. Take a larger volume, or keep fewer releases (api_endpoint_keep_releases)."
+        f"The volume has {mib(free)} free, and {mib(size)} of {source} move to it, with {mib(MARGIN_BYTES)} to spare. "
+        "Nothing was moved. Take a larger volume, or keep fewer releases (api_endpoint_keep_releases)."
     )

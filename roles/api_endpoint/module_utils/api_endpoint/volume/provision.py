@@ -49,7 +49,7 @@ from ansible.module_utils.api_endpoint.volume.migrate import (
 )
 from ansible.module_utils.basic import AnsibleModule
 
-POLL = 10  # seconds between two words on how far it is
+POLL_SECONDS = 10  # seconds between two words on how far it is
 FSTAB = Path("/etc/fstab")
 BACKUP = Path("/etc/fstab.before-api-endpoint")
 TOOL = "wmcs-prepare-cinder-volume"
@@ -430,7 +430,7 @@ def run_module(module: AnsibleModule) -> None:
     step = given["step"]
     try:
         if step == "wait":
-            answer = background.wait(task, POLL)
+            answer = background.wait(task, POLL_SECONDS)
             if "text" in answer:
                 module.exit_json(changed=False, text=answer["text"], actions=[])
             module.exit_json(
@@ -456,7 +456,7 @@ def run_module(module: AnsibleModule) -> None:
         if step == "bring":
             answer = {"text": ""}
             while "text" in answer:
-                answer = background.wait(task, POLL)
+                answer = background.wait(task, POLL_SECONDS)
             module.exit_json(
                 changed=bool(answer["result"]["actions"]), done=True, **answer["result"]
             )

@@ -16,9 +16,9 @@ from ansible.module_utils.api_endpoint.diagnosis.findings import CAUSE, NOTE, RI
 from ansible.module_utils.api_endpoint.diagnosis.state import EndpointState, run_command
 from ansible.module_utils.api_endpoint.lock import Lock
 
-FULL = 1_000_000  # bytes below which a disk counts as full
+FULL_BYTES = 1_000_000  # bytes below which a disk counts as full
 SCARCE = 0.03  # part of a disk, or of its files, below which it is soon full
-LOOK = 2.0  # seconds for finding what takes the room
+LOOK_SECONDS = 2.0  # seconds for finding what takes the room
 LEFT = ("/home", "/root", "/srv", "/tmp", "/var/log", "/var/tmp")  # noqa: S108 - only looked at
 THEIRS = (
     ".log",
@@ -26,7 +26,7 @@ THEIRS = (
     ".json",
 )  # ends of names of files that somebody has open, or that say what there is
 MAYBE = "Delete the largest files below if they are not needed."
-SKEW = 60.0  # seconds that host and laptop may differ
+SKEW_SECONDS = 60.0  # seconds that host and laptop may differ
 APT = Path("/etc/apt")
 
 
@@ -78,8 +78,8 @@ def disks(observed: EndpointState) -> Iterator[Finding]:
                 CAUSE, f"The disk of {folder} is read-only, as after an error of the disk.", evidence,
                 [f'sudo mount -o remount,rw "$(stat --format %m {folder})"'],
             )  # fmt: skip
-        elif free < FULL or (disk.f_files and disk.f_favail == 0):
-            what = "full" if free < FULL else "out of inodes"
+        elif free < FULL_BYTES or (disk.f_files and disk.f_favail == 0):
+            what = "full" if free < FULL_BYTES else "out of inodes"
             yield Finding(
                 CAUSE,
                 f"The disk of {folder} is {what}. {MAYBE}",
@@ -99,7 +99,7 @@ def _takers(
     """Return the evidence with what takes most room and is neither the endpoint's nor Debian's, and how to remove it."""
     sizes: dict[str, int] = {}
     counts: dict[str, int] = {}
-    deadline = time.monotonic() + LOOK
+    deadline = time.monotonic() + LOOK_SECONDS
     for top, files in _not_needed(observed, folder):
         counts[top] = len(files)
         sizes |= {path: _extent(path) for path in files}
@@ -213,7 +213,7 @@ def clock(observed: EndpointState) -> Iterator[Finding]:
     # The host's time is read some seconds after the laptop's.
     if (
         not observed.given["laptop_time"]
-        or -SKEW < ahead < SKEW + observed.given["load_check_timeout"]
+        or -SKEW_SECONDS < ahead < SKEW_SECONDS + observed.given["load_check_timeout"]
     ):
         return
     _rc, shown = run_command("timedatectl", "show", "--property=NTP,NTPSynchronized")
