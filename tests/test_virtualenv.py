@@ -403,6 +403,31 @@ def test_credentials_are_in_no_command_and_in_no_file_that_stays(tmp_path, code,
     assert 'API_ENDPOINT_USER_0="vcs-hunter22"' in found[-1]["secrets"]
 
 
+def test_credentials_of_the_hosts_own_settings_are_in_no_file_that_stays(
+    tmp_path, code, calls, monkeypatch
+):
+    monkeypatch.setenv("PIP_INDEX_URL", "https://bot:hunter22@c.example.org/simple")
+    monkeypatch.setenv("PIP_PROXY", "http://me:hunter23@proxy.example.org:3128")
+    _make, first, _server = built(tmp_path, code, calls)
+    kept = {name: text for name, text in first["files"].items() if name != "netrc"}
+    assert "hunter2" not in str([first["command"], first["all"], kept])
+    assert 'machine c.example.org login "bot" password "hunter22"' in first["files"]["netrc"]
+    assert "me:hunter23@proxy" in first["secrets"]
+    told = tomllib.loads(first["files"]["uv.toml"])["pip"]
+    assert told["index-url"] == "https://c.example.org/simple"
+    assert not list((tmp_path / "venvs" / "key").glob("uv.*"))
+
+
+def test_two_passwords_for_one_host_of_which_the_host_has_one_are_pips(
+    tmp_path, code, calls, monkeypatch
+):
+    monkeypatch.setenv("PIP_INDEX_URL", "https://bot:hunter22@c.example.org/simple")
+    found = virtualenv(tmp_path, code, credentials={"https://c.example.org/x": "me:hunter23"})
+    found.build(tmp_path / "venvs" / "key", tmp_path / "cache")
+    assert "one password or token for c.example.org" in found.notes[0]
+    assert 'login "me" password "hunter23"' in calls[-1]["files"]["netrc"]
+
+
 def test_two_passwords_for_one_host_are_refused(tmp_path, code, calls):
     given = {"https://example.org/a": "one:hunter22", "https://example.org/b": "two:hunter22"}
     with pytest.raises(DeployError, match=r"two passwords or tokens for example\.org") as raised:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ansible.module_utils.api_endpoint.release.requirements import Plan
+from ansible.module_utils.api_endpoint.urls import Credentials, take
 
 VERSION = "0.13.9"
 # SHA-256 of the wheels for Debian on the processors that it is tested on.
@@ -137,6 +138,7 @@ class Settings:
     options: list[str] = field(default_factory=list)
     network: list[str] = field(default_factory=list)  # options by which pip fetches uv itself
     environment: dict[str, str] = field(default_factory=dict)
+    credentials: Credentials = field(default_factory=dict)  # of URLs in the host's settings
 
     @property
     def text(self) -> str:
@@ -159,7 +161,13 @@ def settings(
             raise PipNeededError("does not know an option or a kind of repository in a requirement")
     if any(line.startswith("--requirement") for line in own):
         raise PipNeededError("may not know an option in a requirements file that lies on the web")
-    found = parse([*host_words(environment, home), *options])
+    words, credentials = [], {}
+    for word in host_words(environment, home):
+        # A proxy's are its own: netrc is for the servers behind it.
+        clean, taken = (word, {}) if word.startswith("--proxy") else take(word)
+        words.append(clean)
+        credentials.update(taken)
+    found = parse([*words, *options])
     lines = [line for line in own if not line.startswith("--constraint")]
     files = parse([word for line in lines for word in _words(line)])
     indexes, extra = found.get("index-url", []), found.get("extra-index-url", [])
@@ -201,6 +209,7 @@ def settings(
         if name in NETWORK
         for value in values
     ]
+    result.credentials = credentials
     result.environment = _environment(found, environment)
     return result
 

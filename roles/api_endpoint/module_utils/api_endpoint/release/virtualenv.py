@@ -180,13 +180,20 @@ class Virtualenv:
 
     def build(self, folder: Path, home: Path, say: Say = lambda _text: None) -> None:
         """Make the virtualenv and install into it, as its owner: by uv, or by pip where uv cannot."""
+        given = self.credentials
         try:
             told = uv.settings(self.plan, self.options, self.given["options"], os.environ, home)
+            self.credentials = {**told.credentials, **given}
+            try:
+                netrc(self.credentials)
+            except ValueError as error:
+                raise uv.PipNeededError(f"takes one password or token for {error}") from error
             self.build_by(told, folder, home, say)
         except uv.PipNeededError as why:
             self.notes.append(
                 f"pip built the virtualenv, which takes longer: uv {hide(str(why), self.credentials)}."
             )
+            self.credentials = given  # pip reads the host's settings by itself
             self.build_by(None, folder, home, say)
 
     def build_by(self, told: uv.Settings | None, folder: Path, home: Path, say: Say) -> None:
@@ -236,7 +243,8 @@ class Virtualenv:
                 else:
                     self.install_by_pip(sandbox, folder, carried, say)
             finally:
-                secret.unlink(missing_ok=True)
+                for file in (secret, folder / "uv.toml", folder / "uv.txt"):
+                    file.unlink(missing_ok=True)
                 shutil.rmtree(carried, ignore_errors=True)
 
     def write_files(self, folder: Path, carried: Path, told: uv.Settings | None) -> None:
