@@ -539,7 +539,7 @@ def settings():
             "sudo",
             False,
             {"sudo": "echo 'sudo: a password is required' >&2; exit 1"},
-            "Run again with -K",
+            "Run again, add -K",
         ),
         ("sudo", True, {"sudo": "echo 'sudo: a password is required' >&2; exit 1"}, ""),
         ("sudo", False, {"sudo": None, "id": "echo 0"}, ""),  # it logs in as root

@@ -1,6 +1,7 @@
 """Every worker is asked, and only what answers as expected gets through."""
 
 import concurrent.futures
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import time
 import pytest
 from ansible.module_utils.api_endpoint.http import Answer, healthy
 from ansible.module_utils.api_endpoint.release import readiness
+from ansible.module_utils.api_endpoint.release.failures import Failure
 from ansible.module_utils.api_endpoint.release.readiness import (
     ReadinessCheck,
     ReleaseRejectedError,
@@ -319,3 +321,39 @@ def test_what_nginx_says_in_the_apps_place_is_no_health():
 def test_what_nginx_refuses_is_known_by_its_own_words():
     conf = (ROLE / "templates" / "nginx.conf.j2").read_text()
     assert [words for words in readiness.REFUSALS if f' "{words}";' not in conf] == []
+
+
+LASTING = Failure(
+    "model.py line 2: No module named 'six'. Add it to requirements.txt.", [], is_lasting=True
+)
+PASSING = Failure("model.py line 2: ConnectionRefusedError.", [])
+
+
+@pytest.mark.parametrize(
+    ("status", "failures", "is_refused_early"),
+    [
+        (500, [LASTING], True),
+        (500, [PASSING], False),  # a database that comes back
+        (500, [None], False),
+        (503, [LASTING], False),  # by its status it is not ready yet
+        (500, [LASTING, PASSING], False),  # not the same in a row
+    ],
+    ids=["lasting", "passing", "without a traceback", "not ready yet", "in turn"],
+)
+def test_the_same_lasting_exception_ends_the_wait_early(
+    tmp_path, clock, monkeypatch, status, failures, is_refused_early
+):
+    told = itertools.cycle(failures)
+    subject = proof(tmp_path, [1])
+    subject.failure = lambda: next(told)
+    (tmp_path / "socket").touch()
+    monkeypatch.setattr(subject, "health", lambda *_: Answer(status, "no"))
+    begun = clock.now
+    with pytest.raises(ReleaseRejectedError, match=f"status {status}") as rejected:
+        subject.wait_until_healthy()
+    assert rejected.value.step == "health"
+    assert ("the same exception 3 times" in str(rejected.value)) == is_refused_early
+    if is_refused_early:
+        assert clock.now - begun < 5
+    else:
+        assert clock.now - begun >= 30

@@ -171,7 +171,14 @@ class PackagesAction(ActionBase):
         if all(f"installed {name}" in lines for name in names):
             return {"changed": changed}
         installed = self._install(arguments, patience, task_vars)
-        return {**installed, "changed": changed or installed.get("changed", False)}
+        if installed.get("failed"):
+            return {**installed, "changed": changed}
+        missing = [name for name in names if f"installed {name}" not in lines]
+        return {
+            **installed,
+            "changed": changed or installed.get("changed", False),
+            "missing": missing,
+        }
 
     def _install(
         self, arguments: dict[str, Any], patience: float, task_vars: dict[str, Any] | None

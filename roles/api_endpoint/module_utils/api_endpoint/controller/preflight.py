@@ -23,6 +23,7 @@ from ansible.module_utils.api_endpoint.controller.processes import (
     listeners_look,
     taken,
 )
+from ansible.module_utils.api_endpoint.controller.rsync import ssh_command
 from ansible.plugins.action import ActionBase
 
 # Lines of the answer that stand in no file.
@@ -89,7 +90,7 @@ def rights(text: str, user: str) -> list[str]:
     said = {
         NO_SUDO: "This host has no sudo, by which the run becomes root. Install it (as root: apt-get install sudo), or "
         "become root by su: -e ansible_become_method=su -K.",
-        ASKS_FOR_MORE: "sudo asks for a password on this host. Run again with -K, and type it.",
+        ASKS_FOR_MORE: "sudo asks for a password on this host. Run again, add -K, and type it.",
         NO_ROOT: "The run needs root on the host, and ansible_become is false. Leave that out, or log in as root.",
         NO_PYTHON: "This host has no python3, which Ansible needs there. Install it: sudo apt-get install python3.",
     }
@@ -122,11 +123,16 @@ class PreflightAction(ActionBase):
         method, user, has_password = self._become()
         python = str(self.given(variables, "ansible_python_interpreter") or "auto")
         command = rights_look(method, has_password, not python.startswith("auto")) + command
-        answer = self._low_level_execute_command(f"{command} true", sudoable=False)
+        way = ssh_command(self._connection)
+        hint = f"\nTry, on this computer: {way}" if way else ""
+        try:
+            answer = self._low_level_execute_command(f"{command} true", sudoable=False)
+        except AnsibleConnectionFailure as error:
+            raise AnsibleConnectionFailure(f"{str(error).rstrip()}{hint}") from None
         if answer.get("rc"):
             # The command cannot fail: not every kind of connection notices that nobody is there.
             raise AnsibleConnectionFailure(
-                f"The host does not answer: {answer.get('stderr') or answer.get('rc')}"
+                f"The host does not answer: {answer.get('stderr') or answer.get('rc')}{hint}"
             )
         text = str(answer.get("stdout", ""))
         return text, rights(text, user)

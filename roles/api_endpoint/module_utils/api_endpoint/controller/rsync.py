@@ -21,15 +21,15 @@ EVERY_SECONDS = 10  # seconds between two words on how far it is
 PROGRESS = re.compile(rb"(\d+)%\s+(\S+/s)\s+(\S+)")
 
 
+SHARED = re.compile("Control(?:Master|Persist|Path)=|ServerAlive")
+
+
 class NoWayError(DeployError):
     """There is a way to the host for Ansible, but none for rsync, which logs in and becomes root by itself."""
 
 
-def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
-    """Return rsync's remote shell, the name of the host, and the rsync to run there; empty names for a local connection.
-
-    Raise NoWayError for a connection that rsync cannot use, above all one with a password.
-    """
+def options_of(connection: Any) -> Callable[[str], Any]:
+    """Return a function that gives an option of a connection; None for one that it has not."""
 
     def option(name: str) -> Any:
         try:
@@ -37,6 +37,50 @@ def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
         except KeyError:
             return None
 
+    return option
+
+
+def ssh_words(option: Callable[[str], Any]) -> list[str]:
+    """Return ssh with the very options of the run: port, key, user, jump host."""
+    command = [str(option("ssh_executable") or "ssh")]
+    for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
+        command += shlex.split(str(option(name) or ""))
+    if port := option("port"):
+        command += ["-p", str(port)]
+    if key := option("private_key_file"):
+        command += ["-i", os.path.expanduser(str(key)), "-o", "IdentitiesOnly=yes"]
+    if user := option("remote_user"):
+        command += ["-l", str(user)]
+    if option("host_key_checking") is False:
+        command += ["-o", "StrictHostKeyChecking=no"]
+    return command
+
+
+def ssh_command(connection: Any) -> str:
+    """Return the command by which a person reaches the host as the run does; empty for a connection of another kind."""
+    if str(getattr(connection, "transport", "")).rsplit(".", 1)[-1] != "ssh":
+        return ""
+    option = options_of(connection)
+    words = ssh_words(option)
+    # Shared connections are the run's affair.
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    left = {
+        n + more
+        for n, pair in enumerate(pairs)
+        if pair[0] == "-o" and SHARED.match(pair[1])
+        for more in (0, 1)
+    }
+    return shlex.join(
+        [*(word for n, word in enumerate(words) if n not in left), str(option("host"))]
+    )
+
+
+def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
+    """Return rsync's remote shell, the name of the host, and the rsync to run there; empty names for a local connection.
+
+    Raise NoWayError for a connection that rsync cannot use, above all one with a password.
+    """
+    option = options_of(connection)
     kind = connection.transport.rsplit(".", 1)[-1]
     is_root = (
         kind == "docker"
@@ -58,18 +102,7 @@ def remote_shell(connection: Any, become: bool) -> tuple[list[str], str, str]:
         raise NoWayError(f"rsync does not know the connection {kind!r}")
     if option("password") or option("private_key") or option("private_key_passphrase"):
         raise NoWayError("rsync cannot type the password of the SSH connection")
-    command = [str(option("ssh_executable") or "ssh")]
-    for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
-        command += shlex.split(str(option(name) or ""))
-    if port := option("port"):
-        command += ["-p", str(port)]
-    if key := option("private_key_file"):
-        command += ["-i", os.path.expanduser(str(key)), "-o", "IdentitiesOnly=yes"]
-    if user := option("remote_user"):
-        command += ["-l", str(user)]
-    if option("host_key_checking") is False:
-        command += ["-o", "StrictHostKeyChecking=no"]
-    return command, str(option("host")), "sudo -n rsync" if method else "rsync"
+    return ssh_words(option), str(option("host")), "sudo -n rsync" if method else "rsync"
 
 
 def send(

@@ -245,7 +245,10 @@ class Builder:
                 "id": release,
                 "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "by": Lock(self.module.params["name"]).signature(),
-                "revision": self.module.params["revision"] or self.live_record.get("revision", ""),
+                # Code of no repository has none; code that stays has the one that it had.
+                "revision": self.module.params["revision"]
+                if "code" in self.module.params["components"]
+                else self.live_record.get("revision", ""),
                 "differs": differs,
                 "components": components,
             }

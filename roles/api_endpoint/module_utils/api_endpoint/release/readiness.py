@@ -22,9 +22,12 @@ from typing import Any
 
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.http import Answer, ask, healthy
+from ansible.module_utils.api_endpoint.release.failures import Failure
 from ansible.module_utils.api_endpoint.release.slots import accepted
 
 POLL = 0.1  # seconds between two looks
+LOOK_SECONDS = 1.0  # between two looks into the log of a version that answers 500
+SAME_TIMES = 3  # looks with the same exception, of a kind that no waiting changes, after which a version is refused
 SETTLE = 10.0  # seconds at least that workers get to be all there once the first one answers
 
 # What nginx logs when it answers 502 or 504 in the app's place: what that means, and what to do about it.
@@ -185,7 +188,10 @@ class ReadinessCheck:
         died: Callable[[], str],
         nginx: str = "",
         nginx_log: Path = Path(os.devnull),
+        failure: Callable[[], Failure | None] = lambda: None,
     ) -> None:
+        self.failure = failure  # what the version's log says of its last failure
+        self.same, self.looked = ("", 0), 0.0
         self.plan = plan
         self.socket = socket
         self.workers = workers
@@ -267,6 +273,7 @@ class ReadinessCheck:
                 answer = self.health(min(health["timeout"], max(0.5, deadline - time.monotonic())))
             if healthy(answer, health["status"]):
                 return
+            self.refuse_hopeless(answer)
             if time.monotonic() > deadline:
                 expected = " or ".join(map(str, health["status"])) or "any below 500"
                 raise ReleaseRejectedError(
@@ -275,6 +282,29 @@ class ReadinessCheck:
                     f"GET {health['path']} {self.way}: {answer}; expected: status {expected}",
                 )
             time.sleep(POLL)
+
+    def refuse_hopeless(self, answer: Answer) -> None:
+        """Raise ReleaseRejectedError when a version answers 500 with the same exception again and again, in vain.
+
+        The same is: type, words, file and line, in SAME_TIMES looks in a row, one a second. Waiting is in vain for a
+        module that is missing, a setting that is not there, a refusal of the sandbox (`is_lasting`). Whatever else there is
+        may pass: a thread that still loads the model, a database that comes back. Such an app has all of its time.
+        """
+        if answer.status != 500:
+            self.same = ("", 0)
+            return
+        if time.monotonic() - self.looked < LOOK_SECONDS:
+            return
+        self.looked = time.monotonic()
+        failure = self.failure()
+        line = failure.line if failure and failure.is_lasting else ""
+        self.same = (line, self.same[1] + 1 if line == self.same[0] else 1)
+        if line and self.same[1] >= SAME_TIMES:
+            raise ReleaseRejectedError(
+                "health",
+                f"GET {self.plan['health']['path']} {self.way}: status 500, with the same exception {SAME_TIMES} times in a "
+                "row, which waiting does not change",
+            )
 
     def every_worker_answers(self) -> None:
         """Put the health request and the smoke requests to each worker; raise an error at the first wrong answer."""

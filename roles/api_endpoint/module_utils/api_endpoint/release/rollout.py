@@ -314,6 +314,7 @@ class Rollout:
         proof = ReadinessCheck(
             plan, endpoint.socket_of(slot), lambda: endpoint.workers(slot), lambda: self.how_it_stopped(slot),
             endpoint.proof_socket if loaded_configuration(endpoint.proof_socket) else "", endpoint.proof_log,
+            lambda: self.why_it_fails(slot, ""),
         )  # fmt: skip
         proof.wait_until_healthy()
         return proof
