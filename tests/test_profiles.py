@@ -93,7 +93,7 @@ def test_the_profile_may_come_from_the_command_line(found):
 def test_the_guide_has_the_values():
     rows = re.findall(
         r"^\| `(\w+)` \| (.*) \| .* \|$",
-        (PROJECT / "docs" / "guides" / "adapt.md").read_text(),
+        (PROJECT / "docs" / "guides" / "your-app.md").read_text(),
         re.M,
     )
     shown = {name: text for name, text in rows if name in PROFILES}
