@@ -12,7 +12,10 @@ LEAST = yaml.safe_load((ROLE / "tasks" / "check_ansible.yml").read_text())[0][
     "ansible.builtin.assert"
 ]["that"]
 INVENTORIES = {
-    "hosts.ini": "[api_endpoints]\nnobody ansible_host=127.0.0.1 ansible_port=1 api_endpoint_server_names=['a.example']\n",
+    "hosts.ini": (
+        "[api_endpoints]\nnobody ansible_host=127.0.0.1 ansible_port=1 "
+        "api_endpoint_server_names=\"['a.example']\"\n"
+    ),
     "hosts.yml": "api_endpoints: {hosts: {nobody: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n",
 }
 
