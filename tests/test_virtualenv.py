@@ -348,6 +348,34 @@ def test_the_build_goes_on_without_its_run_and_the_next_one_waits_for_it(
     assert venv.ensure(module) == {"changed": False, "key": result["key"], "excluded": []}
 
 
+def test_a_build_that_the_next_run_does_not_need_is_ended(tmp_path, code, monkeypatch):
+    work = Background("api-virtualenv", str(tmp_path))
+    stopped = []
+    monkeypatch.setattr(venv, "background", lambda _module: work)
+    monkeypatch.setattr(venv, "systemctl", lambda *words: stopped.append(words))
+    for name in ("refuse_unusable", "probe"):
+        monkeypatch.setattr(venv, name, lambda *_: None)
+    found = virtualenv(tmp_path, code)
+    found.module.params |= {"part": False}
+    (tmp_path / "venvs" / found.key()).mkdir(parents=True)
+    (tmp_path / "venvs" / found.key() / venv.COMPLETE).touch()
+    assert not venv.ensure(found.module)["changed"]
+    assert stopped == []
+
+    def endless(say):
+        say("at work")
+        time.sleep(600)
+        return {}
+
+    work.begin("another", endless)
+    wait_until(lambda: work.state().get("text") == "at work", "it is at work")
+    pid = work.state()["pid"]
+    assert not venv.ensure(found.module)["changed"]
+    os.waitpid(pid, 0)
+    assert not work.is_alive()
+    assert stopped == [("stop", "api-virtualenv.service")]
+
+
 @pytest.mark.parametrize(
     ("files", "chosen"),
     [

@@ -253,9 +253,10 @@ def assert_healed(api, killed, again, result, before, app):
     [
         ("while the code arrives", "laptop"),
         ("while pip installs", "both"),
+        ("while pip installs", "laptop"),  # the build goes on, and the next run waits for it
         ("while a build command runs", "both"),
     ],
-    ids=["the-code-arrives", "pip-installs", "a-build-command-runs"],
+    ids=["the-code-arrives", "pip-installs", "pip-goes-on", "a-build-command-runs"],
 )
 def test_a_run_that_is_killed_while_it_builds(api, deploy, new_app, moment, side):
     app, before = new_app(moment.replace(" ", "-")), api.release

@@ -32,6 +32,7 @@ from ansible.module_utils.api_endpoint.release.installing import is_only_uvs, pr
 from ansible.module_utils.api_endpoint.release.requirements import LOCAL, Plan, canonical, choose
 from ansible.module_utils.api_endpoint.release.secrets import quote
 from ansible.module_utils.api_endpoint.sandbox import Outcome, Sandbox
+from ansible.module_utils.api_endpoint.systemd import systemctl
 from ansible.module_utils.api_endpoint.urls import Credentials, git_environment, hide, netrc, take
 from ansible.module_utils.basic import AnsibleModule
 
@@ -509,7 +510,10 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     if changed and virtualenv.choice.note:
         module.warn(virtualenv.choice.note)
     result = {"changed": changed, "key": key, "excluded": virtualenv.excluded}
-    if not changed or module.check_mode:
+    if module.check_mode:
+        return result
+    if not changed:
+        end_other_build(module)
         return result
 
     def work(say: Say) -> dict[str, Any]:
@@ -528,6 +532,14 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     task = value_digest([key, virtualenv.credentials])
     background(module).begin(task, work)
     return {"task": task}
+
+
+def end_other_build(module: AnsibleModule) -> None:
+    """End what a run that was cut off is still building, and this one does not need."""
+    other = background(module)
+    if other.is_alive():
+        other.end()
+        systemctl("stop", f"{module.params['name']}-virtualenv.service")
 
 
 def background(module: AnsibleModule) -> Background:
