@@ -8,7 +8,7 @@ SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))
 RUNS := deploy check status logs releases rollback diagnose traffic audit remove
 
 .PHONY: $(RUNS) help venv tools new-endpoint demo demo-down demo-cluster demo-cluster-down test test-full lint unit component molecule \
-  interruptions demo-test bench bench-test import-template readme docs clean
+  interruptions demo-test tutorial-test bench bench-test import-template readme docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -73,10 +73,10 @@ demo-cluster-down: ## Remove the demo of a cluster
 	@tools/demo_cluster.sh down
 
 test: .venv/.dev ## The gate, about twenty minutes: lint, unit and component tests, the demo, the core of every scenario
-	@tools/test.sh --gate lint unit component demo-test $(SCENARIOS)
+	@tools/test.sh --gate lint unit component demo-test tutorial-test $(SCENARIOS)
 
 test-full: .venv/.dev ## Everything, more than an hour: all tests on Debian 12 and 13, and a short bench
-	@tools/test.sh lint unit component "demo-test bench-test" $(SCENARIOS)
+	@tools/test.sh lint unit component "demo-test bench-test" tutorial-test $(SCENARIOS)
 
 lint: .venv/.dev ## Style and documentation: yamllint, ansible-lint, ruff, mypy, docsmith, shellcheck
 	@tools/lint.sh
@@ -91,6 +91,9 @@ component: .venv/.dev ## The role's nginx, HAProxy and gunicorn settings, with t
 
 demo-test: .venv/.dev ## The README's quick start on a fresh instance, over SSH
 	@tools/demo_test.sh
+
+tutorial-test: .venv/.dev ## The guide "Your .joblib goes live" word by word, on a fresh instance, over SSH
+	@tools/tutorial_test.sh
 
 molecule: .venv/.dev ## Every Molecule scenario, or some: make molecule SCENARIOS="default privacy"
 	@tools/test.sh $(SCENARIOS)

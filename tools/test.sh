@@ -66,7 +66,7 @@ trap 'rm -rf "$logs"' EXIT
 # The longest first, except that one lane begins with what fails soonest.
 mapfile -t jobs < <(
   printf '%s\n' interruptions cluster default releases debian_upgrade real_world adopted faults "demo-test bench-test" demo-test \
-    migrate artifacts privacy walls diagnose volume operations profiles component unit lint "$@" \
+    tutorial-test migrate artifacts privacy walls diagnose volume operations profiles component unit lint "$@" \
     | grep --fixed-strings --line-regexp "$(printf '%s\n' "$@")" \
     | awk '!seen[$0]++' \
     | while read -r job; do if [ -z "$gate" ] || ! is_full "$job"; then echo "$job"; fi; done
