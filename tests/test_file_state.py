@@ -860,3 +860,16 @@ def test_more_than_fits_a_command_is_the_modules(act, stored):
 def test_data_that_shall_be_verified_is_the_modules(act, stored):
     act("artifacts", **stored[1], verify=True, answers=[{"failed": True}])
     assert len(act.asked) == 1
+
+
+def test_a_rollout_is_followed_until_it_is_done(act):
+    """Its module answers every few seconds; the last answer counts."""
+    waits = [{"task": "t", "text": "not ready after 4 of 40 s"}, {"task": "t", "text": ""}]
+    assert act("rollout", name="api", answers=[*waits, {"changed": True, "release": "a"}]) == {
+        "changed": True, "release": "a",
+    }  # fmt: skip
+    assert len(act.asked) == 3
+    act.asked.clear()
+    failed = {"failed": True, "task": "t", "msg": "no"}
+    assert act("rollout", name="api", answers=[waits[0], failed]) == failed
+    assert len(act.asked) == 2

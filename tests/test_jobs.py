@@ -84,6 +84,18 @@ def test_it_does_not_keep_the_lock_of_the_run_that_began_it(background, tmp_path
     assert not lock.is_busy()
 
 
+def test_it_keeps_the_lock_where_it_is_told_to(background, tmp_path):
+    """What changes the live version must have ended before another run may begin."""
+    lock = Lock("api-endpoint", str(tmp_path))
+    lock.take({"token": "a"})
+    with lock.held("a"):
+        background.begin("a", until(tmp_path / "go"), keeps_lock=True)
+    assert lock.is_busy()
+    (tmp_path / "go").touch()
+    assert background.wait("a", 60) == {"result": {"done": True}}
+    wait_until(lambda: not lock.is_busy(), "the lock ends with the work")
+
+
 def test_it_is_in_a_session_of_its_own(background):
     background.begin("a", lambda _say: {"session": os.getsid(0), "pid": os.getpid()})
     result = background.wait("a", 60)["result"]

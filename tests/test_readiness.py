@@ -357,3 +357,21 @@ def test_the_same_lasting_exception_ends_the_wait_early(
         assert clock.now - begun < 5
     else:
         assert clock.now - begun >= 30
+
+
+def test_while_a_version_is_not_ready_it_says_what_was_answered_last(tmp_path, clock, monkeypatch):
+    told = []
+    subject = proof(tmp_path, [1], start_timeout=120)
+
+    def say(text):
+        told.append(text)
+        (tmp_path / "socket").touch()
+
+    subject.say = say
+    answers = iter([Answer(503, "loading the model"), Answer(None, "timed out"), Answer(200, "")])
+    monkeypatch.setattr(subject, "health", lambda *_: next(answers))
+    subject.wait_until_healthy()
+    assert [line.partition(": ")[2] for line in told] == [
+        "no answer yet: importing", "status 503: 'loading the model'", "no answer (timed out)",
+    ]  # fmt: skip
+    assert told[0].startswith("not ready after 0 of 120 s (api_endpoint_start_timeout)")

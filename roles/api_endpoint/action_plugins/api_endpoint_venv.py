@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 action_loader.get("api_endpoint_imports", class_only=True)
+from ansible.module_utils.api_endpoint.controller.progress import follow
 from ansible.module_utils.api_endpoint.urls import Credentials, take
 
 TEXTS = ("index_url", "gunicorn")
@@ -37,11 +37,4 @@ class ActionModule(ActionBase):
         for name in LISTS:
             arguments[name] = [cleaned(text) for text in arguments.get(name) or []]
         arguments["credentials"] = credentials
-        answer = self._execute_module(module_args=arguments, task_vars=task_vars)
-        while answer.get("task") and not answer.get("failed"):
-            if text := answer.get("text"):
-                host = (task_vars or {}).get("inventory_hostname", "")
-                self._display.display(f"  {time.strftime('%H:%M:%S')} {host}: {text}")
-            arguments["task"] = answer["task"]
-            answer = self._execute_module(module_args=arguments, task_vars=task_vars)
-        return answer
+        return follow(self, arguments, task_vars)

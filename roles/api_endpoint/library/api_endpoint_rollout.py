@@ -120,6 +120,10 @@ options:
     description: Absolute path of gunicorn's error log, to quote from.
     type: path
     required: true
+  task:
+    description: The C(task) of an earlier answer, to go on waiting for. The action plugin sees to it.
+    type: str
+    default: ""
   requirements:
     description: What the list of the app's packages is called in messages.
     type: str
@@ -261,6 +265,7 @@ def main() -> None:
             "requirements": {"type": "str", "default": "requirements.txt"},
             "audit_log": {"type": "path", "required": True},
             "run": {"type": "str", "default": ""},
+            "task": {"type": "str", "default": ""},
             "old_unit": {"type": "str", "default": ""},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "health_check": {

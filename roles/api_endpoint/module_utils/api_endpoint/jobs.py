@@ -84,10 +84,17 @@ class Background:
         """Tell whether a process works."""
         return is_locked(self.alive)
 
-    def begin(self, task: str, work: Callable[[Callable[[str], None]], dict[str, Any]]) -> bool:
+    def begin(
+        self,
+        task: str,
+        work: Callable[[Callable[[str], None]], dict[str, Any]],
+        *,
+        keeps_lock: bool = False,
+    ) -> bool:
         """Start `work`, which gets a function to say how far it is; or, when it is at the same task already, let it go on.
 
-        A process that is at another task is ended first: what it has fetched so far stays. Return whether it was started.
+        A process that is at another task is ended first: what it has fetched so far stays. With `keeps_lock` it has the lock
+        of the run that starts it for as long as it works. Return whether it was started.
         """
         if self.is_alive():
             if self.state().get("task") == task:
@@ -98,19 +105,23 @@ class Background:
         write_json(self.file, {"task": task, "text": "starting"}, 0o600)
         if os.fork() == 0:
             try:
-                self._work(task, work, handle)
+                self._work(task, work, handle, keeps_lock)
             finally:
                 os._exit(0)
         os.close(handle)
         return True
 
     def _work(
-        self, task: str, work: Callable[[Callable[[str], None]], dict[str, Any]], alive: int
+        self,
+        task: str,
+        work: Callable[[Callable[[str], None]], dict[str, Any]],
+        alive: int,
+        keeps_lock: bool,
     ) -> None:
         """Do the work, in the child process."""
         os.setsid()
         # What the parent holds open, the lock of its run above all, must not be held any longer by the child.
-        for name in os.listdir("/proc/self/fd"):
+        for name in [] if keeps_lock else os.listdir("/proc/self/fd"):
             if int(name) > 2 and int(name) != alive:
                 with contextlib.suppress(OSError):
                     os.close(int(name))

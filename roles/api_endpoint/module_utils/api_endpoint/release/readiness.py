@@ -26,6 +26,7 @@ from ansible.module_utils.api_endpoint.release.failures import Failure
 from ansible.module_utils.api_endpoint.release.slots import accepted
 
 POLL = 0.1  # seconds between two looks
+TOLD_CHARACTERS = 160  # of an answer, in a line about progress
 LOOK_SECONDS = 1.0  # between two looks into the log of a version that answers 500
 SAME_TIMES = 3  # looks with the same exception, of a kind that no waiting changes, after which a version is refused
 SETTLE = 10.0  # seconds at least that workers get to be all there once the first one answers
@@ -189,7 +190,9 @@ class ReadinessCheck:
         nginx: str = "",
         nginx_log: Path = Path(os.devnull),
         failure: Callable[[], Failure | None] = lambda: None,
+        say: Callable[[str], None] = lambda _text: None,
     ) -> None:
+        self.say = say  # takes how far it is
         self.failure = failure  # what the version's log says of its last failure
         self.same, self.looked = ("", 0), 0.0
         self.plan = plan
@@ -264,7 +267,8 @@ class ReadinessCheck:
     def wait_until_healthy(self) -> None:
         """Ask the health path until it answers as expected; raise ReleaseRejectedError when it does not in time."""
         health = self.plan["health"]
-        deadline = time.monotonic() + self.plan["start_timeout"]
+        begun = time.monotonic()
+        deadline = begun + self.plan["start_timeout"]
         answer = Answer(None, "it has made no socket yet")
         while True:
             if died := self.died():
@@ -273,6 +277,11 @@ class ReadinessCheck:
                 answer = self.health(min(health["timeout"], max(0.5, deadline - time.monotonic())))
             if healthy(answer, health["status"]):
                 return
+            told = str(answer) if os.path.exists(self.socket) else "no answer yet: importing"
+            self.say(
+                f"not ready after {time.monotonic() - begun:.0f} of {self.plan['start_timeout']} s "
+                f"(api_endpoint_start_timeout): {told[:TOLD_CHARACTERS]}"
+            )
             self.refuse_hopeless(answer)
             if time.monotonic() > deadline:
                 expected = " or ".join(map(str, health["status"])) or "any below 500"
@@ -310,6 +319,7 @@ class ReadinessCheck:
         """Put the health request and the smoke requests to each worker; raise an error at the first wrong answer."""
         deadline = time.monotonic() + max(SETTLE, self.plan["start_timeout"])
         asked: set[int] = set()
+        self.say("ready; each worker is checked")
         while True:
             there = self.workers()
             left = [pid for pid in there if pid not in asked]

@@ -16,7 +16,7 @@ from typing import Any
 from ansible.module_utils.api_endpoint.errors import DeployError, describe_error
 from ansible.module_utils.api_endpoint.files import read_json, replace_symlink, write_file
 from ansible.module_utils.api_endpoint.http import loaded_configuration
-from ansible.module_utils.api_endpoint.jobs import Background, detached
+from ansible.module_utils.api_endpoint.jobs import Background
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
 from ansible.module_utils.api_endpoint.release.failures import Failure
@@ -49,6 +49,7 @@ UNKNOWN: dict[str, Any] = {
     "smoke": [], "warm_up": "", "strategy": "auto", "drain": 1, "graceful_timeout": 30, "stream_grace": 0,
     "command_timeout": 600, "environment": {}, "mounts": [],
 }  # fmt: skip
+POLL_SECONDS = 5.0  # between two words on how far it is
 STOP_MARGIN_SECONDS = 10  # beyond its graceful time-out, after which systemd kills what is left (TimeoutStopSec: 5 more)
 LONGEST_ANSWER_SECONDS = 600.0  # a request that was held may take so long until it is cut off
 COMMANDS = (
@@ -76,6 +77,7 @@ class Rollout:
         self.slot = SLOTS[1] if self.live == SLOTS[0] else SLOTS[0]
         self.old_unit: str = self.given.get("old_unit") or ""
         self.step = "start"
+        self.say: Callable[[str], None] = lambda _text: None  # takes how far it is
         self.offset = 0  # where gunicorn's error log ended before the start
         self.prepared = 0.0  # when the slot got its settings (epoch); 0 before
         self.started = 0.0  # when the slot was started (epoch); 0 before
@@ -179,6 +181,7 @@ class Rollout:
         seconds = round(time.monotonic() - begun, 1)
         proof.final_check()
         self.switch()
+        self.say("switched; the version before ends its requests")
         if self.live:
             if strategy == "blue_green":
                 time.sleep(live_plan["drain"])
@@ -314,7 +317,7 @@ class Rollout:
         proof = ReadinessCheck(
             plan, endpoint.socket_of(slot), lambda: endpoint.workers(slot), lambda: self.how_it_stopped(slot),
             endpoint.proof_socket if loaded_configuration(endpoint.proof_socket) else "", endpoint.proof_log,
-            lambda: self.why_it_fails(slot, ""),
+            lambda: self.why_it_fails(slot, ""), self.say,
         )  # fmt: skip
         proof.wait_until_healthy()
         return proof
@@ -744,7 +747,26 @@ def bring(module: AnsibleModule) -> dict[str, Any]:
             "previous": Rollout(module).previous,
             "components": built.get("diff", {}).get("after", {}),
         }
-    told = Rollout(module).run() if module.check_mode else detached(Rollout(module).run)
+    if module.check_mode:
+        return finished(module, built, Rollout(module).run())
+    rollout = Rollout(module)
+
+    def work(say: Callable[[str], None]) -> dict[str, Any]:
+        rollout.say = say
+        return {"built": built, "told": rollout.run()}
+
+    task = str(module.params["run"])
+    background(module).begin(task, work, keeps_lock=True)
+    return {"task": task}
+
+
+def background(module: AnsibleModule) -> Background:
+    """Return the process that brings a release live, which goes on when the connection drops."""
+    return Background(f"{module.params['name']}-rollout", does="brings the release live")
+
+
+def finished(module: AnsibleModule, built: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """Return the module's answer."""
     differences = [result["diff"] for result in (built, told) if "diff" in result]
     if told.get("proof") == "over its socket" and not module.params["old_unit"]:
         module.warn(
@@ -773,9 +795,19 @@ def asked(module: AnsibleModule) -> dict[str, Any]:
 def run_module(module: AnsibleModule) -> None:
     """Do what the module is asked for, and exit with the result."""
     result: dict[str, Any] = {}
+    lock, task = Lock(module.params["name"]), str(module.params["task"])
     try:
-        with Lock(module.params["name"]).held(module.params["run"], module.check_mode):
-            result = bring(module)
+        if not task:  # else the process that was started has the lock
+            with lock.held(module.params["run"], module.check_mode):
+                result = bring(module)
+            task = str(result.get("task", ""))
+        if task:
+            answer = background(module).wait(task, POLL_SECONDS)
+            if "result" not in answer:
+                module.exit_json(changed=False, task=task, text=answer["text"])
+            result = finished(module, **answer["result"])
+            with lock.held(module.params["run"]):  # a sign of life
+                pass
         if module.params["health_check"]:
             result["answer"] = asked(module)
     except (DeployError, OSError) as error:
