@@ -368,12 +368,13 @@ def test_a_build_that_the_next_run_does_not_need_is_ended(tmp_path, code, monkey
         return {}
 
     work.begin("another", endless)
-    wait_until(lambda: work.state().get("text") == "at work", "it is at work")
-    pid = work.state()["pid"]
-    assert not venv.ensure(found.module)["changed"]
-    os.waitpid(pid, 0)
-    assert not work.is_alive()
-    assert stopped == [("stop", "api-virtualenv.service")]
+    try:
+        wait_until(lambda: work.state().get("text") == "at work", "it is at work")
+        assert not venv.ensure(found.module)["changed"]
+        assert not work.is_alive()
+        assert stopped == [("stop", "api-virtualenv.service")]
+    finally:
+        work.end()
 
 
 @pytest.mark.parametrize(
