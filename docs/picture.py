@@ -2,7 +2,7 @@
 
 The output has colours (ANSIBLE_FORCE_COLOR=1), and each command before it in a line that begins
 with `$ `. Left out are tasks that changed nothing and say nothing, plays in which nothing is left,
-progress and empty lines.
+progress, empty lines and columns of spaces. The target `-` prints the lines.
 """
 
 import re
@@ -32,10 +32,9 @@ def lines(printed: str) -> list[str]:
     for block, after in zip(kept, [*kept[1:], ""], strict=True):
         if re.match(r"PLAY (?!RECAP)", block) and not after.startswith(("TASK", "RUNNING")):
             continue
-        # Ansible breaks a long message at 80 columns; the window breaks it again.
         if block.startswith("PLAY RECAP"):
             block = re.sub(r" {2,}", " ", block)
-        block = re.sub(r"(?:\x1b\[[0-9;]*m)*\n(?:\x1b\[[0-9;]*m)* {8,}", " ", block)
+        block = re.sub(r"\n(?:\x1b\[[0-9;]*m)* +changed: false(?:\x1b\[[0-9;]*m)*(?=\n)", "", block)
         found += [re.sub(r" \*+$", "", line) for line in block.split("\n")]
     return found
 
