@@ -707,6 +707,7 @@ def test_a_report_says_well_or_unwell(render):
         (1, {"api_endpoint_stream_share": 1}),
         (2, {"api_endpoint_worker_class": "sync"}),
         (64, {"api_endpoint_worker_class": "gevent"}),
+        (64, {"api_endpoint_worker_class": "asgi"}),
     ],
 )
 def test_streams_have_a_share_of_what_is_answered_at_a_time(render, places, variables):

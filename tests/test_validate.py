@@ -90,6 +90,10 @@ def test_numbers_may_come_as_text():
         ({"api_endpoint_port": 99999}, ["api_endpoint_port is 99999", "ports from 1 to 65,535"]),
         ({"api_endpoint_timeout": -1}, ["api_endpoint_timeout is -1"]),
         ({"api_endpoint_timeout": 60}, ["api_endpoint_proxy_timeout is 60", "the longer one"]),
+        (
+            {"api_endpoint_worker_class": "asgi", "api_endpoint_cache": {"ttl": 60}},
+            ["api_endpoint_cache is set", "WSGI apps only", "Leave api_endpoint_cache out"],
+        ),
         ({"api_endpoint_log_days": 365}, ["api_endpoint_log_days is 365", "days from 1 to 90"]),
         ({"api_endpoint_name": "My API"}, ["api_endpoint_name is 'My API'"]),
         (

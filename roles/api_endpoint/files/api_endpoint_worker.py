@@ -7,10 +7,12 @@ Decisions 13, 16, 17 and 32 (docs/adr) say why.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import difflib
 import fcntl
 import gc
+import inspect
 import io
 import json
 import logging
@@ -24,7 +26,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from urllib.parse import unquote_to_bytes
 
 from gunicorn import SERVER_SOFTWARE, __version__
 from gunicorn.config import KNOWN_SETTINGS
+from gunicorn.errors import AppImportError
 from gunicorn.glogging import Logger, loggers
 from gunicorn.http.wsgi import FileWrapper
 from gunicorn.workers.sync import SyncWorker
@@ -56,6 +59,8 @@ HEADERS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [ \t\x21-\x7e\x80-\xff]*\
 # nginx says the same when it sheds a request itself.
 MESSAGE = "The API is busy. Please try again in a moment."
 BUSY = json.dumps({"error": {"status": 503, "message": MESSAGE}}).encode() + b"\n"
+LATE_MESSAGE = "The API took too long to answer."
+LATE = json.dumps({"error": {"status": 504, "message": LATE_MESSAGE}}).encode() + b"\n"
 STREAMS_MESSAGE = "Too many streams are open. Please try again in a moment."
 STREAMS_FULL = json.dumps({"error": {"status": 503, "message": STREAMS_MESSAGE}}).encode() + b"\n"
 
@@ -636,6 +641,11 @@ class UwsgiWorker:
     def load_wsgi(self) -> None:
         """Load the app. Its settings tell by now where it is mounted."""
         super().load_wsgi()  # type: ignore[misc]
+        if is_asgi(self.wsgi):
+            raise AppImportError(
+                "The app is an ASGI app, such as those of FastAPI and Starlette are, and the workers speak WSGI. "
+                "Set api_endpoint_worker_class: asgi."
+            )
         self.environ["SCRIPT_NAME"] = os.environ.get("SCRIPT_NAME", "")
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
@@ -713,12 +723,180 @@ class PlainWorker(UwsgiWorker, SyncWorker):
 
 
 def __getattr__(name: str) -> type:
-    """Return gunicorn's `gevent` that takes uwsgi; gevent is there only if it is wanted."""
-    if name != "GeventWorker":
-        raise AttributeError(name)
-    from gunicorn.workers.ggevent import GeventWorker
+    """Return gunicorn's `gevent` that takes uwsgi, or its worker for ASGI; each is there only if it is wanted."""
+    if name == "GeventWorker":
+        from gunicorn.workers.ggevent import GeventWorker
 
-    return type(name, (UwsgiWorker, GeventWorker), {"is_multithreaded": True})
+        return type(name, (UwsgiWorker, GeventWorker), {"is_multithreaded": True})
+    if name == "AsgiWorker":
+        from gunicorn.workers.gasgi import ASGIWorker
+
+        return type(name, (GuardingWorker, ASGIWorker), {})
+    raise AttributeError(name)
+
+
+def is_asgi(app: Any) -> bool:
+    """Tell whether an app is an asynchronous one: a coroutine function, or an object that is called as one."""
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(
+        getattr(app, "__call__", None)  # noqa: B004 (not whether it can be called, but how)
+    )
+
+
+def is_wsgi(app: Any) -> bool:
+    """Tell whether an app is surely a WSGI app: it takes `start_response`."""
+    try:
+        return not is_asgi(app) and "start_response" in inspect.signature(app).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+class GuardingWorker:
+    """What gunicorn's worker for ASGI does for its requests as the role's other workers do."""
+
+    cfg: Any
+    log: Any
+    asgi: Any
+
+    def load_wsgi(self) -> None:
+        """Load the app, behind the guard."""
+        super().load_wsgi()  # type: ignore[misc]
+        if is_wsgi(self.asgi):
+            raise AppImportError(
+                "The app is a WSGI app, such as those of Flask are, and the workers speak ASGI. "
+                "Set api_endpoint_worker_class: threads."
+            )
+        app, queue = self.asgi, Queue(self.cfg.workers)
+
+        async def guard(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                await AsgiFlight(self, queue, scope, send).run(app, receive)
+            else:
+                await app(scope, receive, send)
+
+        self.asgi = guard
+
+
+Message = dict[str, Any]
+
+
+def answer_of(status: int, headers: list[tuple[str, str]], body: bytes) -> list[Message]:
+    """Return the messages of a whole answer."""
+    pairs = [(name.lower().encode(), value.encode()) for name, value in headers]
+    return [
+        {"type": "http.response.start", "status": status, "headers": pairs},
+        {"type": "http.response.body", "body": body},
+    ]
+
+
+class AsgiFlight:
+    """A request of an ASGI app: shed when it is late, ended when it is silent, one of the streams or none."""
+
+    def __init__(self, worker: GuardingWorker, queue: Queue, scope: Any, send: Any) -> None:
+        self.worker, self.queue, self.scope, self.deliver = worker, queue, scope, send
+        self.timeout = worker.cfg.timeout or None
+        self.begun = time.monotonic()
+        self.bucket = ""
+        self.is_learned = self.has_begun = self.is_refused = self.is_stream = False
+        self.place: int | None = None
+        self.counts_from = math.inf  # as a stream
+        self.limit: Any = None
+
+    async def run(self, app: Callable[..., Awaitable[None]], receive: Any) -> None:
+        """Have the app answer."""
+        if self.is_late():
+            await self.answer(503, shed_headers(BUSY), BUSY)
+            return
+        try:
+            async with asyncio.timeout(self.timeout) as self.limit:
+                await app(self.scope, receive, self.send)
+        except TimeoutError:
+            if not self.limit.expired():
+                raise
+            await self.time_out()
+        except BaseException:
+            if not self.is_refused:
+                raise
+        finally:
+            self.learn()
+            if self.place is not None:
+                places.free(self.place)
+
+    def is_late(self) -> bool:
+        """Tell whether the request has waited too long; what nginx says of that, the app does not see."""
+        scope = self.scope
+        known = dict(scope["headers"])
+        start = known.get(b"x-request-start", b"").decode("latin-1")
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"x-request-start"]
+        # nginx has set both; gunicorn trusts no header that comes through a unix socket, whose path it takes for a name.
+        scope["scheme"] = known.get(b"x-forwarded-proto", b"http").decode("latin-1")
+        name, _, port = known.get(b"host", b"").decode("latin-1").partition(":")
+        scope["server"] = (
+            name,
+            int(port) if port.isdecimal() else 443 if scope["scheme"] == "https" else 80,
+        )
+        sent, self.bucket, concurrency = parse_request_start(start)
+        waited = time.time() - sent
+        return 0 < waited < CLOCK_JUMP_SECONDS and self.queue.should_shed(
+            self.bucket, waited, concurrency, 0.0
+        )
+
+    def learn(self) -> None:
+        """Note how long the app took to begin its answer."""
+        if not self.is_learned:
+            self.is_learned = True
+            self.queue.learn(self.bucket, time.monotonic() - self.begun)
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer: a sign of life."""
+        if self.is_refused:
+            return
+        if message["type"] == "http.response.start":
+            self.learn()
+            if not self.admit(message):
+                self.is_refused = True
+                await self.answer(503, shed_headers(STREAMS_FULL), STREAMS_FULL)
+                raise StreamsFullError
+        self.has_begun = True
+        self.limit.reschedule(None)  # how slowly its client may read, nginx decides
+        await self.deliver(message)
+        now = time.monotonic()
+        if self.timeout:
+            self.limit.reschedule(asyncio.get_running_loop().time() + self.timeout)
+        if self.place is None and now > self.counts_from:
+            self.place, self.counts_from = places.take(), now + 1
+
+    def admit(self, message: Message) -> bool:
+        """Tell whether there is a place for an answer: one of unknown length may be a stream."""
+        headers = {name.lower(): value for name, value in message.get("headers", ())}
+        is_bare = self.scope["method"] == "HEAD" or message["status"] in (204, 304)
+        if b"content-length" in headers or is_bare:
+            return True
+        message["headers"] = [*message.get("headers", ()), (b"x-accel-buffering", b"no")]
+        place = places.take()
+        if place is None:
+            return False
+        if headers.get(b"content-type", b"").strip().lower().startswith(b"text/event-stream"):
+            self.place = place
+        else:
+            places.free(place)
+            self.counts_from = time.monotonic() + STREAM_SECONDS
+        return True
+
+    async def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """Send a whole answer, in place of the app's."""
+        for message in answer_of(status, headers, body):
+            await self.deliver(message)
+
+    async def time_out(self) -> None:
+        """End a request that is silent: with an answer, or in the middle of one, which gunicorn then cuts off."""
+        path = self.scope["path"]
+        if self.has_begun:
+            self.worker.log.error(
+                "%s sent nothing for %s s. Its stream is cut off.", path, self.timeout
+            )
+            return
+        self.worker.log.error("%s took longer than %s s.", path, self.timeout)
+        await self.answer(504, shed_headers(LATE)[:2], LATE)
 
 
 class ThreadedWorker(UwsgiWorker, SyncWorker):

@@ -149,6 +149,11 @@ def ranges(settings: Settings) -> list[str]:
             f"api_endpoint_proxy_timeout is {proxy}, and api_endpoint_timeout {timeout}: nginx would give up on answers "
             "that the app still works on. Make api_endpoint_proxy_timeout the longer one."
         )
+    if settings.get("api_endpoint_worker_class") == "asgi" and settings.get("api_endpoint_cache"):
+        found.append(
+            "api_endpoint_cache is set, and api_endpoint_worker_class is asgi: nginx keeps answers of WSGI apps only. "
+            "Leave api_endpoint_cache out."
+        )
     most = number(settings.get("api_endpoint_max_concurrency")) or 0
     handled = (effective("workers") or 0) * (
         (effective("threads") or 0) if settings.get("api_endpoint_worker_class") == "threads" else 1
