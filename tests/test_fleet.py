@@ -221,7 +221,7 @@ def test_haproxy_is_asked_over_its_socket(tmp_path):
         tmp_path / "s",
         f"{HEADS}api,one,0,3,UP,L7OK,\napi,BACKEND,0,3,UP,,\nother,one,0,0,DOWN,,\n\n",
     )
-    servers = balancer.servers_of(balancer.ask(str(tmp_path / "s")), "api")
+    servers = balancer.servers_of(balancer.ask(str(tmp_path / "s")))
     listener.close()
     assert list(servers) == ["one"]
     assert balancer.ask(str(tmp_path / "not there")) is None
@@ -243,7 +243,7 @@ def test_haproxy_is_asked_over_its_socket(tmp_path):
     ],
 )
 def test_what_a_state_means(status, requests, usable, has_left, is_back):
-    servers = balancer.servers_of(f"{HEADS}api,one,0,{requests},{status},L7OK,\n", "api")
+    servers = balancer.servers_of(f"{HEADS}api,one,0,{requests},{status},L7OK,\n")
     found = balancer.judged(servers, "one", "drained", [])
     assert (found["usable"], found["as_wanted"]) == (usable, has_left)
     assert balancer.judged(servers, "one", "rejoined", [])["as_wanted"] == is_back
@@ -252,7 +252,7 @@ def test_what_a_state_means(status, requests, usable, has_left, is_back):
 
 def test_the_last_usable_host_is_not_drained():
     servers = balancer.servers_of(
-        f"{HEADS}api,one,0,0,UP,,\napi,two,0,0,UP,,\napi,three,0,0,DOWN,,\n", "api"
+        f"{HEADS}api,one,0,0,UP,,\napi,two,0,0,UP,,\napi,three,0,0,DOWN,,\n"
     )
     assert balancer.judged(servers, "one", "", ["one"])["may_drain"]
     assert not balancer.judged(servers, "one", "", ["one", "two"])["may_drain"], (
@@ -271,8 +271,7 @@ def test_no_host_is_drained_while_the_one_before_has_just_rejoined():
 
     def may_go(throttle):
         servers = balancer.servers_of(
-            f"{heads}api,one,0,0,UP,,,\napi,two,0,0,UP,,{throttle},\napi,gone,0,0,DOWN,,1%,\n",
-            "api",
+            f"{heads}api,one,0,0,UP,,,\napi,two,0,0,UP,,{throttle},\napi,gone,0,0,DOWN,,1%,\n"
         )
         return balancer.judged(servers, "one", "others", ["one"])["as_wanted"]
 

@@ -34,14 +34,6 @@ options:
     type: list
     elements: str
     default: []
-  backend:
-    description: HAProxy's name for all the hosts of the endpoint.
-    type: str
-    default: api
-  socket:
-    description: HAProxy's socket.
-    type: path
-    default: /run/haproxy/admin.sock
 author:
   - The api_endpoint authors
 """
@@ -97,8 +89,6 @@ def main() -> None:
             },
             "timeout": {"type": "int", "default": 30},
             "besides": {"type": "list", "elements": "str", "default": []},
-            "backend": {"type": "str", "default": "api"},
-            "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
         },
         supports_check_mode=True,
     )

@@ -11,6 +11,8 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 HALF = 50  # per cent
+SOCKET = "/run/haproxy/admin.sock"
+BACKEND = "api"  # all the hosts of the endpoint, in the configuration of the role load_balancer
 Servers = dict[str, dict[str, str]]
 
 
@@ -29,13 +31,13 @@ def ask(path: str) -> str | None:
     return b"".join(parts).decode(errors="replace")
 
 
-def servers_of(text: str, backend: str) -> Servers:
-    """Return the lines of a backend's servers, by their names."""
+def servers_of(text: str) -> Servers:
+    """Return the lines of the hosts, by their names."""
     rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
     return {
         row["svname"]: row
         for row in rows
-        if row["pxname"] == backend and row["svname"] not in ("BACKEND", "FRONTEND")
+        if row["pxname"] == BACKEND and row["svname"] not in ("BACKEND", "FRONTEND")
     }
 
 
@@ -79,9 +81,9 @@ def run_module(module: AnsibleModule) -> None:
     given = module.params
     deadline = time.monotonic() + given["timeout"]
     while True:
-        text = ask(given["socket"])
+        text = ask(SOCKET)
         found = judged(
-            servers_of(text or "", given["backend"]),
+            servers_of(text or ""),
             given["server"],
             given["until"],
             given["besides"],
