@@ -72,7 +72,7 @@ def main() -> None:
         before = as_before()
         ratios.append(as_now() / before)
     what = "a clean host to a live API, against the old template's setup script"
-    keep([Figure("First deployment", what, ratios, goal=1.0, more_is_better=False)])
+    keep([Figure("First deployment", what, ratios, goal=0.6, more_is_better=False)])
 
 
 if __name__ == "__main__":
