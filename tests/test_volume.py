@@ -211,7 +211,9 @@ class Host:
         monkeypatch.setattr(volume.shutil, "which", lambda *_name, **_more: self.tool)
         monkeypatch.setattr(volume, "systemctl", lambda *words: self.run("systemctl", *words))
         monkeypatch.setattr(volume.Lock.__init__, "__defaults__", (str(folder),))
-        monkeypatch.setattr(volume.Background.__init__, "__defaults__", (str(folder),))
+        monkeypatch.setattr(
+            volume.Background.__init__, "__defaults__", (str(folder), "brings the data")
+        )
         self.source = folder / "srv"
 
     @property
