@@ -7,6 +7,7 @@ inventory=$1 url=$2
 copy=$(mktemp --directory)
 trap 'rm -rf "$copy"' EXIT
 
+# shellcheck disable=SC2016 # the backticks are README's fences
 mapfile -t commands < <(sed -n '/^```sh$/,/^```$/p' README.md | sed -n 's/ *#.*//; /^make/p')
 [ "${#commands[@]}" = 5 ] || { echo "readme: expected five commands, found ${#commands[@]}" >&2; exit 1; }
 
