@@ -342,6 +342,14 @@ def test_threads_that_libraries_make_anew_do_not_count(serve, worker_class):
     }
 
 
+def test_a_runtime_error_at_import_keeps_its_traceback(serve):
+    """PyTorch raises many; gunicorn prints no more of one than its message when it loads the app before the fork."""
+    server = serve("raise RuntimeError('no CUDA here')", wait=False)
+    assert server.process.wait(60) != 0
+    said = (server.folder / "stderr").read_text()
+    assert re.search(r'/its.py", line \d+, in <module>\n.*\nRuntimeError: no CUDA here\n', said)
+
+
 def test_a_connection_that_has_the_number_of_something_closed_is_found(monkeypatch):
     """Of the first things that an app opens: their numbers were in use when the process was looked at before."""
     monkeypatch.setattr(forks.preload, "descriptors", forks.open_descriptors())

@@ -25,11 +25,14 @@ import stat
 import sys
 import tempfile
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from gunicorn.app.wsgiapp import WSGIApplication
 
 REPLACED = "API_ENDPOINT_LOADS_IN_WORKERS"  # the variable by which a process tells the one that replaces it
 SHOWN = 5  # things that a line names
@@ -73,7 +76,21 @@ def watch(may_replace: bool) -> bool:
     preload.private_bytes = private_bytes()
     if not preload.is_replaced:
         atexit.register = note_exit_handlers(atexit.register)
+        WSGIApplication.load = with_traceback(WSGIApplication.load)
     return not preload.is_replaced
+
+
+def with_traceback(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return `load`, which prints the traceback of a RuntimeError: gunicorn prints its message alone."""
+
+    def load_and_tell(application: Any) -> Any:
+        try:
+            return load(application)
+        except RuntimeError:
+            traceback.print_exc()
+            raise
+
+    return load_and_tell
 
 
 def check_process(server: Any) -> None:
