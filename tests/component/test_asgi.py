@@ -48,12 +48,18 @@ def test_the_app_learns_what_was_asked_and_not_by_whom(api):
     assert names == {"host", "x-forwarded-proto", "x-mine"}
 
 
-def test_errors_are_the_apps_and_logs_keep_the_query_string_out(api):
-    with api.beside(api_endpoint_log_query_string=False):
-        pass
-    assert api.get("/fail").status == 500
+def test_the_log_has_the_apps_exceptions_and_what_was_asked(api):
+    assert api.get("/fail?a=b").status == 500
     wait_until(lambda: "RuntimeError: as asked" in api.app_errors(), "a traceback")
-    wait_until(lambda: "/told?a=b HTTP/1.1" in "".join(api.app_lines()), "a line in the log")
+    wait_until(lambda: "/fail?a=b HTTP/1.1" in "".join(api.app_lines()), "a line in the log")
+
+
+def test_logs_keep_the_query_string_out():
+    with running(**ASGI, api_endpoint_log_query_string=False) as api:
+        assert api.get("/readyz?a=secret").status == 200
+        assert api.get("/fail?a=secret").status == 500
+        wait_until(lambda: "GET /fail HTTP/1.1" in "".join(api.app_lines()), "a line in the log")
+        assert "secret" not in "".join(api.app_lines()) + api.app_errors()
 
 
 @contextlib.contextmanager
