@@ -30,6 +30,7 @@ def folder(tmp_path, monkeypatch):
         nginx, "systemctl", lambda *_: SimpleNamespace(returncode=int(runs.get("is") == "stopped"))
     )
     monkeypatch.setattr(nginx, "programs_on", lambda port: runs.get(port, []))
+    monkeypatch.setattr(nginx, "RIGHTS", f"{os.getuid()}:{os.getgid()} 0644")
     runs.clear()
     return folder
 
@@ -219,6 +220,30 @@ def test_what_is_gone_is_written_again(folder):
     assert ensure(folder)["written"] == ["sites-available/api", "sites-enabled/api"]
     assert (folder / "sites-enabled" / "api").read_text() == "# Managed by Ansible\nserver\n"
     assert list(kept(folder)) == ["nginx.conf.before-api-endpoint"]
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o640, 0o4644])
+def test_rights_that_somebody_changed_are_repaired(folder, mode):
+    """Who can write nginx.conf is root at the next reload."""
+    ensure(folder)
+    load(folder)
+    (folder / "nginx.conf").chmod(mode)
+    result = ensure(folder, check_mode=True)
+    assert result["written"] == ["nginx.conf"]
+    assert f" {mode:04o}" in result["diff"][0]["before"]
+    assert result["diff"][0]["after"] == nginx.RIGHTS
+    assert ensure(folder)["written"] == ["nginx.conf"]
+    assert (folder / "nginx.conf").stat().st_mode & 0o7777 == 0o644
+    load(folder)
+    assert not ensure(folder)["changed"]
+    assert list(kept(folder)) == ["nginx.conf.before-api-endpoint"]
+
+
+def test_a_folder_in_place_of_a_file_is_named(folder):
+    (folder / "sites-available" / "api").mkdir(parents=True)
+    with pytest.raises(DeployError, match="sites-available/api is a folder.*move away"):
+        ensure(folder)
+    assert (folder / "nginx.conf").read_text() == "# Debian's\n"
 
 
 def test_files_of_a_role_that_noted_nothing(folder):

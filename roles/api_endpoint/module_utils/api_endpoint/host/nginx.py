@@ -21,6 +21,7 @@ from ansible.module_utils.api_endpoint.files import (
     write_file,
     write_json,
 )
+from ansible.module_utils.api_endpoint.host.managed_files import OWNER, found_at
 from ansible.module_utils.api_endpoint.host.nginx_note import (
     NOTE,
     digests_of,
@@ -43,13 +44,19 @@ LOAD_SECONDS = (
 )
 LISTEN = re.compile(r"^\s*listen\s+(?:\[::\]:)?(\d+)", re.MULTILINE)  # a port on all addresses
 CATCH_ALL = "catch-all-"  # with a port: the site that answers unknown names on it
+RIGHTS = f"{OWNER} 0644"  # of every file
 ACCOUNT = re.compile(r"^user\s+\S+;", re.MULTILINE)  # whose nginx's workers are
 
 
 def current(path: Path) -> str | None:
-    """Return what is at a path: a file's content, or a link's target behind an arrow; None when there is nothing."""
+    """Return what is at a path: a file's content, or a link's target behind an arrow; None when there is nothing.
+
+    Raise DeployError for a folder.
+    """
     if path.is_symlink():
         return stand_in(os.readlink(path))
+    if path.is_dir():
+        raise DeployError(f"{path} is a folder. A file belongs there: move away what has its name.")
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -246,7 +253,13 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
     }
     wanted |= dict.fromkeys(left_by_a_port(folder, wanted))
     before = {name: current(folder / name) for name in wanted}
-    changes = {name: content for name, content in wanted.items() if content != before[name]}
+    # With the right content a file may still be one that another account can write.
+    rights = {name: found_at(folder / name)[1] for name in module.params["files"]}
+    changes = {
+        name: content
+        for name, content in wanted.items()
+        if content != before[name] or rights.get(name, RIGHTS) != RIGHTS
+    }
     installed = shutil.which("nginx") is not None and folder.is_dir()
     if changes and installed:
         refuse_taken_ports(changes)
@@ -282,10 +295,11 @@ def ensure(module: AnsibleModule) -> dict[str, object]:
             {
                 "before_header": str(folder / name),
                 "after_header": str(folder / name),
-                "before": before[name] or "",
-                "after": content or "",
+                "before": (rights[name] if is_same else before[name]) or "",
+                "after": (RIGHTS if is_same else content) or "",
             }
             for name, content in changes.items()
+            for is_same in [content == before[name]]
         ],
     }
 
