@@ -24,6 +24,7 @@ from helpers import PROJECT, ROLE, Stub, load_file
 from rendering import templar
 
 UNIT = "# Managed by Ansible\n"
+SUDO_SAYS = "sudo: unable to resolve host api: Name or service not known"
 
 
 @pytest.fixture
@@ -62,7 +63,9 @@ def act(tmp_path, monkeypatch):
                 text=True,
                 env={**os.environ, "PATH": path},
             )
-            return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+            # As on a terminal, on a host whose name sudo cannot resolve.
+            stdout = "".join(f"{line}\r\n" for line in [SUDO_SAYS, *done.stdout.splitlines()])
+            return {"rc": done.returncode, "stdout": stdout, "stderr": done.stderr}
 
         def execute(module_name="", module_args=None, task_vars=None):
             run.asked.append((module_name, module_args))

@@ -241,7 +241,7 @@ def test_rights_that_somebody_changed_are_repaired(folder, mode):
 
 def test_a_folder_in_place_of_a_file_is_named(folder):
     (folder / "sites-available" / "api").mkdir(parents=True)
-    with pytest.raises(DeployError, match="sites-available/api is a folder.*move away"):
+    with pytest.raises(DeployError, match=r"sites-available/api is a folder.*move away"):
         ensure(folder)
     assert (folder / "nginx.conf").read_text() == "# Debian's\n"
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.api_endpoint.controller import packages
+from ansible.module_utils.api_endpoint.controller.look import BEGIN
 from ansible.module_utils.api_endpoint.controller.packages import (
     INTERRUPTED,
     PackagesAction,
@@ -38,9 +39,12 @@ def host(monkeypatch):
         looks, results = list(looks), list(results)
 
         def shell(command):
+            begin, _, command = command.partition("\n")
+            assert begin == f"echo '{BEGIN}'"
+            answer = "Tue Dec  1\nE: asked again\n" if command.startswith("date") else ""
             if command == packages.LOOK:
-                return {"stdout": looks.pop(0) if len(looks) > 1 else looks[0]}
-            return {"stdout": "Tue Dec  1\nE: asked again\n" if command.startswith("date") else ""}
+                answer = looks.pop(0) if len(looks) > 1 else looks[0]
+            return {"stdout": f"sudo: unable to resolve host one\n{BEGIN}\n{answer}"}
 
         action._low_level_execute_command = shell
 

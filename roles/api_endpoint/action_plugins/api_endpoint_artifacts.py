@@ -16,6 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 action_loader.get("api_endpoint_imports", class_only=True)
+from ansible.module_utils.api_endpoint.controller.look import look
 from ansible.module_utils.api_endpoint.artifacts.store import fingerprint_of_file, key_of
 from ansible.module_utils.api_endpoint.controller.paths import local_path
 from ansible.module_utils.api_endpoint.controller.pieces import Pieces, Remote
@@ -190,10 +191,8 @@ class ActionModule(ActionBase):
         if artifacts is None or len(artifacts) > MOST:
             return None
         keys = [artifact["digest"] for artifact in artifacts]
-        answer = self._low_level_execute_command(question(arguments["data_dir"], keys))
-        return (
-            artifacts if is_whole(str(answer.get("stdout", "")), arguments["name"], keys) else None
-        )
+        answer = look(self, question(arguments["data_dir"], keys))
+        return artifacts if is_whole(answer, arguments["name"], keys) else None
 
     def _module(
         self, arguments: dict[str, Any], step: str, variables: dict[str, Any]

@@ -9,6 +9,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 action_loader.get("api_endpoint_imports", class_only=True)
+from ansible.module_utils.api_endpoint.controller.look import look
 from ansible.module_utils.api_endpoint.host.file_state import is_as_wanted, question
 
 
@@ -21,7 +22,6 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        answer = self._low_level_execute_command(question(arguments))
-        if is_as_wanted(arguments, str(answer.get("stdout", ""))):
+        if is_as_wanted(arguments, look(self, question(arguments))):
             return {"changed": False, "written": [], "unused": []}
         return self._execute_module(module_args=arguments, task_vars=task_vars)

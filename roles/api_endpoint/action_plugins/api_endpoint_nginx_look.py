@@ -10,6 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 action_loader.get("api_endpoint_imports", class_only=True)
+from ansible.module_utils.api_endpoint.controller.look import look
 from ansible.module_utils.api_endpoint.controller import nginx_look
 from ansible.module_utils.api_endpoint.host import file_state
 
@@ -31,11 +32,10 @@ class ActionModule(ActionBase):
             file_state.services_question(units),
         ]
         # Each in a shell of its own, so that none changes what another one sees.
-        answer = self._low_level_execute_command(
-            f"\necho; echo {shlex.quote(END)}\n".join(f"( {question}\n)" for question in asked)
+        text = look(
+            self,
+            f"\necho; echo {shlex.quote(END)}\n".join(f"( {question}\n)" for question in asked),
         )
-        # A terminal ends its lines otherwise.
-        text = "\n".join(str(answer.get("stdout", "")).splitlines())
         told = text.split(f"\n{END}\n")
         is_as_wanted = len(told) == len(asked) and (
             nginx_look.is_as_wanted(*nginx_look.fitted(nginx, told[0]))

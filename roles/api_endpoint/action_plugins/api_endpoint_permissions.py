@@ -9,6 +9,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 action_loader.get("api_endpoint_imports", class_only=True)
+from ansible.module_utils.api_endpoint.controller.look import look
 from ansible.module_utils.api_endpoint.host.permissions_look import is_as_wanted, question
 
 
@@ -23,7 +24,6 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         folders = arguments.get("folders") or []
         asked = question(arguments.get("accounts") or {}, folders, arguments["trees"])
-        answer = self._low_level_execute_command(asked)
-        if is_as_wanted(folders, str(answer.get("stdout", ""))):
+        if is_as_wanted(folders, look(self, asked)):
             return {"changed": False, "made": [], "repaired": []}
         return self._execute_module(module_args=arguments, task_vars=task_vars)

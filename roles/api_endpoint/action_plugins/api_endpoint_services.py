@@ -11,6 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 action_loader.get("api_endpoint_imports", class_only=True)
+from ansible.module_utils.api_endpoint.controller.look import look
 from ansible.module_utils.api_endpoint.host.file_state import services_are_up, services_question
 from ansible.module_utils.api_endpoint.http import listeners, programs_in
 
@@ -24,8 +25,7 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         units = [str(unit) for unit in self._task.args["names"]]
-        answer = self._low_level_execute_command(services_question(units))
-        if services_are_up(units, str(answer.get("stdout", ""))):
+        if services_are_up(units, look(self, services_question(units))):
             return {"changed": False}
         # Mostly one command starts them all; what does not start is the module's, which tells why.
         command = f"systemctl enable --quiet --now {shlex.join(units)}"
@@ -60,7 +60,7 @@ class ActionModule(ActionBase):
         """Return the last lines of a unit's journal, and who has the port that it wants."""
 
         def shown(command: str) -> str:
-            return str(self._low_level_execute_command(command).get("stdout", "")).strip()
+            return look(self, command).strip()
 
         journal = shown(f"journalctl --unit={shlex.quote(unit)} --lines=8 --output=cat --no-pager")
         journal = re.sub(r"\x1b\[[0-9;:]*m", "", journal)  # systemd's colours

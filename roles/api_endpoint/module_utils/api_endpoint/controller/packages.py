@@ -11,6 +11,7 @@ import shlex
 import time
 from typing import Any
 
+from ansible.module_utils.api_endpoint.controller.look import look
 from ansible.module_utils.api_endpoint.controller.processes import SHOW, processes
 from ansible.module_utils.api_endpoint.urls import hide
 from ansible.plugins.action import ActionBase
@@ -154,12 +155,13 @@ class PackagesAction(ActionBase):
         patience = float(arguments.pop("lock_timeout", WAIT_SECONDS))
         names = arguments["name"] = sorted({str(name) for name in arguments["name"]})
         plain = [name for name in names if PLAIN.fullmatch(name)]
-        answer = self._low_level_execute_command(
+        answer = look(
+            self,
             # That file is what a run leaves that was killed while it installed packages.
             f"if grep -qsx 'exit 101' {POLICY}; then echo {shlex.quote(LEFT)}; fi; "
-            f"dpkg-query --show --showformat '${{db:Status-Status}} ${{Package}}\\n' {shlex.join(plain)} 2>/dev/null"
+            f"dpkg-query --show --showformat '${{db:Status-Status}} ${{Package}}\\n' {shlex.join(plain)} 2>/dev/null",
         )
-        lines = str(answer.get("stdout", "")).splitlines()
+        lines = answer.splitlines()
         changed = False
         if LEFT in lines:
             changed = True
@@ -206,9 +208,7 @@ class PackagesAction(ActionBase):
             ):
                 # Where not even apt's Python binding could be installed, the module does not say why.
                 asked = "date; LC_ALL=C apt-get update 2>&1 | grep '^[EW]:' | head -n 10"
-                date, _, words = str(
-                    self._low_level_execute_command(asked).get("stdout", "")
-                ).partition("\n")
+                date, _, words = look(self, asked).partition("\n")
                 told = str(result.get("msg", ""))
                 lines = [told, *(line for line in words.splitlines() if line not in told)]
                 return explained({**result, "msg": hide("\n".join(lines))}, date.strip())
@@ -217,7 +217,7 @@ class PackagesAction(ActionBase):
         """Wait until nobody has apt's locks, and say for whom; return a failure when they keep them, or dpkg was cut off."""
         said = 0.0
         while True:
-            answer = str(self._low_level_execute_command(LOOK).get("stdout", ""))
+            answer = look(self, LOOK)
             others = processes(answer, "/var/")
             if not others:
                 # A dpkg that is at work has the same mark.
