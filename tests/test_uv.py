@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import tomllib
 import zipfile
 
 import pytest
@@ -27,21 +28,6 @@ INDEX, MORE = "https://index.example.org/simple", "https://more.example.org/simp
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"options": [f"--index-url={INDEX}"]}, {"index-url": INDEX}),
-        ({"options": ["-i", INDEX]}, {"index-url": INDEX}),
-        ({"environment": {"PIP_INDEX_URL": INDEX}}, {"index-url": INDEX}),
-        (
-            {"environment": {"PIP_EXTRA_INDEX_URL": f"{INDEX} {MORE}"}},
-            {"extra-index-url": [INDEX, MORE]},
-        ),
-        # In a file an index replaces all before it, for pip.
-        (
-            {
-                "environment": {"PIP_EXTRA_INDEX_URL": MORE},
-                "own": [f"--index-url {INDEX}", "--extra-index-url https://third.example.org"],
-            },
-            {"index-url": INDEX, "extra-index-url": ["https://third.example.org"]},
-        ),
         (
             {"options": ["--find-links=/srv/wheels"], "own": ["--find-links '@LOCAL@/a b'"]},
             {"find-links": ["/srv/wheels", "@LOCAL@/a b"]},
@@ -63,6 +49,55 @@ INDEX, MORE = "https://index.example.org/simple", "https://more.example.org/simp
 def test_what_stands_in_the_file(tmp_path, given, expected):
     found = told(tmp_path, **given)
     assert {name: found.table.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, [""]),
+        ({"options": [f"--index-url={INDEX}"]}, [INDEX]),
+        ({"options": ["-i", INDEX]}, [INDEX]),
+        ({"environment": {"PIP_INDEX_URL": INDEX}}, [INDEX]),
+        ({"environment": {"PIP_EXTRA_INDEX_URL": f"{INDEX} {MORE} {INDEX}"}}, ["", INDEX, MORE]),
+        # In a file an index replaces all before it, for pip.
+        (
+            {
+                "environment": {"PIP_EXTRA_INDEX_URL": MORE},
+                "own": [f"--index-url {INDEX}", "--extra-index-url https://third.example.org"],
+            },
+            [INDEX, "https://third.example.org"],
+        ),
+        ({"options": ["--index-url=http://localhost:8081/simple"]}, ["http://localhost:8081/simple"]),
+        (
+            {"options": ["-i", "http://a.example.org:81/", "--trusted-host=a.example.org"]},
+            ["http://a.example.org:81/"],
+        ),
+        (
+            {"environment": {"PIP_TRUSTED_HOST": "a.example.org:81"}, "own": ["--index-url http://a.example.org:81/"]},
+            ["http://a.example.org:81/"],
+        ),
+    ],
+)  # fmt: skip
+def test_where_packages_are_looked_for(tmp_path, given, expected):
+    assert told(tmp_path, **given).indexes == expected
+
+
+def test_an_index_gets_its_credentials_at_once_as_it_may_answer_otherwise_without(tmp_path):
+    options = [
+        "-i",
+        INDEX,
+        f"--extra-index-url={MORE}",
+        "--extra-index-url=https://git.example.org",
+    ]
+    credentials = {"https://more.example.org/x": "u:p", "git+https://git.example.org/a": "u:p"}
+    found = tomllib.loads(told(tmp_path, options).text(credentials))
+    assert found["index"] == [
+        {"url": INDEX, "default": True},
+        {"url": MORE, "authenticate": "always"},
+        {"url": "https://git.example.org"},
+    ]
+    assert found["pip"]["index-strategy"] == "unsafe-best-match"
+    assert "index" not in tomllib.loads(told(tmp_path).text({}))
 
 
 @pytest.mark.parametrize(
@@ -116,6 +151,16 @@ def test_hosts_that_are_trusted_and_an_index_that_the_apps_files_forbid(tmp_path
         {"options": ["--use-deprecated=legacy-resolver"]},
         {"own": ["--use-feature fast-deps"]},
         {"options": ["--client-cert=/x"]},
+        {"options": ["--index-url=http://index.example.org/simple"]},
+        {
+            "own": [
+                "--extra-index-url http://index.example.org/simple",
+                "--trusted-host other.example.org",
+            ]
+        },
+        {"options": ["--find-links=http://index.example.org/wheels"]},
+        {"options": ["--timeout=soon"]},
+        {"options": ["--index-url=https://[index/simple"]},
         {"options": ["numpy"]},
         {"environment": {"PIP_KEYRING_PROVIDER": "subprocess"}},
         {"environment": {"PIP_TARGET": "/x"}},
@@ -152,12 +197,10 @@ def test_files_of_the_host(tmp_path, monkeypatch):
     strong.write_text("[global]\nindex-url = https://strong.example.org\n[list]\nformat = json\n")
     last.write_text("[install]\npre = yes\n")
     monkeypatch.setattr(uv, "HOST_FILES", (str(weak), str(strong)))
-    found = told(tmp_path, environment={"PIP_CONFIG_FILE": str(last)}).table
-    assert found["index-url"] == "https://strong.example.org"
-    assert found["extra-index-url"] == ["a", "b"]
-    assert found["prerelease"] == "allow"
-    found = told(tmp_path, environment={"PIP_CONFIG_FILE": os.devnull}).table
-    assert "index-url" not in found
+    found = told(tmp_path, environment={"PIP_CONFIG_FILE": str(last)})
+    assert found.indexes == ["https://strong.example.org", "a", "b"]
+    assert found.table["prerelease"] == "allow"
+    assert told(tmp_path, environment={"PIP_CONFIG_FILE": os.devnull}).indexes == [""]
     (tmp_path / ".pip").mkdir()
     (tmp_path / ".pip" / "pip.conf").write_text("")
     with pytest.raises(uv.PipNeededError, match=r"pip\.conf"):

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from ansible.module_utils.api_endpoint.release.requirements import Plan
 from ansible.module_utils.api_endpoint.urls import Credentials, take
@@ -55,6 +56,7 @@ SHORT = {
     "index-url": "-i", "find-links": "-f", "constraint": "-c", "upgrade": "-U", "quiet": "-q", "verbose": "-v",
     "ignore-installed": "-I",
 }  # fmt: skip
+LOOPBACK = re.compile(r"(?i)localhost|127(\.\d+){3}|::1")
 SYNONYMS = {"index-url": ["--pypi-url"], "timeout": ["--default-timeout"]}
 
 
@@ -133,6 +135,7 @@ class Settings:
     """What uv is told; `environment` may hold secrets of proxies."""
 
     table: dict[str, object] = field(default_factory=dict)  # of [pip] in its file
+    indexes: list[str] = field(default_factory=list)  # URLs; the first is empty for the usual one
     insecure: list[str] = field(default_factory=list)  # hosts
     is_closed: bool = False  # whether the app's files name no index
     options: list[str] = field(default_factory=list)
@@ -140,11 +143,21 @@ class Settings:
     environment: dict[str, str] = field(default_factory=dict)
     credentials: Credentials = field(default_factory=dict)  # of URLs in the host's settings
 
-    @property
-    def text(self) -> str:
-        """The file, in TOML, which has the same strings and lists as JSON."""
-        lines = [f"allow-insecure-host = {json.dumps(self.insecure)}", "[pip]"]
-        lines += [f"{name} = {json.dumps(value)}" for name, value in self.table.items()]
+    def text(self, credentials: Credentials) -> str:
+        """Return the file, in TOML, which has the same strings and lists as JSON.
+
+        As pip does, uv sends what is in `credentials` for an index's host at once. An index may answer without them too, but
+        with other packages: those that are public, or a redirection to a public index, where a name may be a stranger's.
+        """
+        known = {urlsplit(url).hostname for url in credentials if not url.startswith("git+")}
+        lines = [f"allow-insecure-host = {json.dumps(self.insecure)}"]
+        for number, url in enumerate(self.indexes):
+            if url:
+                always = urlsplit(url).hostname in known
+                lines += ["[[index]]", f"url = {json.dumps(url)}"]
+                lines += ["default = true"] if not number else []
+                lines += ['authenticate = "always"'] if always else []
+        lines += ["[pip]", *(f"{name} = {json.dumps(value)}" for name, value in self.table.items())]
         return "".join(f"{line}\n" for line in lines)
 
 
@@ -179,7 +192,6 @@ def settings(
     table: dict[str, object] = {
         # As pip has it: the best version of all indexes, which are equal.
         "index-strategy": "unsafe-best-match",
-        "extra-index-url": extra,
         "find-links": both["find-links"],
         "no-index": "no-index" in found,
         "no-binary": _split(both["no-binary"]),
@@ -190,11 +202,11 @@ def settings(
         "no-build-isolation": "no-build-isolation" in found,
         "no-deps": "no-deps" in found,
     }
-    if indexes:
-        table["index-url"] = indexes[-1]
     if "pre" in found or "pre" in files:
         table["prerelease"] = "allow"
-    result = Settings(table, both["trusted-host"], "no-index" in files)
+    used = list(dict.fromkeys([indexes[-1] if indexes else "", *extra]))
+    _refuse_insecure([*used, *both["find-links"]], both["trusted-host"])
+    result = Settings(table, used, both["trusted-host"], "no-index" in files)
     for name in ("constraint", "build-constraint"):
         result.options += [word for value in found.get(name, []) for word in (f"--{name}s", value)]
     result.options += [
@@ -212,6 +224,21 @@ def settings(
     result.credentials = credentials
     result.environment = _environment(found, environment)
     return result
+
+
+def _refuse_insecure(urls: list[str], trusted: list[str]) -> None:
+    """Leave a place that anyone on the way may answer for to pip, which looks there only if its host is trusted."""
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise PipNeededError(f"does not read the URL {url}") from error
+        host = parts.hostname or ""
+        is_trusted = host in trusted or parts.netloc in trusted
+        if parts.scheme == "http" and not is_trusted and not LOOPBACK.fullmatch(host):
+            raise PipNeededError(
+                f"would use {url}, which is not encrypted, and pip does so only with --trusted-host"
+            )
 
 
 def _words(line: str) -> list[str]:
@@ -240,7 +267,10 @@ def _environment(found: dict[str, list[str]], given: Mapping[str, str]) -> dict[
         whole = proxy if "://" in proxy else f"http://{proxy}"
         result |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), whole)
     if seconds := found.get("timeout", [""])[-1]:
-        result["UV_HTTP_TIMEOUT"] = str(max(1, round(float(seconds))))
+        try:
+            result["UV_HTTP_TIMEOUT"] = str(max(1, round(float(seconds))))
+        except (ValueError, OverflowError) as error:
+            raise PipNeededError(f"does not read a timeout of {seconds!r}") from error
     if retries := found.get("retries", [""])[-1]:
         result["UV_HTTP_RETRIES"] = retries
     return result

@@ -276,7 +276,7 @@ class Virtualenv:
             "pins.txt": [pin for line in self.choice.requirements if (pin := line.pin)],
         }
         if told:
-            files |= {"uv.toml": told.text.splitlines(), "uv.txt": fetched}
+            files |= {"uv.toml": told.text(self.credentials).splitlines(), "uv.txt": fetched}
         for name, lines in files.items():
             text = "".join(f"{line}\n" for line in lines)
             (folder / name).write_text(text.replace(LOCAL, str(carried)), encoding="utf-8")
