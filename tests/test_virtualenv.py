@@ -237,11 +237,13 @@ def test_and_so_it_is_with_uv(tmp_path, code, calls):
     assert ("--constraints", f"{carried}/found.txt") in pairs(first["command"])
     assert "--no-index" in first["command"]
     assert first["files"]["requirements.txt"] == "mylib\n"
-    told = tomllib.loads(first["files"]["uv.toml"])["pip"]
-    assert told["find-links"] == [f"{carried}/app/wheels"]
-    assert told["index-url"] == "https://example.org/own"
-    assert told["extra-index-url"] == ["https://example.org/simple"]
-    assert not told["no-index"]
+    told = tomllib.loads(first["files"]["uv.toml"])
+    assert told["pip"]["find-links"] == [f"{carried}/app/wheels"]
+    assert told["index"] == [
+        {"url": "https://example.org/own", "default": True},
+        {"url": "https://example.org/simple"},
+    ]
+    assert not told["pip"]["no-index"]
     assert "--no-index" not in second["command"]
 
 
@@ -253,6 +255,18 @@ def test_files_of_the_cache_are_in_no_virtualenv(tmp_path, code, calls):
     """A setup.py may write the cache, so a file that both have could change under a live release."""
     _make, first, _server = built(tmp_path, code, calls)
     assert tomllib.loads(first["files"]["uv.toml"])["pip"]["link-mode"] == "copy"
+
+
+@pytest.mark.parametrize(("free", "stays"), [(10**9, True), (1000, False)])
+def test_a_failed_build_gives_its_cache_back_where_the_disk_is_nearly_full(
+    tmp_path, monkeypatch, free, stays
+):
+    cache = venv.uv.cache(tmp_path)
+    cache.mkdir(parents=True)
+    (cache / "a.whl").write_bytes(b"x" * 100_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=free))
+    venv.drop_large_cache(tmp_path)
+    assert cache.exists() == stays
 
 
 @pytest.mark.parametrize(
@@ -442,8 +456,10 @@ def test_credentials_of_the_hosts_own_settings_are_in_no_file_that_stays(
     assert "hunter2" not in str([first["command"], first["all"], kept])
     assert 'machine c.example.org login "bot" password "hunter22"' in first["files"]["netrc"]
     assert "me:hunter23@proxy" in first["secrets"]
-    told = tomllib.loads(first["files"]["uv.toml"])["pip"]
-    assert told["index-url"] == "https://c.example.org/simple"
+    told = tomllib.loads(first["files"]["uv.toml"])["index"]
+    assert told == [
+        {"url": "https://c.example.org/simple", "default": True, "authenticate": "always"}
+    ]
     assert not list((tmp_path / "venvs" / "key").glob("uv.*"))
 
 

@@ -487,6 +487,12 @@ def size_of(folder: Path) -> int:
     return int((done.stdout.split() or ["0"])[0])
 
 
+def drop_large_cache(root: Path) -> None:
+    """Give back what a failed build has fetched where the disk has less room; the next one needs it otherwise."""
+    if size_of(uv.cache(root)) > shutil.disk_usage(root).free:
+        shutil.rmtree(uv.cache(root), ignore_errors=True)
+
+
 def ensure(module: AnsibleModule) -> dict[str, Any]:
     """Make sure that the virtualenv is there."""
     root = Path(module.params["root"])
@@ -525,6 +531,7 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
             (folder / COMPLETE).chmod(0o644)  # as setup wants it, whatever the host's umask is
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
+            drop_large_cache(root)
             raise
         return {**result, "notes": virtualenv.notes}
 
