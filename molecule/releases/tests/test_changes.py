@@ -151,8 +151,11 @@ def test_the_releases_are_listed_with_their_states(api, deploy):
     run = deploy.listed()
     assert run.status == 0, run.output
     lines = run.output.splitlines()
+    abandoned = re.findall(r" rollback release=\w+ .*previous=(\w+)", "\n".join(api.deploys))
+    assert abandoned, api.deploys
     for release in api.releases:
-        state = " live " if release == api.release else " good "
+        state = " rolled back " if release in abandoned else " good "
+        state = " live " if release == api.release else state
         assert any(release in line and state in line and " ada@" in line for line in lines), (
             run.output
         )
