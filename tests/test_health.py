@@ -148,6 +148,25 @@ def test_where_nginx_does_not_run_or_says_nothing_the_programs_on_the_port_tell(
     assert ("python3 (process 1) listens on port" in told["answer"]) is is_told
 
 
+@pytest.mark.parametrize(
+    ("check_mode", "would_change", "is_refused"),
+    [(False, False, True), (False, True, True), (True, False, True), (True, True, False)],
+)
+def test_a_dry_run_does_not_fail_for_what_a_run_changes_first(
+    served, monkeypatch, check_mode, would_change, is_refused
+):
+    """nginx does not run, the app crashes and its next version is at hand: a run starts the one, and replaces the other."""
+    monkeypatch.setattr(Endpoint, "release_of", lambda *_: "r1")
+    unhealthy = given(served, status=[204], timeout=0, would_change=would_change)
+    monkeypatch.setattr(health, "SHORTEST_SECONDS", 0)
+    if is_refused:
+        with pytest.raises(DeployError):
+            health.ask(endpoint(served), unhealthy, check_mode)
+    else:
+        told = health.ask(endpoint(served), unhealthy, check_mode)
+        assert told == {"status": "nothing healthy now", "release": "r1"}
+
+
 def test_what_failed_is_said_with_the_logs(served, monkeypatch):
     monkeypatch.setattr(health, "SHORTEST_SECONDS", 0)
     (served.root / "error.log").write_text("of this start\n")

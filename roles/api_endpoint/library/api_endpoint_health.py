@@ -41,6 +41,10 @@ options:
     description: Seconds to go on asking.
     type: int
     default: 10
+  would_change:
+    description: Whether a run changes nginx before. Then a dry run does not fail when nothing is healthy.
+    type: bool
+    default: false
   error_log:
     description: Absolute path of gunicorn's error log, to quote from.
     type: path
@@ -90,6 +94,7 @@ def main() -> None:
             "path": {"type": "str", "default": "/"},
             "status": {"type": "list", "elements": "int", "default": []},
             "timeout": {"type": "int", "default": 10},
+            "would_change": {"type": "bool", "default": False},
             "error_log": {"type": "path", "required": True},
             "requirements": {"type": "str", "default": "requirements.txt"},
         },

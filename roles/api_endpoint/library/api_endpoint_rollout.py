@@ -100,6 +100,10 @@ options:
         description: Seconds to go on asking, unless the release has its own.
         type: int
         default: 10
+      would_change:
+        description: Whether a run changes nginx before. Then a dry run does not fail when nothing is healthy.
+        type: bool
+        default: false
   rollback:
     description: Go back to a release that was built before.
     type: bool
@@ -276,6 +280,7 @@ def main() -> None:
                     "path": {"type": "str", "default": "/"},
                     "status": {"type": "list", "elements": "int", "default": []},
                     "timeout": {"type": "int", "default": 10},
+                    "would_change": {"type": "bool", "default": False},
                 },
             },
         },

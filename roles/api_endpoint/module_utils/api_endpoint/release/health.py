@@ -13,6 +13,7 @@ from ansible.module_utils.api_endpoint.http import Answer, ask_through_port, hea
 from ansible.module_utils.api_endpoint.release.slots import Endpoint
 from ansible.module_utils.basic import AnsibleModule
 
+UNHEALTHY = "nothing healthy now"  # in place of a status
 SHORTEST_SECONDS = 10  # seconds that it is asked at least before it counts as broken
 
 
@@ -64,13 +65,24 @@ def ask_through_nginx(endpoint: Endpoint, given: dict[str, Any]) -> dict[str, An
     )
 
 
+def ask(endpoint: Endpoint, given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Ask what is live through nginx. A dry run does not fail for what a run would change first (`would_change`)."""
+    release = endpoint.release_of(endpoint.live_slot)
+    if check_mode and not release:
+        return {"release": ""}
+    try:
+        return ask_through_nginx(endpoint, given)
+    except DeployError:
+        if check_mode and given["would_change"]:
+            return {"status": UNHEALTHY, "release": release}
+        raise
+
+
 def run_module(module: AnsibleModule) -> None:
     """Do what the module is asked for, and exit with the result."""
     given = module.params
     endpoint = Endpoint(given["name"], given["root"])
-    if module.check_mode and not endpoint.release_of(endpoint.live_slot):
-        module.exit_json(changed=False, release="")
     try:
-        module.exit_json(changed=False, **ask_through_nginx(endpoint, given))
+        module.exit_json(changed=False, **ask(endpoint, given, module.check_mode))
     except DeployError as error:
         module.fail_json(msg=str(error))

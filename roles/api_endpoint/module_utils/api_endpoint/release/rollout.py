@@ -20,7 +20,7 @@ from ansible.module_utils.api_endpoint.jobs import Background
 from ansible.module_utils.api_endpoint.lock import Lock
 from ansible.module_utils.api_endpoint.release.builder import Builder
 from ansible.module_utils.api_endpoint.release.failures import Failure
-from ansible.module_utils.api_endpoint.release.health import ask_through_nginx
+from ansible.module_utils.api_endpoint.release.health import ask
 from ansible.module_utils.api_endpoint.release.hints import find_hints, left_out, read_journal
 from ansible.module_utils.api_endpoint.release.history import (
     RELEASE,
@@ -776,19 +776,18 @@ def finished(module: AnsibleModule, built: dict[str, Any], told: dict[str, Any])
     return {**built, **told, "changed": built["changed"] or told["changed"], "diff": differences}
 
 
-def asked(module: AnsibleModule) -> dict[str, Any]:
+def asked(module: AnsibleModule, would_change: bool) -> dict[str, Any]:
     """Ask what is live through nginx."""
     given = module.params
-    endpoint = Endpoint(given["name"], given["root"])
-    if module.check_mode and not endpoint.release_of(endpoint.live_slot):
-        return {"release": ""}
-    return ask_through_nginx(
-        endpoint,
+    return ask(
+        Endpoint(given["name"], given["root"]),
         {
             **given["health_check"],
+            "would_change": would_change or given["health_check"]["would_change"],
             "error_log": given["error_log"],
             "requirements": given["requirements"],
         },
+        module.check_mode,
     )
 
 
@@ -809,7 +808,7 @@ def run_module(module: AnsibleModule) -> None:
             with lock.held(module.params["run"]):  # a sign of life
                 pass
         if module.params["health_check"]:
-            result["answer"] = asked(module)
+            result["answer"] = asked(module, result["changed"])
     except (DeployError, OSError) as error:
         module.fail_json(msg=describe_error(error), changed=result.get("changed", False))
     module.exit_json(**result)
