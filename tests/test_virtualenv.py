@@ -257,6 +257,23 @@ def test_files_of_the_cache_are_in_no_virtualenv(tmp_path, code, calls):
     assert tomllib.loads(first["files"]["uv.toml"])["pip"]["link-mode"] == "copy"
 
 
+def test_an_index_that_refuses_access_is_named(tmp_path, code, calls, monkeypatch):
+    """Where all indexes are equal, uv says only that none has the package."""
+    hint = "hint: An index URL (https://a.example.org) could not be queried"
+
+    def run(_self, command, watch=None):
+        said = "error: No solution\n  cause: Because x was not found in the package registry"
+        if "--dry-run" in command:
+            said += f"\n{hint} (401 Unauthorized)"
+        return Outcome(int("requirements.txt" in command), said, False)
+
+    monkeypatch.setattr(Sandbox, "run", run)
+    with pytest.raises(DeployError) as raised:
+        virtualenv(tmp_path, code).build(tmp_path / "venvs" / "key", tmp_path / "cache")
+    assert hint in str(raised.value)
+    assert "may have expired" in str(raised.value)
+
+
 @pytest.mark.parametrize(("free", "stays"), [(10**9, True), (1000, False)])
 def test_a_failed_build_gives_its_cache_back_where_the_disk_is_nearly_full(
     tmp_path, monkeypatch, free, stays

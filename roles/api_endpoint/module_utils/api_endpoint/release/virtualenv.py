@@ -82,6 +82,7 @@ for name in ["pip"] + ["setuptools"] * (sys.version_info < (3, 12)):
     if found:
         print(found[0])
 """
+NOT_FOUND = "was not found in the package registry"
 CACHE_SHARE = 3  # virtualenvs' worth of packages that uv's cache may hold before it is emptied
 POLL_SECONDS = 5  # between two words on how far it is
 Say = Callable[[str], None]
@@ -398,6 +399,10 @@ class Virtualenv:
         def run(step: str, *command: str) -> str:
             done = self.run(sandbox, say, step, *command)
             if done.status != 0:
+                if NOT_FOUND in done.output:
+                    done = done._replace(
+                        output=f"{done.output}\n{self.hints(sandbox, say, command)}"
+                    )
                 if not unfit and is_only_uvs(done.output):
                     words = done.output.splitlines() or [f"exit status {done.status}"]
                     said = next((line for line in words if line.startswith("error")), words[-1])
@@ -435,6 +440,13 @@ class Virtualenv:
         )  # fmt: skip
         self.bound_cache(sandbox, program, folder, root)
         (folder / ".lock").unlink(missing_ok=True)  # uv's, which every account may write
+
+    def hints(self, sandbox: Sandbox, say: Say, command: tuple[str, ...]) -> str:
+        """Return uv's words on an index that refuses access, which it says only where one comes before the other."""
+        done = self.run(
+            sandbox, say, "Looking for the reason", *command, "--dry-run", "--index-strategy", "first-index"
+        )  # fmt: skip
+        return "\n".join(line for line in done.output.splitlines() if line.startswith("hint: An"))
 
     def bundled(self) -> list[str]:
         """Return the wheels of pip, and of setuptools where it belongs to it, that the Python brings along."""
