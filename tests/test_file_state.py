@@ -462,6 +462,26 @@ def test_services_that_run_are_left(act):
     assert act.asked == []
 
 
+def test_a_service_that_is_started_again_and_again_does_not_start(act):
+    """nginx that somebody started by hand has its port; the module takes "activating" for started."""
+    act.program("systemctl", "case $1 in is-active) echo activating;; esac; exit 1")
+    act.program("journalctl", "echo 'still could not bind()'")
+    assert act("services", names=["a"], answers=[{"changed": False}]) == {
+        "changed": False,
+        "failed": True,
+        "msg": "a does not start. still could not bind()",
+    }
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_masked_service_is_named_by_a_dry_run_too(act, check_mode):
+    act.program("systemctl", "case $* in is-enabled*b*) echo masked;; *) echo active;; esac")
+    told = act("services", check_mode=check_mode, names=["a", "b"])
+    assert told["failed"]
+    assert told["msg"].startswith("b is masked, and so does not start. `sudo systemctl unmask b`")
+    assert act.asked == []
+
+
 @pytest.mark.parametrize("answer", ["inactive", "failed", "activating", ""])
 @pytest.mark.parametrize("check_mode", [False, True])
 def test_services_that_do_not_run_are_started(act, answer, check_mode, tmp_path):
@@ -484,9 +504,6 @@ def test_a_service_that_does_not_start_fails_but_for_a_dry_run(act):
         "failed": True,
         "msg": "a does not start. no such unit",
     }
-    masked = {"failed": True, "msg": "Failed to start a.service: Unit a.service is masked."}
-    told = act("services", names=["a"], answers=[masked])["msg"]
-    assert told.startswith("a is masked, and so does not start. `sudo systemctl unmask a`")
     act.program(
         "journalctl", "echo 'nginx: [emerg] bind() to [::]:80 failed (98: Address already in use)'"
     )

@@ -8,6 +8,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from ansible.module_utils.api_endpoint import systemd
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.release import rollout
 from helpers import Stub, make_virtualenv
@@ -27,6 +28,7 @@ class Host:
         self.refused: dict[str, Exception] = {}
         self.failed: set[str] = set()
         self.unread: set[str] = set()  # units of which systemd has not read the latest files
+        self.masked: set[str] = set()
         self.streams: dict[str, int] = {}  # by unit, which they keep from ending when it is stopped
 
     def systemctl(self, *arguments: str):
@@ -67,7 +69,11 @@ class Host:
         return {
             "ActiveState": self.state(unit),
             "NeedDaemonReload": "yes" if unit in self.unread else "no",
-            "UnitFileState": "enabled" if unit in self.enabled else "disabled",
+            "UnitFileState": "masked"
+            if unit in self.masked
+            else "enabled"
+            if unit in self.enabled
+            else "disabled",
             "NRestarts": "0",
         }
 
@@ -723,6 +729,21 @@ def test_a_live_link_to_a_slot_without_a_release_is_repaired(host):
     (host.root / "slots" / "blue" / "release").unlink()
     assert run(host)["previous"] == ""
     assert live(host) == "green"
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_masked_unit_is_named_with_what_allows_it(host, check_mode):
+    host.masked.add("api@blue.service")
+    with pytest.raises(DeployError, match=r"api@blue.service is masked.*systemctl unmask api@blue"):
+        run(host, release=OLD, check_mode=check_mode)
+    assert "start" not in " ".join(host.done)
+
+
+def test_systemctls_refusal_to_start_a_masked_unit_says_what_allows_it(monkeypatch):
+    failed = SimpleNamespace(returncode=1, stdout="", stderr="Unit a.service is masked.")
+    monkeypatch.setattr(systemd, "systemctl", lambda *_: failed)
+    with pytest.raises(DeployError, match=r"`sudo systemctl unmask a.service`"):
+        systemd.must("start", "--no-block", "a.service")
 
 
 def test_the_warm_up_comes_after_the_proof_and_before_the_switch(host, monkeypatch):

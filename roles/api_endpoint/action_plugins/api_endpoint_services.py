@@ -14,6 +14,7 @@ action_loader.get("api_endpoint_imports", class_only=True)
 from ansible.module_utils.api_endpoint.controller.look import look
 from ansible.module_utils.api_endpoint.host.file_state import services_are_up, services_question
 from ansible.module_utils.api_endpoint.http import listeners, programs_in
+from ansible.module_utils.api_endpoint.systemd import masked
 
 
 class ActionModule(ActionBase):
@@ -25,8 +26,13 @@ class ActionModule(ActionBase):
         """Run the action."""
         super().run(tmp, task_vars)
         units = [str(unit) for unit in self._task.args["names"]]
-        if services_are_up(units, look(self, services_question(units))):
+        answer = look(self, services_question(units))
+        if services_are_up(units, answer):
             return {"changed": False}
+        # A dry run of the module passes over it.
+        if "masked" in answer.split():
+            found = [unit for unit in units if self._is(unit, "masked")]
+            return {"failed": True, "changed": False, "msg": masked(*found)}
         # Mostly one command starts them all; what does not start is the module's, which tells why.
         command = f"systemctl enable --quiet --now {shlex.join(units)}"
         if not self._task.check_mode and self._low_level_execute_command(command).get("rc") == 0:
@@ -38,23 +44,21 @@ class ActionModule(ActionBase):
                 module_args={"name": unit, "state": "started", "enabled": True},
                 task_vars=task_vars,
             )
+            # To the module a unit that systemd starts again and again has started.
+            if not self._task.check_mode and (result.get("failed") or not self._is(unit, "active")):
+                reason = self._reason(unit) or result.get("msg")
+                return {**result, "failed": True, "msg": f"{unit} does not start. {reason}"}
             if result.get("failed"):
                 # A dry run on a clean host: the package that brings the unit is not there yet.
-                if not self._task.check_mode:
-                    if "is masked" in str(result.get("msg")):
-                        remedy = f"`sudo systemctl unmask {unit}` on the host allows it. Then run this again."
-                        return {
-                            **result,
-                            "msg": f"{unit} is masked, and so does not start. {remedy}",
-                        }
-                    return {
-                        **result,
-                        "msg": f"{unit} does not start. {self._reason(unit) or result.get('msg')}",
-                    }
                 result["changed"] = True
             if result.get("changed"):
                 started.append(unit)
         return {"changed": bool(started), "started": started}
+
+    def _is(self, unit: str, state: str) -> bool:
+        """Tell whether a unit is in a state: "active" as it runs, "masked" where it is forbidden to."""
+        query = "is-active" if state == "active" else "is-enabled"
+        return state in look(self, f"systemctl {query} {shlex.quote(unit)}").split()
 
     def _reason(self, unit: str) -> str:
         """Return the last lines of a unit's journal, and who has the port that it wants."""

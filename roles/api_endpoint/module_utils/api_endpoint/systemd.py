@@ -17,9 +17,22 @@ def must(*arguments: str) -> None:
     """Run systemctl and raise DeployError with its words when it fails."""
     done = systemctl(*arguments)
     if done.returncode != 0:
-        raise DeployError(
-            f"`systemctl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}"
-        )
+        words = done.stderr.strip() or done.stdout.strip()
+        if "is masked" in words:
+            raise DeployError(masked(arguments[-1]))
+        raise DeployError(f"`systemctl {' '.join(arguments)}` failed: {words}")
+
+
+def masked(*units: str) -> str:
+    """Say that somebody has forbidden systemd to start units, and what allows it."""
+    named, are = (
+        ", ".join(units),
+        "are masked, and so do" if units[1:] else "is masked, and so does",
+    )
+    return (
+        f"{named} {are} not start. `sudo systemctl unmask {' '.join(units)}` on the host allows it. "
+        "Then run this again."
+    )
 
 
 def main_process(unit: str) -> int:

@@ -40,7 +40,7 @@ from ansible.module_utils.api_endpoint.release.slots import (
     queued,
 )
 from ansible.module_utils.api_endpoint.sandbox import Sandbox, environment_of, run_command
-from ansible.module_utils.api_endpoint.systemd import main_process, must, systemctl
+from ansible.module_utils.api_endpoint.systemd import main_process, masked, must, systemctl
 from ansible.module_utils.basic import AnsibleModule
 
 # What is assumed of a release that does not say it.
@@ -598,6 +598,8 @@ class Rollout:
         """Repair what is amiss with a release that is live already, and remove what an interrupted run left."""
         slot, idle = self.live, self.slot
         state = self.endpoint.properties(slot, "ActiveState", "UnitFileState", "NeedDaemonReload")
+        if state.get("UnitFileState", "").startswith("masked"):
+            raise DeployError(masked(self.endpoint.unit_of(slot)))
         drop_in = self.endpoint.drop_in_of(slot)
         idle_state = self.endpoint.properties(idle, "ActiveState", "UnitFileState")
         link = self.endpoint.link_of(slot)
