@@ -447,7 +447,9 @@ def test_the_words_of_apt_are_kept(act):
     act.program("grep", "exit 1")
     act.program("apt-get", "exit 0")
     failed = {"failed": True, "msg": "python3-apt must be installed"}
-    assert act("packages", name=["curl"], app=APP, answers=[failed]) == {**failed, "changed": False}
+    assert act("packages", name=["curl"], app=APP, answers=[failed]) == {
+        **failed, "changed": False, "missing": ["curl"],
+    }  # fmt: skip
 
 
 # --- services
@@ -559,7 +561,7 @@ def settings():
             "sudo",
             False,
             {"sudo": "echo 'sudo: a password is required' >&2; exit 1"},
-            "Run again, add -K",
+            "Run again with -K (with make: ARGS=-K)",
         ),
         ("sudo", True, {"sudo": "echo 'sudo: a password is required' >&2; exit 1"}, ""),
         ("sudo", False, {"sudo": None, "id": "echo 0"}, ""),  # it logs in as root

@@ -140,7 +140,7 @@ APACHE = "port 80\t42\tapache2.service\t/usr/sbin/apache2 -k start"
         ({"shown": "VERSION_ID=11"}, "The host runs Debian 11. Use Debian 12 or 13."),
         ({"shown": "NAME=Ubuntu"}, "The host runs Ubuntu 13. Use Debian 12 or 13."),
         ({"shown": "no sudo"}, "This host has no sudo"),
-        ({"shown": "sudo asks for a password"}, "Run again, add -K"),
+        ({"shown": "sudo asks for a password"}, "Run again with -K (with make: ARGS=-K)"),
         ({"shown": "this is not root", "method": ""}, "ansible_become is false"),
         ({"shown": "no python3"}, "This host has no python3"),
         ({"shown": TAKEN, "as_root": APACHE}, "load_balancer_port is 80, where /usr/sbin/apache2"),

@@ -71,6 +71,7 @@ def test_patience_ends_with_the_name_of_the_holder(host):
     assert host([HOLDER], lock_timeout="60") == {
         "failed": True,
         "changed": False,
+        "missing": ["nginx"],
         "msg": f"Packages were not installed: for 60 s {NAMED} had apt's lock /var/lib/dpkg/lock-frontend. Run this again "
         "when that is done, or end it when it hangs.",
     }
@@ -95,6 +96,11 @@ def test_a_lock_that_is_taken_between_look_and_apt_is_waited_for(host, words):
 def test_a_dry_run_waits_for_nobody(host):
     assert host([HOLDER], check_mode=True)["changed"]
     assert host.shown == []
+
+
+def test_a_dry_run_names_what_is_missing_where_apt_has_no_python_binding(host):
+    told = host([""], [{"failed": True, "msg": "python3-apt must be installed"}], check_mode=True)
+    assert (told["failed"], told["changed"], told["missing"]) == (True, False, ["nginx"])
 
 
 def test_an_interrupted_dpkg_is_named_with_its_command(host):

@@ -159,6 +159,17 @@ def test_a_version_that_dies_says_how(tmp_path):
     assert told.value.step == "start"
 
 
+@pytest.mark.parametrize(("status", "is_told"), [(404, True), (503, False)])
+def test_a_health_path_that_is_not_there_is_named(tmp_path, monkeypatch, status, is_told):
+    subject = proof(tmp_path, [1], start_timeout=0)
+    subject.plan["health"]["status"] = [200]
+    (tmp_path / "socket").touch()
+    monkeypatch.setattr(subject, "health", lambda *_: Answer(status, "no"))
+    with pytest.raises(ReleaseRejectedError, match=f"status {status}") as rejected:
+        subject.wait_until_healthy()
+    assert ("Correct api_endpoint_health_path, or add" in str(rejected.value)) == is_told
+
+
 def test_a_version_that_is_too_slow_is_refused_in_time(tmp_path, clock):
     begun = clock.now
     with pytest.raises(

@@ -219,6 +219,7 @@ def test_what_cannot_be_run_is_refused(clone, target, given, words):
         ("remove", {"CONFIRM": "good"}, "playbooks/remove.yml -e api_endpoint_remove=good"),
         ("logs", {"ARGS": "-e '{\"a\": 1}' -K"}, "playbooks/logs.yml -e '{\"a\": 1}' -K"),
         ("deploy", {"NAME": "endpoints/good"}, "site.yml"),
+        ("deploy", {"NAME": "endpoints/good/inventory.yml"}, "site.yml"),
     ],
 )  # fmt: skip
 def test_the_command_that_is_run(clone, target, given, line):
@@ -277,6 +278,7 @@ def ansible(*options, cwd=PROJECT) -> subprocess.CompletedProcess:
     [
         (GOOD, ["site.yml", "--tags", "models"], ["There is no tag models. Did you mean model?"]),
         (GOOD, ["site.yml", "--skip-tags", "ngin"], ["There is no tag ngin. Did you mean nginx?"]),
+        (GOOD, ["site.yml", "--skip-tags", "always"], ["leaves out every task"]),
         (GOOD, ["playbooks/status.yml", "--tags", "app"], ["only a deployment has tags"]),
         (GOOD.replace("hosts:", "host:"), ["site.yml"], ["Did you mean hosts?"]),
         (GOOD.replace("points:", "point:"), ["playbooks/diagnose.yml"], ["Did you mean api_endpoints?"]),
@@ -294,6 +296,13 @@ def test_ansible_by_itself_refuses_the_same_before_the_first_task(
     assert "PLAY [" not in said
     for word in ["Nothing was touched. Please correct:", *words]:
         assert word in said
+
+
+@pytest.mark.parametrize("playbook", ["status", "diagnose", "traffic_report", "privacy_audit"])
+def test_playbooks_that_only_look_refuse_an_api_without_a_name(tmp_path, playbook):
+    (tmp_path / "hosts.yml").write_text(GOOD)
+    done = ansible("-i", "hosts.yml", PROJECT / "playbooks" / f"{playbook}.yml", cwd=tmp_path)
+    assert "api_endpoint_server_names is not set. Give" in done.stdout + done.stderr
 
 
 def test_ansible_names_files_of_variables_for_hosts_that_are_not_there(tmp_path):

@@ -16,7 +16,8 @@ INVENTORIES = {
         "[api_endpoints]\nnobody ansible_host=127.0.0.1 ansible_port=1 "
         "api_endpoint_server_names=\"['a.example']\"\n"
     ),
-    "hosts.yml": "api_endpoints: {hosts: {nobody: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n",
+    "hosts.yml": "api_endpoints: {hosts: {nobody: {ansible_host: 127.0.0.1, ansible_port: 1, "
+    "api_endpoint_server_names: [a.example]}}}\n",
 }
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.api_endpoint.controller.inputs import unknown_names
+from ansible.module_utils.api_endpoint.controller.inputs import near_names, unknown_names
 from ansible.module_utils.api_endpoint.controller.validate import RANGES, problems
 from ansible.playbook.play import Play
 from ansible.template import trust_as_template
@@ -602,6 +602,31 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
     assert (
         "The role's README lists" in unknown_names(["api_endpoint_zzzzzzzzzzzzzzz"], list(SPECS))[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("api_endpoints_workers", "api_endpoint_workers"),
+        ("apiendpoint_health_path", "api_endpoint_health_path"),
+        ("api_enpoint_name", "api_endpoint_name"),
+        ("api-endpoint-workers", "api_endpoint_workers"),
+        ("API_ENDPOINT_WORKERS", "api_endpoint_workers"),
+        # Somebody's own, or Ansible's.
+        ("endpoint_workers", ""),
+        ("my_api_endpoint_workers", ""),
+        ("workers", ""),
+        ("api_port", ""),
+        ("app_dir", ""),
+        ("ansible_port", ""),
+        ("api_endpoint_workers", ""),
+    ],
+)
+def test_a_name_whose_prefix_is_misspelt_is_refused_too(given, meant):
+    known = sorted(SPECS)
+    found = unknown_names(near_names([given], "api_endpoint_", known), known)
+    assert len(found) == bool(meant), found
+    assert all(f"{given} is set" in one and f"Did you mean {meant}?" in one for one in found)
 
 
 def test_a_run_checks_the_argument_spec_before_anything_else():

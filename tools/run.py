@@ -2,7 +2,7 @@
 
     python tools/run.py TARGET
 
-The environment has the rest, each as `make` got it: NAME (of endpoints/NAME, or its folder; left
+The environment has the rest, each as `make` got it: NAME (of endpoints/NAME, its folder, or an inventory's file; left
 out, it is the inventory at the root), TAGS, LIMIT, RELEASE, CONFIRM and ARGS. Everything that can be seen
 in files is checked first; the command is shown, then run.
 """
@@ -63,6 +63,8 @@ def inventory_of(name: str, origin: str) -> str:
         if not Path("inventory").is_dir():
             raise RunError("NAME is missing, and there is no folder inventory/.", *hint())
         return "inventory"
+    if "/" in name and Path(name).is_file():
+        return name
     folder = Path(name) if "/" in name else ENDPOINTS / name
     if not folder.is_dir():
         what = f"NAME is {name!r}, and there is no folder {folder}."

@@ -80,7 +80,16 @@ class CallbackModule(CallbackBase):
             self._timer.cancel()
             self._timer = None
 
-    v2_runner_on_ok = v2_runner_on_failed = v2_runner_on_skipped = _stop
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:  # noqa: ARG002 - Ansible calls it so
+        """Say what to do about a missing password; playbooks that only look have no preflight."""
+        self._stop()
+        if "Missing sudo password" in str(result._result):
+            self._display.error(
+                "sudo asks for a password on this host. Run again with -K (with make: ARGS=-K), and type it.",
+                wrap_text=False,
+            )
+
+    v2_runner_on_ok = v2_runner_on_skipped = _stop
     v2_runner_on_unreachable = v2_playbook_on_stats = _stop
 
 
@@ -111,7 +120,10 @@ def tag_problems(playbooks: list[str]) -> list[str]:
     from ansible.module_utils.api_endpoint.controller import inventories
 
     given = set(context.CLIARGS.get("tags", ())) - inventories.SPECIAL_TAGS
-    skipped = set(context.CLIARGS.get("skip_tags", ())) - inventories.SPECIAL_TAGS
+    skipped = set(context.CLIARGS.get("skip_tags", ()))
+    if whole := sorted(skipped & {"all", "always", "tagged"}):
+        return [f"--skip-tags {whole[0]} leaves out every task. Leave it out."]
+    skipped -= inventories.SPECIAL_TAGS
     if not given | skipped:
         return []
     known = inventories.tags_of(PROJECT, playbooks)

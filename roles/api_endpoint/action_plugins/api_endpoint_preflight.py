@@ -25,7 +25,11 @@ from ansible.module_utils.api_endpoint.controller.preflight import (
     facts_of,
     foreign_listener,
 )
-from ansible.module_utils.api_endpoint.controller.validate import RANGES, problems
+from ansible.module_utils.api_endpoint.controller.validate import (
+    RANGES,
+    problems,
+    server_names,
+)
 
 PREFIX = "api_endpoint_"
 # Lines of the answer that stand in neither file.
@@ -114,7 +118,9 @@ class ActionModule(PreflightAction):
         arguments = self._task.args
         if arguments.get("settings_only"):
             settings, unknown, mistaken = self.checked(variables, PREFIX, argument_spec(ROLE))
-            self.refuse(unknown + (mistaken or out_of_range(settings, RANGES)))
+            self.refuse(
+                unknown + (mistaken or [*out_of_range(settings, RANGES), *server_names(settings)])
+            )
             return {"changed": False}
         name = str(self._templar.template(variables.get("api_endpoint_name", "")))
         port = number(self.given(variables, "api_endpoint_port"))

@@ -7,6 +7,7 @@ import difflib
 import ipaddress
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -53,12 +54,24 @@ def unknown_names(given: list[str], known: list[str]) -> list[str]:
     """Return a problem for every name that is not one of the role's variables, with the nearest that is."""
     found = []
     for name in sorted(set(given) - set(known)):
-        near = nearest(name, known)
+        near = nearest(name.lower().replace("-", "_"), known)
         hint = (
             f"Did you mean {near}?" if near else "The role's README lists the variables there are."
         )
         found.append(f"{name} is set, but the role has no such variable. {hint}")
     return found
+
+
+def near_names(variables: Iterable[str], prefix: str, known: list[str]) -> list[str]:
+    """Return the names that are the role's but for a letter or two of their prefix, such as api_endpoints_workers."""
+    return [
+        name
+        for name in variables
+        # Of one that begins otherwise, such as my_endpoint_workers, nobody can tell whether it is a mistake.
+        if name[:1].lower() == prefix[0]
+        and not name.startswith((prefix, "ansible_"))
+        and difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.9)
+    ]
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -10,6 +10,7 @@ import yaml
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.api_endpoint.controller.inputs import (
     Settings,
+    near_names,
     number,
     refusal,
     typed,
@@ -90,7 +91,7 @@ def rights(text: str, user: str) -> list[str]:
     said = {
         NO_SUDO: "This host has no sudo, by which the run becomes root. Install it (as root: apt-get install sudo), or "
         "become root by su: -e ansible_become_method=su -K.",
-        ASKS_FOR_MORE: "sudo asks for a password on this host. Run again, add -K, and type it.",
+        ASKS_FOR_MORE: "sudo asks for a password on this host. Run again with -K (with make: ARGS=-K), and type it.",
         NO_ROOT: "The run needs root on the host, and ansible_become is false. Leave that out, or log in as root.",
         NO_PYTHON: "This host has no python3, which Ansible needs there. Install it: sudo apt-get install python3.",
     }
@@ -110,6 +111,7 @@ class PreflightAction(ActionBase):
     ) -> tuple[Settings, list[str], list[str]]:
         """Return the role's variables, templated, the problems with their names, and those with their types."""
         given = [name for name in variables if name.startswith(prefix)]
+        given += near_names(variables, prefix, sorted(spec))
         settings, mistaken = typed(self._templar, variables, spec)
         return settings, unknown_names(given, sorted(spec)), mistaken
 

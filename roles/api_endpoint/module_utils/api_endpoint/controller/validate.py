@@ -434,7 +434,7 @@ def server_names(settings: Settings) -> list[str]:
     names = settings.get("api_endpoint_server_names")
     if not names:
         return [
-            f"api_endpoint_server_names is {names!r}. "
+            f"api_endpoint_server_names is {'not set' if names is None else names}. "
             "Give the public names of the API, such as [my-api.wmcloud.org], in its host_vars or in "
             "group_vars/api_endpoints.yml."
         ]

@@ -285,6 +285,8 @@ class ReadinessCheck:
             self.refuse_hopeless(answer)
             if time.monotonic() > deadline:
                 expected = " or ".join(map(str, health["status"])) or "any below 500"
+                if answer.status == 404:
+                    expected += ". Correct api_endpoint_health_path, or add this route to the app"
                 raise ReleaseRejectedError(
                     "start" if answer.status is None else "health",
                     f"it was not healthy within api_endpoint_start_timeout = {self.plan['start_timeout']} s. "
