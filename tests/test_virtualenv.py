@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -255,6 +256,23 @@ def test_files_of_the_cache_are_in_no_virtualenv(tmp_path, code, calls):
     """A setup.py may write the cache, so a file that both have could change under a live release."""
     _make, first, _server = built(tmp_path, code, calls)
     assert tomllib.loads(first["files"]["uv.toml"])["pip"]["link-mode"] == "copy"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_compiled"),
+    [
+        ("numpy/linalg/_linalg.py", True),
+        ("numpy/tests/test_ctypeslib.py", False),
+        ("numpy/linalg/tests/test_linalg.py", False),
+        ("pip/_vendor/rich/console.py", False),
+        ("pipeline/run.py", True),
+        ("pytest/__init__.py", True),
+        ("_pytest/tests.py", True),
+    ],
+)
+def test_what_is_compiled(path, is_compiled):
+    path = f"/var/lib/x/venvs/0/lib/python3.13/site-packages/{path}"
+    assert (re.search(venv.NOT_COMPILED, path) is None) == is_compiled
 
 
 def test_an_index_that_refuses_access_is_named(tmp_path, code, calls, monkeypatch):

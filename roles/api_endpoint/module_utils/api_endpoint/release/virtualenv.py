@@ -82,6 +82,8 @@ for name in ["pip"] + ["setuptools"] * (sys.version_info < (3, 12)):
     if found:
         print(found[0])
 """
+# Tests of packages, half of the files of large ones, and pip: no app imports them.
+NOT_COMPILED = r"/site-packages/(pip/|.*/tests?/)"
 NOT_FOUND = "was not found in the package registry"
 CACHE_SHARE = 3  # virtualenvs' worth of packages that uv's cache may hold before it is emptied
 POLL_SECONDS = 5  # between two words on how far it is
@@ -432,10 +434,9 @@ class Virtualenv:
                 step, *install, "--requirements", file, "--constraints", "constraints.txt", *pins,
                 *([] if file == "own.txt" else local), *closed, *options, *told.options,
             )  # fmt: skip
-        # Tests of packages, half of the files of large ones, are run by nobody here. A file that does not compile
-        # is a template or of another Python, and is none that the app imports.
+        # A file that does not compile is a template or of another Python, and is none that the app imports.
         self.run(
-            sandbox, say, "Compiling", python, "-m", "compileall", "-q", "-q", "-j", "0", "-x", r"/site-packages/.*/tests?/",
+            sandbox, say, "Compiling", python, "-m", "compileall", "-q", "-q", "-j", "0", "-x", NOT_COMPILED,
             str(folder / "lib"),
         )  # fmt: skip
         self.bound_cache(sandbox, program, folder, root)
