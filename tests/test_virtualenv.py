@@ -416,12 +416,15 @@ def test_a_build_that_the_next_run_does_not_need_is_ended(tmp_path, code, monkey
         time.sleep(600)
         return {}
 
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "netrc").write_text("machine a login b password c")
     work.begin("another", endless)
     try:
         wait_until(lambda: work.state().get("text") == "at work", "it is at work")
         assert not venv.ensure(found.module)["changed"]
         assert not work.is_alive()
         assert stopped == [("stop", "api-virtualenv.service")]
+        assert not (tmp_path / "cache" / "netrc").exists()
     finally:
         work.end()
 

@@ -37,6 +37,8 @@ from ansible.module_utils.api_endpoint.urls import Credentials, git_environment,
 from ansible.module_utils.basic import AnsibleModule
 
 COMPLETE = ".complete"
+HOME = "cache"  # in the endpoint's folder: the account's home while it builds
+NETRC = "netrc"  # in that
 RUN = "/run"  # memory: what is written there is on no disk
 # What installed packages fit to. A correction of the same Python, which hosts get at different times, changes none of it.
 ABI = "import sys, sysconfig; print(sys.version_info[:2], sysconfig.get_config_var('SOABI'), sysconfig.get_platform())"
@@ -204,7 +206,7 @@ class Virtualenv:
         """Make the virtualenv and install into it: by uv with these settings, or by pip."""
         account = pwd.getpwnam(self.given["user"])
         root = Path(self.given["root"])
-        secret, carried = home / "netrc", folder / "local"
+        secret, carried = home / NETRC, folder / "local"
         secrets = {**self.for_git(), **(told.environment if told else {})}
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", dir=RUN, prefix="api-endpoint-"
@@ -538,7 +540,7 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     def work(say: Say) -> dict[str, Any]:
         """Build it; the process ends with the work, not with the connection."""
         try:
-            virtualenv.build(folder, root / "cache", say)
+            virtualenv.build(folder, root / HOME, say)
             os.sync()
             (folder / COMPLETE).touch()
             (folder / COMPLETE).chmod(0o644)  # as setup wants it, whatever the host's umask is
@@ -560,6 +562,8 @@ def end_other_build(module: AnsibleModule) -> None:
     if other.is_alive():
         other.end()
         systemctl("stop", f"{module.params['name']}-virtualenv.service")
+    # A build that was ended, by a power cut too, has not removed the passwords, which the app could read.
+    Path(module.params["root"], HOME, NETRC).unlink(missing_ok=True)
 
 
 def background(module: AnsibleModule) -> Background:
