@@ -49,6 +49,12 @@ def body(content, headers=b""):
     return b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n%s" % (headers, len(content), content)
 
 
+def test_of_a_page_the_words_are_said():
+    page = "<!doctype html>\n<title>500 Internal</title>\n<p class='a'>The model\nis loading.</p>"
+    assert str(Answer(500, page)) == "status 500: '500 Internal The model is loading.'"
+    assert str(Answer(500, "1 < 2 > 0")) == "status 500: '1 < 2 > 0'"
+
+
 @pytest.mark.parametrize(
     ("sent", "status", "text"),
     [

@@ -36,7 +36,10 @@ class Answer:
         if self.status is None:
             return f"no answer ({self.text})"
         to = f", a redirect to {self.location!r}" if self.location else ""
-        return f"status {self.status}{to}: {self.text[:300]!r}"
+        # Of a page its words, which say more than its tags.
+        is_page = self.text.lstrip().startswith("<")
+        text = " ".join(re.sub(r"<[^>]*>", " ", self.text).split()) if is_page else self.text
+        return f"status {self.status}{to}: {text[:300]!r}"
 
 
 class _UnixConnection(http.client.HTTPConnection):
