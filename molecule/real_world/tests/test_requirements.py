@@ -101,7 +101,7 @@ def test_files_of_any_editor_with_packages_of_their_own(api, deploy, tmp_path):
     (tmp_path / "my env" / "bin" / "python").symlink_to("/usr/bin/python3")
     run = deploy(tmp_path)
     assert run.status == 0, run.output
-    assert "requirements.txt, line 5: 'gunicorn==20.1.0' gives way to gunicorn==" in run.output
+    assert "requirements.txt, line 5: 'gunicorn==20.1.0' gives way to gunicorn==" in run.said
     assert api.get("/").json == {
         "colorama": "own",
         "through": "own",
@@ -127,7 +127,8 @@ def test_a_file_with_hashes(api, deploy, tmp_path):
     (tmp_path / "requirements.txt").write_text(text.format("1" * 64))
     run = deploy(tmp_path)
     assert run.status != 0
-    assert "DO NOT MATCH THE HASHES" in run.output
+    assert "Hash mismatch for" in run.said
+    assert "A package is not the one whose hash the requirements file has" in run.said
     assert api.release == before
 
 

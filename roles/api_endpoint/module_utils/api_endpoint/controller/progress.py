@@ -13,12 +13,17 @@ from ansible.utils.display import Display
 def follow(
     action: ActionBase, arguments: dict[str, Any], task_vars: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Run an action's module until its answer names no C(task) to wait for any more; return that answer."""
+    """Run an action's module until its answer names no C(task) to wait for any more; return that answer.
+
+    It has the warnings of all answers.
+    """
     answer = action._execute_module(module_args=arguments, task_vars=task_vars)
+    warnings = list(answer.get("warnings", []))
     while answer.get("task") and not answer.get("failed"):
         if text := answer.get("text"):
             host = (task_vars or {}).get("inventory_hostname", "")
             Display().display(f"  {time.strftime('%H:%M:%S')} {host}: {text}")
         arguments["task"] = answer["task"]
         answer = action._execute_module(module_args=arguments, task_vars=task_vars)
-    return dict(answer)
+        warnings += answer.get("warnings", [])
+    return {**answer, **({"warnings": warnings} if warnings else {})}
