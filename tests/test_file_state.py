@@ -622,6 +622,40 @@ def test_a_wrong_type_is_named_in_a_line_and_spares_the_rest_of_the_checks(act, 
         assert name in line
 
 
+@pytest.mark.parametrize(
+    ("site", "port", "name", "is_refused"),
+    [
+        ("other", 80, "a.example", True),
+        ("other", 8080, "a.example", False),
+        ("other", 80, "b.example", False),
+        ("mine", 80, "a.example", False),
+    ],
+)
+def test_a_public_name_of_another_endpoint_of_the_host_is_refused(site, port, name, is_refused):
+    shown = f"site: {site} listen {port}\nsite: {site} listen [::]:{port}\nsite: {site} server_name {name} c.example\n"
+    settings = {
+        "api_endpoint_name": "mine", "api_endpoint_port": 80, "api_endpoint_server_names": ["a.example"],
+    }  # fmt: skip
+    found = preflight.shared_names(settings, shown)
+    assert bool(found) == is_refused
+    assert not found or "the endpoint other on this host has too" in found[0]
+
+
+def test_the_look_for_names_reads_the_sites_of_the_roles_endpoints_alone(tmp_path):
+    for folder in ("nginx", "units"):
+        (tmp_path / folder).mkdir()
+    for site in ("other", "strange"):
+        (tmp_path / "nginx" / site).write_text(
+            "server {\n    listen 80;\n    server_name a.example b.example;\n}\n"
+        )
+    (tmp_path / "units" / "other@.service").touch()
+    look = preflight.SITES_LOOK.replace("/etc/nginx/sites-enabled", f"{tmp_path}/nginx").replace(
+        "/etc/systemd/system", f"{tmp_path}/units"
+    )
+    done = subprocess.run(["sh", "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "site: other listen 80\nsite: other server_name a.example b.example\n"
+
+
 def test_playbooks_that_only_look_check_the_settings_without_the_host(act, settings):
     act.program("cat", "echo touched >&2; exit 1")
     assert act("preflight", settings_only=True, variables=settings) == {"changed": False}

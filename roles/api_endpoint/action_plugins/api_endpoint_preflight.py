@@ -37,6 +37,15 @@ SET_UP = "this host was set up"
 OLD_SITE = "site of the old template: "
 OLD_UNIT = "unit of the old template: "
 THERE = "there: "
+SITE = "site: "
+# Which names and ports the sites of the role's endpoints have, a line each: the site, then nginx's words.
+SITES_LOOK = (
+    "for site in /etc/nginx/sites-enabled/*; do name=${site##*/}; "
+    'test ! -e "/etc/systemd/system/$name@.service" || '
+    'sed -nE "s/^[[:space:]]*((listen|server_name)[[:space:]].*);.*/'
+    + SITE
+    + '$name \\1/p" "$site"; done; '
+)
 DERIVED = ["__api_endpoint_usual_headers"]  # of what the rules look at
 
 
@@ -83,6 +92,25 @@ def foreign_listeners(name: str, port: int | None, metrics: str) -> str:
     return command
 
 
+def shared_names(settings: dict[str, Any], text: str) -> list[str]:
+    """Check that no other endpoint of the host has one of the public names: nginx would take the requests of both to one."""
+    sites: dict[str, dict[str, set[str]]] = {}
+    for line in text.splitlines():
+        if line.startswith(SITE):
+            site, kind, *values = line.removeprefix(SITE).split()
+            sites.setdefault(site, {}).setdefault(kind, set()).update(values)
+    port = str(settings.get("api_endpoint_port"))
+    return [
+        f"api_endpoint_server_names has {name!r}, which the endpoint {site} on this host has too. "
+        f"Give another, or remove {site}."
+        for site, found in sorted(sites.items())
+        if site != settings.get("api_endpoint_name")
+        and port in {listen.rpartition(":")[2] for listen in found.get("listen", ())}
+        for name in settings.get("api_endpoint_server_names") or []
+        if name in found.get("server_name", ())
+    ]
+
+
 def hidden(settings: dict[str, Any], old: dict[str, Any]) -> list[str]:
     """Check that a volume does not hide the socket of the old template's service, while that serves."""
     volume, sock = (
@@ -127,7 +155,8 @@ class ActionModule(PreflightAction):
         metrics = str(self.given(variables, "api_endpoint_metrics_listen") or "")
         asked = foreign_listeners(name, port, metrics)
         text, found = self.look(
-            variables, asked + question(name, list(arguments.get("look_for") or []))
+            variables,
+            asked + question(name, list(arguments.get("look_for") or [])) + SITES_LOOK,
         )
         looked, old = facts_of(text), old_of(text)
         # A host on which the old template still serves is not set up, however much of it is done.
@@ -139,6 +168,8 @@ class ActionModule(PreflightAction):
             settings |= {name: self._templar.template(variables[name]) for name in DERIVED}
             found += problems(settings, facts, variables, bool(arguments.get("rollback")))
             found += hidden(settings, old)
+            if not arguments.get("rollback"):
+                found += shared_names(settings, text)
             found += self._ports(settings, text)
         self.refuse([adapted(problem, variables) for problem in found])
         if arguments.get("part") and not is_set_up:
