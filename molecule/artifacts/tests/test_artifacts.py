@@ -436,6 +436,15 @@ def test_a_large_download_needs_little_memory(api, server, deploy, memory):
 def test_a_dry_run_before_anything_is_there(api, deploy):
     """Of another endpoint, which this host does not have."""
     before = api.release, api.processes
-    run = deploy(options=("--check", "--diff", "-e", "api_endpoint_name=another"))
+    run = deploy(
+        options=(
+            "--check",
+            "--diff",
+            "-e",
+            "api_endpoint_name=another",
+            "-e",
+            '{"api_endpoint_server_names": ["another.example"]}',
+        )
+    )
     assert run.status == 0, run.output
     assert (api.release, api.processes) == before

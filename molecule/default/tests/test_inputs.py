@@ -39,7 +39,14 @@ def test_all_wrong_values_are_named_at_once_with_their_remedies(playbook):
 
 
 def test_a_part_is_refused_on_a_host_that_was_never_set_up(playbook):
-    run = playbook("--tags", "nginx", "-e", "api_endpoint_name=never")
+    run = playbook(
+        "--tags",
+        "nginx",
+        "-e",
+        "api_endpoint_name=never",
+        "-e",
+        '{"api_endpoint_server_names": ["never.example"]}',
+    )
     assert run.status != 0
     message = "This host was never set up for never, so nginx alone has nothing to start from"
     assert message in run.output, run.output
