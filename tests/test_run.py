@@ -166,6 +166,23 @@ def test_a_file_for_a_host_that_is_not_there_is_named(clone):
     assert "sets nothing in this run" in warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("my-api-1", "my-api-2"),
+        ("blue-debian12", "blue-bare"),
+        ("old.project.example", "new.project.example"),
+        ("api-01.project.example", "api-02.project.example"),
+    ],
+)
+def test_a_file_for_another_host_is_no_slip(tmp_path, name, host):
+    """It may be for a host that was removed, or of another inventory; a host whose group has its settings needs none."""
+    (tmp_path / "host_vars").mkdir()
+    (tmp_path / "host_vars" / f"{name}.yml").write_text("---\n")
+    problems, warnings = inventories.stray_files([tmp_path], {host}, {})
+    assert (problems, len(warnings)) == ([], 1)
+
+
 def test_a_file_beside_site_yml_is_named_since_ansible_does_not_read_it(clone):
     (clone / "host_vars").mkdir()
     (clone / "host_vars" / "good.yml").write_text("---\n")

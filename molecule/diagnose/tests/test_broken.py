@@ -94,7 +94,7 @@ BY_RUN = {
     ),
     "module missing in the virtualenv": Broken(
         again(f"mv {ROOT}/p3env/lib/python3*/site-packages/jinja2 /root/"),
-        "[cause] The app does not load: ModuleNotFoundError: No module named 'jinja2'",
+        "[cause] The app does not load: wsgi.py line 11: No module named 'jinja2'.",
         "rm -r /root/jinja2",
     ),
     "data removed": Broken(f"rm {WORDS}", "[cause] The model data words.txt is gone"),

@@ -31,6 +31,7 @@ EXAMPLES = {
     "my-instance.my-project.eqiad1.wikimedia.cloud": "the name of your instance",
     "my-shell-name": "your user name on the host",
 }
+SLIP = 0.8  # how alike two names are, of 1, when one is a slip of the other
 SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 # What PyYAML says, and what has led to it.
 YAML_CAUSES = {
@@ -352,12 +353,30 @@ def content_problems(folders: Iterable[Path]) -> list[str]:
     return found
 
 
+def misspelt(name: str, known: Iterable[str]) -> str:
+    """Return the known name that another is a slip of; empty when there is none.
+
+    Names with other numbers are other hosts, and those of one domain differ in their first part.
+    """
+    for one in sorted(known):
+        names = [name, one]
+        if name.partition(".")[2] == one.partition(".")[2]:
+            names = [each.partition(".")[0] for each in names]
+        numbers = [re.findall(r"\d+", each) for each in names]
+        if (
+            numbers[0] == numbers[1]
+            and difflib.SequenceMatcher(None, names[0], names[1]).ratio() >= SLIP
+        ):
+            return one
+    return ""
+
+
 def stray_files(
     folders: Iterable[Path], hosts: set[str], groups: Groups
 ) -> tuple[list[str], list[str]]:
     """Return problems and warnings: files of variables that are for no host or group of the inventory.
 
-    One whose name is near that of a host without a file is a mistake; another one may be for another inventory.
+    One whose name is a slip of that of a host without a file is a mistake; another one may be for another inventory.
     """
     files = list(variable_files(folders))
     problems, warnings = [], []
@@ -370,7 +389,7 @@ def stray_files(
         taken = {other for other_kind, other, at in files
                  if other_kind == kind and at.parent == path.parent}  # fmt: skip
         free = known - taken
-        near = nearest(name, free) or next(
+        near = misspelt(name, free) or next(
             (one for one in sorted(free) if one.partition(".")[0] == name), ""
         )
         says = f"{short(path)} is for the {what} {name}, which the inventory does not have"
