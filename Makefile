@@ -72,7 +72,7 @@ demo-cluster: .venv/.deploy ## A balancer and three instances: a release in turn
 demo-cluster-down: ## Remove the demo of a cluster
 	@tools/demo_cluster.sh down
 
-test: .venv/.dev ## The gate, about twenty minutes: lint, unit and component tests, the demo, the core of every scenario
+test: .venv/.dev ## The gate, about half an hour: lint, unit and component tests, the demo, the core of every scenario
 	@tools/test.sh --gate lint unit component demo-test tutorial-test $(SCENARIOS)
 
 test-full: .venv/.dev ## Everything, more than an hour: all tests on Debian 12 and 13, and a short bench
