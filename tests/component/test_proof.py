@@ -419,7 +419,8 @@ def test_a_port_that_is_taken_fails_the_reload_and_the_next_one_does_it_again(mo
             assert nginx.is_pending(loaded, path)
             assert api.get("/readyz").status == 200
         nginx.load(loaded, path)
-        assert not nginx.is_pending(loaded, path)
+        # The workers of before may take a connection until they have heard of their end.
+        wait_until(lambda: not nginx.is_pending(loaded, path), "the new configuration answers")
         assert prober.stranger_on(new, api.name, prober.loaded_configuration(str(path))) == ""
 
         def is_closed():

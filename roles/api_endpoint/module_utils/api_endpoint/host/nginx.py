@@ -39,9 +39,9 @@ MADE = re.compile(
     r"^(\s*(?:proxy_cache_path\s+|listen\s+unix:|error_log\s+))/(?:\S*/)?", re.MULTILINE
 )
 ERROR_LOG = Path("/var/log/nginx/error.log")
-LOAD_SECONDS = (
-    20  # that nginx may take to load a configuration; when it cannot bind, it tries for 2.5
-)
+# That nginx may take to load a configuration; when it cannot bind, it tries for 2.5.
+LOAD_SECONDS = 20
+LOADED_LOOKS = 4  # in a row, that find the new configuration
 LISTEN = re.compile(r"^\s*listen\s+(?:\[::\]:)?(\d+)", re.MULTILINE)  # a port on all addresses
 CATCH_ALL = "catch-all-"  # with a port: the site that answers unknown names on it
 RIGHTS = f"{OWNER} 0644"  # of every file
@@ -200,7 +200,10 @@ def load(loaded: Path, socket: Path) -> None:
     begin = ERROR_LOG.stat().st_size if ERROR_LOG.exists() else 0
     done = systemctl("reload", "nginx.service")
     deadline, reasons = time.monotonic() + LOAD_SECONDS, done.stderr.strip().splitlines()
-    while done.returncode == 0 and is_pending(loaded, socket):
+    # For a moment the workers of both configurations take connections: one good answer is not the end of it.
+    loaded_looks = 0
+    while done.returncode == 0 and loaded_looks < LOADED_LOOKS:
+        loaded_looks = 0 if is_pending(loaded, socket) else loaded_looks + 1
         reasons = emergencies(begin)
         if time.monotonic() > deadline or any("still could not bind()" in line for line in reasons):
             break
