@@ -79,10 +79,10 @@ def test_an_answer_is_read_as_clients_read_it(tmp_path, sent, status, text):
 
 def test_a_stream_of_events_need_not_end_and_another_body_must(tmp_path):
     begun = b"HTTP/1.1 200 OK\r\nContent-Type: text/%s\r\n\r\ndata: 1\n\n"
-    stream, _request = one(tmp_path, begun % b"event-stream", stays=True, timeout=2.0)
+    stream, _request = one(tmp_path, begun % b"event-stream", stays=True, timeout=5.0)
     assert stream == Answer(200, "data: 1\n\n")
     (tmp_path / "socket").unlink()
-    other, _request = one(tmp_path, begun % b"plain", stays=True, timeout=2.0)
+    other, _request = one(tmp_path, begun % b"plain", stays=True, timeout=5.0)
     assert other == Answer(None, "timed out: status 200, but its body did not end")
 
 

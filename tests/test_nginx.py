@@ -29,6 +29,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(
         nginx, "systemctl", lambda *_: SimpleNamespace(returncode=int(runs.get("is") == "stopped"))
     )
+    monkeypatch.setattr(nginx, "main_process", lambda _unit: 0)
     monkeypatch.setattr(nginx, "programs_on", lambda port: runs.get(port, []))
     monkeypatch.setattr(nginx, "RIGHTS", f"{os.getuid()}:{os.getgid()} 0644")
     runs.clear()

@@ -1,4 +1,4 @@
-"""What lies in a file's place and is not the file is told apart from the file, and named with what fetches it."""
+"""A placeholder in a file's place is recognised, and named with the command that fetches the file."""
 
 import contextlib
 import gzip

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.api_endpoint.errors import DeployError
-from ansible.module_utils.api_endpoint.host import nginx_removal, removal
+from ansible.module_utils.api_endpoint.host import nginx, nginx_removal, removal
 from helpers import PROJECT
 from rendering import render, templar
 
@@ -34,8 +34,9 @@ def host(tmp_path, monkeypatch):
         if found.rejects and found.rejects in str(wanted):
             raise DeployError("nginx rejects it")
 
-    for module in (removal, nginx_removal):
+    for module in (removal, nginx_removal, nginx):
         monkeypatch.setattr(module, "systemctl", systemctl)
+    monkeypatch.setattr(nginx, "main_process", lambda _unit: 0)
     monkeypatch.setattr(removal, "must", systemctl)
     monkeypatch.setattr(nginx_removal, "judge", judge)
     monkeypatch.setattr(nginx_removal.shutil, "which", lambda _name: "/usr/sbin/nginx")

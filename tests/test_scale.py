@@ -170,7 +170,7 @@ def test_the_balancer_of_the_demo_reaches_its_endpoints():
     for name, host in inventory["api_endpoints"]["hosts"].items():
         assert name in script
         assert ip_address(host["balancer_address"]) in subnet
-    # Who comes through the balancer is told apart, as behind any proxy.
+    # Clients behind the balancer are identified as behind any proxy.
     assert any(
         subnet.subnet_of(ip_network(proxy))
         for proxy in DEFAULTS["api_endpoint_trusted_proxies"]

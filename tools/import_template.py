@@ -238,7 +238,8 @@ class Import:
         self.add("api_endpoint_app_subdir", layout.subdir)
         if not layout.wsgi:
             self.decide(
-                "wsgi.py", "There is none. Give api_endpoint_wsgi and api_endpoint_app_subdir."
+                "wsgi.py",
+                "The file is missing. Give api_endpoint_wsgi and api_endpoint_app_subdir.",
             )
         if app.imports & {"fastapi", "starlette"}:
             self.decide(

@@ -388,43 +388,71 @@ def test_another_program_on_the_port_is_no_health(api, address):
         assert f"answers on port {port} of {address}, where nginx belongs" in str(told)
 
 
-def test_a_port_that_is_taken_fails_the_reload_and_the_next_one_does_it_again(monkeypatch):
+@pytest.fixture
+def reloading(monkeypatch):
+    """An endpoint whose nginx is reloaded by the role's code, without systemd."""
     with running() as api:
-        loaded, old, new = (
-            api.folder / "api-endpoint" / "api-endpoint.loaded",
-            api.port,
-            api.port + 1,
-        )
-        path = Path(proof_socket(api))
-        monkeypatch.setattr(nginx, "ERROR_LOG", api.folder / "error.log")
-        monkeypatch.setattr(nginx, "systemctl", lambda verb, *_: act(api, verb))
 
-        def act(api, verb):
+        def systemctl(verb, *_):
             if verb == "reload":
                 os.kill(api.process.pid, signal.SIGHUP)
             return SimpleNamespace(returncode=0, stderr="")
 
-        assert not nginx.is_pending(loaded, path)
-        for name, text in nginx.new_name("api-endpoint/api-endpoint.loaded").items():
-            (api.folder / name).write_text(text)
-        for site in (api.folder / "sites-enabled").iterdir():
-            site.write_text(site.read_text().replace(str(old), str(new)))
-        with program(new):
-            assert nginx.is_pending(loaded, path)
-            with pytest.raises(
-                DeployError,
-                match=f"goes on with the one before.\nPort {new} is taken by (?s:.*)bind\\(\\)",
-            ):
-                nginx.load(loaded, path)
-            assert nginx.is_pending(loaded, path)
-            assert api.get("/readyz").status == 200
+        monkeypatch.setattr(nginx, "ERROR_LOG", api.folder / "error.log")
+        monkeypatch.setattr(nginx, "LOAD_SECONDS", 300)
+        monkeypatch.setattr(nginx, "systemctl", systemctl)
+        monkeypatch.setattr(nginx, "main_process", lambda _unit: api.process.pid)
+        yield api
+
+
+def write_new_name(api) -> Path:
+    """Write another name of the configuration; return the file that has it."""
+    for name, text in nginx.new_name("api-endpoint/api-endpoint.loaded").items():
+        (api.folder / name).write_text(text)
+    return api.folder / name
+
+
+def test_a_port_that_is_taken_fails_the_reload_and_the_next_one_does_it_again(reloading):
+    api, old, new = reloading, reloading.port, reloading.port + 1
+    path = Path(proof_socket(api))
+    assert not nginx.is_pending(api.folder / "api-endpoint" / "api-endpoint.loaded", path)
+    loaded = write_new_name(api)
+    for site in (api.folder / "sites-enabled").iterdir():
+        site.write_text(site.read_text().replace(str(old), str(new)))
+    with program(new):
+        assert nginx.is_pending(loaded, path)
+        with pytest.raises(
+            DeployError,
+            match=f"goes on with the one before.\nPort {new} is taken by (?s:.*)bind\\(\\)",
+        ):
+            nginx.load(loaded, path)
+        assert nginx.is_pending(loaded, path)
+        assert api.get("/readyz").status == 200
+    nginx.load(loaded, path)
+    assert not nginx.is_pending(loaded, path)
+    assert prober.stranger_on(new, api.name, prober.loaded_configuration(str(path))) == ""
+
+
+def test_a_reload_lasts_until_the_workers_of_before_take_no_connections(reloading):
+    """They are held, so that they cannot end; the new ones answer meanwhile."""
+    api, returned = reloading, threading.Event()
+    path, loaded, before = Path(proof_socket(api)), write_new_name(api), nginx.accepting_workers()
+    assert before
+    for pid in before:
+        os.kill(pid, signal.SIGSTOP)
+
+    def load():
         nginx.load(loaded, path)
-        # The workers of before may take a connection until they have heard of their end.
-        wait_until(lambda: not nginx.is_pending(loaded, path), "the new configuration answers")
-        assert prober.stranger_on(new, api.name, prober.loaded_configuration(str(path))) == ""
+        returned.set()
 
-        def is_closed():
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", old)) != 0
-
-        wait_until(is_closed, "nginx leaves the earlier port")
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        wait_until(lambda: not nginx.is_pending(loaded, path), "the new workers answer")
+        assert not returned.wait(1)
+    finally:
+        for pid in before:
+            os.kill(pid, signal.SIGCONT)
+        thread.join()
+    assert returned.is_set()
+    assert nginx.accepting_workers().isdisjoint(before)

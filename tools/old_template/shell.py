@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Follows a set-up script as far as it can be without running it: variables, folders, and what becomes of each file.
 
-Words are told apart by shlex. What is known of the host is what the script has said of it: where the clone is, which folders
+shlex splits the words. What is known of the host is what the script has said of it: where the clone is, which folders
 were made, which file came from where. A line that says anything else is noted, never guessed at.
 """
 

@@ -17,8 +17,6 @@ READ_ALL_DATA = f"{USUAL}site.yml --tags model -e api_endpoint_verify_artifacts=
 class ActionModule(ActionBase):
     """Run the module of the same name."""
 
-    _supports_check_mode = True
-
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:

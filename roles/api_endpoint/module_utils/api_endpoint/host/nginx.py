@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.digests import value_digest
@@ -29,7 +31,7 @@ from ansible.module_utils.api_endpoint.host.nginx_note import (
     stand_in,
 )
 from ansible.module_utils.api_endpoint.http import loaded_configuration, programs_on
-from ansible.module_utils.api_endpoint.systemd import systemctl
+from ansible.module_utils.api_endpoint.systemd import main_process, systemctl
 from ansible.module_utils.basic import AnsibleModule
 
 FOREIGN = ".before-api-endpoint"  # ending of the file in which content from before the role is kept
@@ -41,7 +43,6 @@ MADE = re.compile(
 ERROR_LOG = Path("/var/log/nginx/error.log")
 # That nginx may take to load a configuration; when it cannot bind, it tries for 2.5.
 LOAD_SECONDS = 20
-LOADED_LOOKS = 4  # in a row, that find the new configuration
 LISTEN = re.compile(r"^\s*listen\s+(?:\[::\]:)?(\d+)", re.MULTILINE)  # a port on all addresses
 CATCH_ALL = "catch-all-"  # with a port: the site that answers unknown names on it
 RIGHTS = f"{OWNER} 0644"  # of every file
@@ -195,15 +196,37 @@ def is_pending(loaded: Path, socket: Path) -> bool:
     return systemctl("is-active", "--quiet", "nginx.service").returncode == 0
 
 
+def accepting_workers() -> set[int]:
+    """Return nginx's workers that take connections: one that is to end says so in its title before it stops listening."""
+    main = main_process("nginx.service")
+    workers = set()
+    with contextlib.suppress(OSError):
+        for pid in Path(f"/proc/{main}/task/{main}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                title = Path(f"/proc/{pid}/cmdline").read_text()
+                if "worker process" in title and "shutting down" not in title:
+                    workers.add(int(pid))
+    return workers
+
+
 def load(loaded: Path, socket: Path) -> None:
     """Have nginx load what is on the disk; raise DeployError, with nginx's reason, when it goes on with what it had."""
+    reload(
+        lambda: not is_pending(loaded, socket),
+        "nginx did not load the new configuration; it goes on with the one before.",
+    )
+
+
+def reload(is_loaded: Callable[[], bool], failure: str) -> None:
+    """Reload nginx, and return when the workers of before take no connections any more.
+
+    Raise DeployError, with `failure` and nginx's reason, when the configuration `is_loaded` tells of does not get loaded.
+    """
     begin = ERROR_LOG.stat().st_size if ERROR_LOG.exists() else 0
+    before = accepting_workers()
     done = systemctl("reload", "nginx.service")
     deadline, reasons = time.monotonic() + LOAD_SECONDS, done.stderr.strip().splitlines()
-    # For a moment the workers of both configurations take connections: one good answer is not the end of it.
-    loaded_looks = 0
-    while done.returncode == 0 and loaded_looks < LOADED_LOOKS:
-        loaded_looks = 0 if is_pending(loaded, socket) else loaded_looks + 1
+    while done.returncode == 0 and not (is_loaded() and before.isdisjoint(accepting_workers())):
         reasons = emergencies(begin)
         if time.monotonic() > deadline or any("still could not bind()" in line for line in reasons):
             break
@@ -221,7 +244,7 @@ def load(loaded: Path, socket: Path) -> None:
     raise DeployError(
         "\n".join(
             [
-                "nginx did not load the new configuration; it goes on with the one before.",
+                failure,
                 *users,
                 "Remove the cause, then run this again: nginx is reloaded then.",
                 *(reasons or ["(nginx logged no reason)"]),

@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
 from ansible.module_utils.api_endpoint.errors import DeployError
 from ansible.module_utils.api_endpoint.files import read_json, write_json
 from ansible.module_utils.api_endpoint.host.nginx import (
     ACCOUNT,
-    ERROR_LOG,
     FOREIGN,
-    LOAD_SECONDS,
     apply,
     current,
-    emergencies,
     judge,
     left_by_a_port,
+    reload,
 )
 from ansible.module_utils.api_endpoint.host.nginx_note import NOTE, PUT_AWAY, stand_in
 from ansible.module_utils.api_endpoint.http import loaded_configuration
@@ -108,20 +105,8 @@ class NginxRemoval:
             return
         if not self.wanted and not loaded_configuration(str(socket)):
             return
-        begin = ERROR_LOG.stat().st_size if ERROR_LOG.exists() else 0
-        done = systemctl("reload", "nginx.service")
-        deadline = time.monotonic() + LOAD_SECONDS
-        while done.returncode == 0 and loaded_configuration(str(socket)):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.1)
-        else:
-            if done.returncode == 0:
-                return
-        raise DeployError(
+        reload(
+            lambda: not loaded_configuration(str(socket)),
             "nginx did not load its configuration without the endpoint; it goes on with the one before. Nothing else "
-            "was removed. Remove the cause, then run this again.\n"
-            + "\n".join(
-                emergencies(begin) or done.stderr.splitlines() or ["(nginx logged no reason)"]
-            )
+            "was removed.",
         )

@@ -295,9 +295,9 @@ class ReadinessCheck:
             time.sleep(POLL)
 
     def refuse_hopeless(self, answer: Answer) -> None:
-        """Raise ReleaseRejectedError when a version answers 500 with the same exception again and again, in vain.
+        """Raise ReleaseRejectedError when a version answers 500 with the same exception that no waiting changes.
 
-        The same is: type, words, file and line, in SAME_TIMES looks in a row, one a second. Waiting is in vain for a
+        The same is: type, words, file and line, in SAME_TIMES looks in a row, one a second. No waiting helps with a
         module that is missing, a setting that is not there, a refusal of the sandbox (`is_lasting`). Whatever else there is
         may pass: a thread that still loads the model, a database that comes back. Such an app has all of its time.
         """

@@ -436,7 +436,7 @@ class Virtualenv:
                 step, *install, "--requirements", file, "--constraints", "constraints.txt", *pins,
                 *([] if file == "own.txt" else local), *closed, *options, *told.options,
             )  # fmt: skip
-        # A file that does not compile is a template or of another Python, and is none that the app imports.
+        # A file that does not compile is a template or of another Python, so the app does not import it.
         self.run(
             sandbox, say, "Compiling", python, "-m", "compileall", "-q", "-q", "-j", "0", "-x", NOT_COMPILED,
             str(folder / "lib"),

@@ -18,9 +18,7 @@ from ansible.module_utils.api_endpoint.traffic.access_log import (
 HOUR = 3600
 STEPS = (HOUR, 6 * HOUR, 24 * HOUR)  # what one bar of a plot may stand for
 MOST_BARS = 14 * 24
-MOST_NAMES = (
-    4000  # endpoints or referrers that are told apart; what is asked least goes when there are more
-)
+MOST_NAMES = 4000  # endpoints or referrers that are counted one by one; the least frequent go into `(others)`
 LONGEST = 200  # characters of a name
 OTHERS = "(others)"
 NONE = "(none)"
