@@ -880,3 +880,16 @@ def test_an_answer_below_500_has_its_reason_in_no_traceback(host, monkeypatch):
     monkeypatch.setattr(rollout.Endpoint, "logs", lambda *_args, **_more: ("", log))
     with pytest.raises(DeployError, match=rf"^Release {NEW} was not brought live"):
         run(host)
+
+
+@pytest.mark.parametrize("work", ["data", "virtualenv"])
+def test_work_that_goes_on_without_a_lock_keeps_the_collector_away(monkeypatch, work):
+    """The collector would take the half-made files of that work for left-overs."""
+    busy = {f"api-{work}"}
+    monkeypatch.setattr(
+        rollout, "Background", lambda name: SimpleNamespace(is_alive=lambda: name in busy)
+    )
+    subject = SimpleNamespace(endpoint=SimpleNamespace(name="api"))
+    assert rollout.Rollout.is_busy(subject)
+    busy.clear()
+    assert not rollout.Rollout.is_busy(subject)
