@@ -44,6 +44,7 @@ class Plan:
     port: int
     name: str  # the Host header
     path: str = "/"
+    named_in: str = "release"  # the field of the answers, which says which version has answered
     rate: float = field(default_factory=lambda: RATE)  # requests a second, of all modes together
     modes: tuple[str, ...] = (NEW, KEEP_ALIVE)
     # Browsers and proxies send a request again, once, when the connection that they reused turns out to be closed.
@@ -306,13 +307,12 @@ class Client:
             request.failure, request.detail = type(error).__name__, str(error)
         request.done = self.now()
 
-    @staticmethod
-    def release_of(status: int, body: bytes) -> str:
+    def release_of(self, status: int, body: bytes) -> str:
         """Return the release that an answer names; anything else is a failure, a 404 of nginx's included."""
         if status != 200:
             raise NotAnsweredError(f"status {status}", body[:200].decode(errors="replace"))
         try:
-            return str(json.loads(body)["release"])
+            return str(json.loads(body)[self.plan.named_in])
         except (ValueError, KeyError, TypeError) as error:
             raise NotAnsweredError("an answer that names no release", f"{body[:200]!r}") from error
 
@@ -411,7 +411,7 @@ def load(api: Any, step: str = "", **plan: Any) -> Iterator[Result]:
     """Put an API under load while the block runs; the result is filled in when the block has ended.
 
     `api` has the attributes `port` and `name`, `step` names what is measured (the name of the test, unless given), and
-    `plan` is what Plan takes: rate, modes, retry_once, path, timeout.
+    `plan` is what Plan takes: rate, modes, retry_once, path, named_in, timeout.
     """
     given = Plan(port=api.port, name=api.name, **plan)
     result = Result(step=step or name_of_the_test(), host=getattr(api, "container", ""))

@@ -213,7 +213,8 @@ def test_one_endpoint_goes_and_another_stays_and_then_the_last_one_goes(endpoint
     refused = other.play("playbooks/remove.yml")
     assert refused.status != 0
     assert "playbooks/remove.yml -e api_endpoint_remove=my-other" in refused.output
-    with load(endpoint.api, path="/api/v1/predict?text=Where+is+the+library%3F") as result:
+    question = "/api/v1/predict?text=Where+is+the+library%3F"
+    with load(endpoint.api, path=question, named_in="label") as result:
         removed = other.play("playbooks/remove.yml", "-e", "api_endpoint_remove=my-other")
     assert removed.status == 0, removed.output
     assert_nothing_failed(result)
